@@ -1,0 +1,111 @@
+"""Holds the protos against ``contract.binpb``, the contract as it landed last.
+
+    python -m proto.contract check
+    python -m proto.contract accept [--force]
+
+``contract.binpb`` is a FileDescriptorSet of our protos and their imports, without comments.
+"""
+
+import argparse
+import subprocess
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from protobuf.wkt import FileDescriptorSet
+
+from proto.generate import PROTO, own_protos, protoc
+
+_LANDED = PROTO / "contract.binpb"
+
+
+def main() -> None:
+    """Run the command that the command line names."""
+    parser = argparse.ArgumentParser(prog="contract", description="The contract that landed last.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("check", help="lint the protos, and hold them against the contract")
+    accepting = commands.add_parser("accept", help="make the protos as they are the contract")
+    accepting.add_argument("--force", action="store_true", help="even if that breaks clients")
+    arguments = parser.parse_args()
+    if arguments.command == "check":
+        check()
+    else:
+        accept(force=arguments.force)
+
+
+def check() -> None:
+    """Exit with 1 unless the protos are clean, and are what ``contract.binpb`` holds."""
+    with _image() as image:
+        _lint(image)
+        _refuse_breaking(image)
+        if _own_files(_contract(image)) != _own_files(_LANDED.read_bytes()):
+            raise SystemExit(
+                "The protos are not the contract that landed last; they do not break its clients. "
+                "Accept them with `./justw contract`, and commit proto/contract.binpb."
+            )
+
+
+def accept(*, force: bool) -> None:
+    """Write ``contract.binpb``. Exit with 1 on a breaking change, unless ``force`` is set."""
+    with _image() as image:
+        if _LANDED.exists() and not force:
+            _refuse_breaking(image)
+        contract = _contract(image)
+        if not _LANDED.exists() or _own_files(contract) != _own_files(_LANDED.read_bytes()):
+            _LANDED.write_bytes(contract)
+
+
+@contextmanager
+def _image() -> Iterator[Path]:
+    """Yield a file that holds the protos as a FileDescriptorSet, with imports and comments."""
+    with tempfile.TemporaryDirectory() as scratch:
+        image = Path(scratch, "image.binpb")
+        options = ("--include_imports", "--include_source_info", f"--descriptor_set_out={image}")
+        protoc(*options, *own_protos())
+        yield image
+
+
+def _lint(image: Path) -> None:
+    if not _buf("lint", image):
+        raise SystemExit(1)
+
+
+def _refuse_breaking(image: Path) -> None:
+    if not _buf("breaking", image, f"--against={_LANDED}"):
+        raise SystemExit(
+            "This breaks clients of the contract that landed last. If there are none, accept it "
+            "with `./justw contract --force`."
+        )
+
+
+def _buf(command: str, image: Path, *options: str) -> bool:
+    """Run buf on our files of ``image``, leaving out their imports; return whether it passed."""
+    buf = Path(sysconfig.get_path("scripts"), "buf")
+    own = [f"--path={directory}" for directory in _own_directories()]
+    config = f"--config={PROTO / 'buf.yaml'}"
+    run = subprocess.run([buf, command, str(image), config, *own, *options], check=False)
+    return run.returncode == 0
+
+
+def _contract(image: Path) -> bytes:
+    """Return ``image`` without comments, and without where in the files each thing stands."""
+    files = FileDescriptorSet.from_binary(image.read_bytes())
+    for file in files.file:
+        file.clear_field("source_code_info")
+    return files.to_binary()
+
+
+def _own_files(contract: bytes) -> dict[str, bytes]:
+    files = FileDescriptorSet.from_binary(contract).file
+    own = tuple(f"{directory}/" for directory in _own_directories())
+    return {file.name: file.to_binary() for file in files if file.name.startswith(own)}
+
+
+def _own_directories() -> list[str]:
+    return sorted({name.partition("/")[0] for name in own_protos()})
+
+
+if __name__ == "__main__":
+    main()
