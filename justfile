@@ -1,0 +1,72 @@
+# Run these by ./justw, which sets up what they need. Arguments go to the command behind a recipe.
+
+set positional-arguments := true
+
+# For every platform and Python that we support, and therefore by the lowest version.
+compile := "uv pip compile pyproject.toml --quiet --universal --python-version 3.11 " + \
+    "--generate-hashes --custom-compile-command './justw lock'"
+
+_list:
+    @just --list --unsorted
+
+# Serve on 127.0.0.1:8080, with an embedded PostgreSQL by default
+serve *args: generate
+    @exec listings serve "$@"
+
+# Run the tests; arguments as for pytest: test -k seed
+test *args: generate
+    @exec pytest --numprocesses auto "$@"
+
+# Run the tests that take minutes
+soak *args: generate
+    @exec pytest -m soak "$@"
+
+# Check style, types, and the protos against the landed contract
+check: generate
+    ruff check
+    ruff format --check
+    mypy .
+    buf format --diff --exit-code proto
+    python -m proto.contract check
+    uv pip check
+
+# Bring code and protos into the project's format
+fmt:
+    ruff check --fix-only
+    ruff format
+    buf format --write proto
+
+# Generate server/gen from the protos, unless it is up to date
+generate:
+    @python -m proto.generate
+
+# Accept the protos as the contract; --force if it breaks clients
+contract *args:
+    @python -m proto.contract accept "$@"
+
+# Change the database's schema: migrate up, down VERSION, status
+migrate *args: generate
+    @exec listings migrate "$@"
+
+# Add demo orders to the database: seed --orders 1000
+seed *args: generate
+    @exec listings seed "$@"
+
+# Measure the service beside its peers
+bench *args: generate
+    @exec python -m benchmarks "$@"
+
+# Build the container image "listings", with podman or docker
+image *args:
+    @for engine in podman docker; do \
+        if command -v "$engine" >/dev/null; then \
+            exec "$engine" build --file Containerfile --tag listings "$@" .; \
+        fi; \
+    done; \
+    echo "This needs podman or docker, and neither is on the PATH." >&2; exit 1
+
+# Write the lock files; --upgrade for the newest packages
+lock *args:
+    {{ compile }} --output-file requirements/service.txt "$@"
+    {{ compile }} --extra embedded --group dev --constraint requirements/service.txt \
+        --output-file requirements/dev.txt "$@"
