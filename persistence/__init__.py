@@ -1,0 +1,1 @@
+"""Everything that knows of SQL: records, queries, the repository, the pool, migrations."""

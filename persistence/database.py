@@ -1,0 +1,108 @@
+"""The connection pool, and the translation of a driver's errors into our own.
+
+``databases`` owns the pool, on asyncpg. Statements run on its raw connection: given to
+``databases`` as text, each would be parsed and compiled anew by SQLAlchemy, which halves the
+updates a second (measured: 0.4 to 0.5 of asyncpg's own rate against 0.93 to 1.0 this way).
+"""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import asyncpg
+import databases
+
+from persistence import errors
+
+_UNAVAILABLE = (
+    "08",  # connection exceptions
+    "53",  # insufficient resources: disk, memory, connections
+    "57P",  # the server is shutting down, crashed or starting
+    "25006",  # read-only: a standby, or a primary that was demoted
+)
+
+
+class Database:
+    """A pool of connections to one PostgreSQL database. Use it as an async context manager."""
+
+    def __init__(
+        self, url: str, *, max_connections: int, connect_timeout: float, statement_timeout: float
+    ) -> None:
+        """Describe the pool; nothing is opened yet.
+
+        ``url`` is a libpq URL, with all that asyncpg understands of one: several hosts, Unix
+        sockets, ``sslmode``, ``target_session_attrs``. Time-outs are in seconds.
+        """
+        # The URL goes to asyncpg as its `dsn`: databases' own reading of a URL knows neither Unix
+        # sockets nor several hosts, and ignores most options without a word.
+        self._databases = databases.Database(
+            "postgresql:///",
+            dsn=url,
+            database=None,
+            min_size=1,
+            max_size=max_connections,
+            timeout=connect_timeout,
+            command_timeout=statement_timeout,
+            reset=_keep_session,
+        )
+
+    async def __aenter__(self) -> Self:
+        """Open the pool. Raises DatabaseUnavailable."""
+        try:
+            await self._databases.connect()
+        except Exception as error:
+            raise errors.DatabaseUnavailable(f"cannot connect to PostgreSQL: {error}") from error
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the pool, after the connections in use have come back."""
+        await self._databases.disconnect()
+
+    async def fetch_row(self, sql: str, *args: object) -> Sequence[Any] | None:
+        """Run one statement and return its first row, or None when it returns none.
+
+        The statement is a transaction of its own, and one round trip once it is prepared on the
+        connection. Raises a PersistenceError, whatever the driver raises.
+        """
+        try:
+            async with self._databases.connection() as connection:
+                # databases types its raw connection as Any.
+                raw: asyncpg.Connection[asyncpg.Record] = connection.raw_connection
+                try:
+                    row: Sequence[Any] | None = await raw.fetchrow(sql, *args)
+                    return row
+                except Exception as error:
+                    raise _translated(error, lost=raw.is_closed()) from error
+        except errors.PersistenceError:
+            raise
+        except Exception as error:  # while a connection was being had: nothing has run
+            raise errors.DatabaseUnavailable("no connection to PostgreSQL could be had") from error
+
+
+async def _keep_session(_connection: object) -> None:
+    """Take the place of asyncpg's reset query, a second round trip at each release.
+
+    Nothing here changes a session's state. asyncpg itself still rolls back a transaction that was
+    left open.
+    """
+
+
+def _translated(error: Exception, *, lost: bool) -> errors.PersistenceError:
+    """Say in this package's words what a driver's ``error`` means for the statement that ran."""
+    state = str(getattr(error, "sqlstate", None) or "")
+    if isinstance(error, TimeoutError):  # before OSError, which it is one of
+        return errors.DatabaseTimeout("PostgreSQL did not answer in time")
+    if lost or state.startswith(_UNAVAILABLE) or isinstance(error, OSError):
+        return errors.DatabaseUnavailable("the connection to PostgreSQL was lost")
+    if isinstance(error, asyncpg.UniqueViolationError):
+        return errors.UniqueViolation(error.constraint_name)
+    if state.startswith("22") or isinstance(error, asyncpg.DataError | UnicodeError):
+        return errors.InvalidValue("PostgreSQL cannot store a value of this statement")
+    return errors.DatabaseFailure(
+        f"PostgreSQL refused a statement ({state or type(error).__name__})"
+    )

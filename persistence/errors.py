@@ -1,0 +1,60 @@
+"""What can go wrong in the database, in words that name no driver.
+
+Callers of this package meet these exceptions and no others.
+"""
+
+
+class PersistenceError(Exception):
+    """The base of every error that this package raises on purpose."""
+
+
+class OrderNotFound(PersistenceError):
+    """No order has this id. Nothing was written."""
+
+    def __init__(self, order_id: int) -> None:
+        super().__init__(f"there is no order {order_id}")
+        self.order_id = order_id
+
+
+class IdempotencyKeyReused(PersistenceError):
+    """The idempotency key belongs to another order. Nothing was written."""
+
+    def __init__(self, order_id: int) -> None:
+        super().__init__(f"the idempotency key for order {order_id} belongs to another order")
+        self.order_id = order_id
+
+
+class InvalidValue(PersistenceError):
+    """PostgreSQL cannot store a value as it came: too long, or with a NUL. Nothing was written."""
+
+
+class DatabaseUnavailable(PersistenceError):
+    """The database cannot be reached. What was under way may or may not have been written."""
+
+
+class DatabaseTimeout(PersistenceError):
+    """A statement took longer than allowed. It may or may not have been written."""
+
+
+class UniqueViolation(PersistenceError):
+    """A value that must be unique is there already. Nothing was written."""
+
+    def __init__(self, constraint: str | None) -> None:
+        super().__init__(f"unique constraint {constraint} is violated")
+        self.constraint = constraint
+
+
+class DatabaseFailure(PersistenceError):
+    """The database answered with an error that nobody expected. See ``__cause__``."""
+
+
+class SchemaOutdated(PersistenceError):
+    """The database lacks migrations that this version needs."""
+
+    def __init__(self, missing: list[str]) -> None:
+        super().__init__(
+            "the database lacks "
+            + ", ".join(missing)
+            + "; apply them with `listings migrate up`, then start again"
+        )
+        self.missing = missing
