@@ -1,0 +1,1 @@
+"""Everything that knows of RPC, HTTP or the process."""

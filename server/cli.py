@@ -1,0 +1,159 @@
+"""The command line ``listings``."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+import click
+import uvloop
+
+from persistence import embedded, migrations, seeding
+from persistence.errors import PersistenceError
+from server.process import ListenError, serve
+from server.settings import Settings, SettingsError
+
+_DEMO_ORDERS = 100
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="listings")
+def main() -> None:
+    """The Listings Service: payments of a shop's orders, over gRPC, gRPC-Web and JSON.
+
+    Settings come from LISTINGS_... environment variables. Without LISTINGS_DATABASE_URL, an
+    embedded PostgreSQL keeps its data below the current directory, in LISTINGS_DATA_DIR.
+    """
+    logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # The default would end the process on the spot, and leave the embedded PostgreSQL running.
+    signal.signal(signal.SIGTERM, _exit)
+
+
+@main.command("serve")
+@click.option("--host", help="Address to listen on, instead of LISTINGS_HOST.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port, instead of LISTINGS_PORT.")
+def serve_command(host: str | None, port: int | None) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    An embedded database is migrated first, and gets some demo orders while it is empty. A database
+    that LISTINGS_DATABASE_URL names is neither migrated nor filled: see `listings migrate`.
+    """
+    with _reported():
+        settings = Settings.read()
+        given = {"host": host, "port": port}
+        settings = settings.model_copy(update={k: v for k, v in given.items() if v is not None})
+        with _database(settings) as url:
+            if settings.database_url is None:
+                migrations.up(url)
+                asyncio.run(seeding.seed_if_empty(url, _DEMO_ORDERS))
+            # Ctrl-C ends serving as SIGTERM does: what is under way is finished first, exit code 0.
+            signal.signal(signal.SIGINT, _exit)
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(serve(settings, url, _announce))
+
+
+@main.group()
+def migrate() -> None:
+    """Change the database's schema, or show where it stands."""
+
+
+@migrate.command()
+def up() -> None:
+    """Apply the migrations that are missing."""
+    with _reported(), _database(Settings.read()) as url:
+        _report("Applied", migrations.up(url))
+
+
+@migrate.command()
+@click.argument("version")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def down(version: str, *, yes: bool) -> None:
+    """Roll back what was applied after VERSION, which stays.
+
+    VERSION is the number that a migration begins with, or 0 to roll back everything.
+    """
+    with _reported(), _database(Settings.read()) as url:
+        if not yes:
+            click.confirm(
+                f"Rolling back to {version} deletes columns or tables, with the payments in them. "
+                "Go on?",
+                abort=True,
+            )
+        _report("Rolled back", migrations.down(url, version))
+
+
+@migrate.command()
+def status() -> None:
+    """List the migrations, and when each was applied."""
+    with _reported(), _database(Settings.read()) as url:
+        for migration in migrations.status(url):
+            applied = migration.applied_at
+            click.echo(
+                f"{migration.id}  "
+                + (f"applied {applied:%Y-%m-%d %H:%M:%S} UTC" if applied else "pending")
+            )
+
+
+@main.command("seed")
+@click.option("--orders", type=click.IntRange(1, 100_000_000), required=True, help="How many.")
+@click.option("--yes", is_flag=True, help="Do not ask, even if the database has orders.")
+def seed_command(orders: int, *, yes: bool) -> None:
+    """Add demo orders: realistic, and the same each time."""
+    with _reported(), _database(Settings.read()) as url:
+        if not yes and not asyncio.run(seeding.is_empty(url)):
+            click.confirm("The database has orders. Add demo orders to them?", abort=True)
+        with click.progressbar(length=orders, label="Adding demo orders") as bar:
+            asyncio.run(seeding.seed(url, orders, bar.update))
+
+
+@contextmanager
+def _database(settings: Settings) -> Iterator[str]:
+    """Yield the URL of the database that is named, or of an embedded one that runs meanwhile."""
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+    else:
+        with embedded.running(settings.data_dir) as url:
+            yield url
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Show an error that a person can mend as one line, and exit with 1."""
+    try:
+        yield
+    except (
+        SettingsError,
+        ListenError,
+        PersistenceError,
+        embedded.EmbeddedPostgresError,
+        migrations.MigrationError,
+        seeding.SeedError,
+    ) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _report(done: str, ids: list[str]) -> None:
+    for name in ids:
+        click.echo(f"{done} {name}")
+    if not ids:
+        click.echo("Nothing to do.")
+
+
+def _announce(base_url: str) -> None:
+    curl = (
+        f"curl -s {base_url}/listings.v1.OrderService/UpdateOrderPayment "
+        "-H 'Content-Type: application/json' "
+        """-d '{"orderId": 1, "paymentProvider": "stripe", "paymentStatus": "paid"}'"""
+    )
+    click.echo(
+        f"Serving gRPC, gRPC-Web and Connect (JSON too) on {base_url}\n"
+        f"Pay for order 1:\n\n{curl}\n\nCtrl-C stops the service."
+    )
+
+
+def _exit(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)

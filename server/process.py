@@ -1,0 +1,73 @@
+"""One process of the service: its pool, its port, and how it ends."""
+
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from persistence.database import Database
+from persistence.schema import require_current
+from server.app import create_app
+from server.http2 import RecyclingProtocol
+from server.settings import Settings
+
+# Seconds. Longer than proxies keep an idle connection, so that they are the ones to close it.
+_KEEP_ALIVE = 75
+
+
+class ListenError(Exception):
+    """The address to listen on cannot be had. The message names it."""
+
+
+async def serve(settings: Settings, database_url: str, ready: Callable[[str], object]) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what is under way.
+
+    ``ready`` is called with the base URL once the port answers. Raises ListenError, or a
+    PersistenceError when the database cannot be reached or lacks migrations.
+    """
+    listener = _listen(settings.host, settings.port)
+    database = Database(
+        database_url,
+        max_connections=settings.pool_size,
+        connect_timeout=settings.connect_timeout,
+        statement_timeout=settings.statement_timeout,
+    )
+    with listener:
+        async with database:
+            await require_current(database)
+            config = uvicorn.Config(
+                create_app(database, max_request_bytes=settings.max_request_bytes),
+                http=RecyclingProtocol,
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE,
+            )
+            server = _AnnouncingServer(config, lambda: ready(_base_url(listener)))
+            await server.serve(sockets=[listener])
+
+
+class _AnnouncingServer(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+
+
+def _base_url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,104 @@
+"""Clear answers to requests that never reach a method.
+
+Connect answers an unknown method, HTTP method or content type with a bare 404, 405 or 415, as its
+specification has it, and a header that is not text with an exception's words. Here each of them
+gets an explanation in the protocol that it speaks.
+"""
+
+import json
+from urllib.parse import quote
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_UNIMPLEMENTED = b"12"  # https://grpc.io/docs/guides/status-codes
+
+_EXPLANATIONS = {
+    404: ("unimplemented", "{path} is not a method of this server"),
+    405: ("unimplemented", "{path} does not take HTTP {method}; use {allow}"),
+    415: (
+        "invalid_argument",
+        "content type {type} is not understood; use application/json, application/proto, "
+        "application/grpc or application/grpc-web",
+    ),
+}
+
+_RawHeaders = list[tuple[bytes, bytes]]
+
+
+class ExplainRefusals:
+    """ASGI middleware around an application whose bare refusals want an explanation."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the request on, and explain a refusal that comes back without a word."""
+        if not all(value.isascii() for _, value in scope["headers"]):
+            refusal = _connect_error(400, "invalid_argument", "a header is not ASCII text")
+            await refusal(scope, receive, send)
+            return
+        answered = False
+
+        async def explain(message: Message) -> None:
+            nonlocal answered
+            if message["type"] == "http.response.start":
+                headers = Headers(raw=message["headers"])
+                if message["status"] in _EXPLANATIONS and "content-type" not in headers:
+                    answered = True
+                    await _explain(message["status"], headers, scope, receive, send)
+                elif "grpc-status" in headers and headers["content-type"] == "application/grpc":
+                    answered = True
+                    await _send_grpc_status(send, message["headers"])
+            if not answered:
+                await send(message)
+
+        await self._app(scope, receive, explain)
+
+
+async def _explain(
+    status: int, headers: Headers, scope: Scope, receive: Receive, send: Send
+) -> None:
+    content_type = Headers(scope=scope).get("content-type", "")
+    code, template = _EXPLANATIONS[status]
+    text = template.format(
+        path=scope["path"],
+        method=scope["method"],
+        allow=headers.get("allow"),
+        type=content_type or "(none)",
+    )
+    if status == 405 or not content_type.startswith("application/grpc"):
+        await _connect_error(status, code, text, headers)(scope, receive, send)
+        return
+    grpc_headers = [
+        (b"content-type", content_type.encode()),
+        (b"grpc-status", _UNIMPLEMENTED),
+        (b"grpc-message", quote(text, safe=" /:;,()").encode()),
+    ]
+    if content_type.startswith("application/grpc-web"):
+        await send({"type": "http.response.start", "status": 200, "headers": grpc_headers})
+        await send({"type": "http.response.body", "body": b""})
+    else:
+        await _send_grpc_status(send, grpc_headers)
+
+
+async def _send_grpc_status(send: Send, headers: _RawHeaders) -> None:
+    """Answer gRPC with a status and no message.
+
+    As trailers after the headers: a status among the headers counts only where the stream ends
+    with them, which an ASGI server cannot say, and grpcio would report UNKNOWN.
+    """
+    trailers = [pair for pair in headers if pair[0].startswith(b"grpc-")]
+    others = [pair for pair in headers if pair not in trailers]
+    start = {"type": "http.response.start", "status": 200, "headers": others, "trailers": True}
+    await send(start)
+    await send({"type": "http.response.body", "body": b""})
+    await send({"type": "http.response.trailers", "headers": trailers})
+
+
+def _connect_error(status: int, code: str, text: str, headers: Headers | None = None) -> Response:
+    """Return an error in the form of https://connectrpc.com/docs/protocol, with ``headers``."""
+    body = json.dumps({"code": code, "message": text})
+    kept = {name: value for name, value in (headers or {}).items() if name != "content-length"}
+    return Response(body, status, kept, media_type="application/json")

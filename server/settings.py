@@ -1,0 +1,64 @@
+"""The settings of the service, from ``LISTINGS_…`` environment variables, read once."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Final, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX: Final = "LISTINGS_"
+
+_Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+class SettingsError(Exception):
+    """An environment variable has a value that cannot be used. The message names it."""
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default. Time-outs are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 for a free one")
+    database_url: SecretStr | None = Field(
+        None, description="libpq URL of a PostgreSQL server; without it, an embedded one is used"
+    )
+    data_dir: Path = Field(
+        Path(".listings"), description="where the embedded PostgreSQL keeps its files"
+    )
+    pool_size: int = Field(10, ge=1, le=1000, description="most connections to PostgreSQL")
+    connect_timeout: _Seconds = Field(2.0, description="limit for one connection attempt")
+    statement_timeout: _Seconds = Field(5.0, description="limit for one SQL statement")
+    max_request_bytes: int = Field(
+        64 * 1024, ge=1024, le=4 * 1024 * 1024, description="largest request, decompressed"
+    )
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_a_libpq_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("expected postgresql://user:password@host:port/database")
+        return url
+
+    @classmethod
+    def read(cls) -> Self:
+        """Read the environment. Raises SettingsError."""
+        names = [PREFIX + name.upper() for name in cls.model_fields]
+        for variable in os.environ:
+            # Only what looks like a slip: Kubernetes, too, sets variables that begin like ours.
+            if variable.startswith(PREFIX) and variable not in names:
+                for name in difflib.get_close_matches(variable, names, n=1, cutoff=0.9):
+                    raise SettingsError(f"{variable} is not a setting; did you mean {name}?")
+        try:
+            return cls()
+        except ValidationError as error:
+            # Without the values: one of them may hold a password.
+            faults = (
+                f"{PREFIX}{fault['loc'][0]}".upper() + f": {fault['msg']}"
+                for fault in error.errors(include_url=False, include_input=False)
+            )
+            raise SettingsError("; ".join(faults)) from None
