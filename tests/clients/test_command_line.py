@@ -1,0 +1,178 @@
+"""The command line, run as a person runs it."""
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.support import service
+from tests.support.callers import PATH, json_client
+from tests.support.orders import Orders
+
+
+def listings(
+    *arguments: str, url: str = "", answer: str = "", settings: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "server", *arguments],
+        env=service.environment(url, settings),
+        input=answer,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def count(url: str) -> int:
+    with psycopg.connect(url) as connection:
+        row = connection.execute("SELECT count(*) FROM orders").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["serve", "migrate", "seed", "LISTINGS_DATABASE_URL"]),
+        (["serve"], ["--host", "--port", "SIGTERM"]),
+        (["migrate"], ["up", "down", "status"]),
+        (["migrate", "down"], ["VERSION", "--yes"]),
+        (["seed"], ["--orders", "--yes"]),
+    ],
+)
+def test_help(arguments: list[str], words: list[str]) -> None:
+    done = listings(*arguments, "--help")
+    assert done.returncode == 0
+    assert all(word in done.stdout for word in words)
+
+
+def test_serve_prints_a_curl_line_that_works(database_url: str, tmp_path: Path) -> None:
+    if not shutil.which("curl"):
+        pytest.skip("no curl on this machine")
+    order_id = Orders(database_url).add()
+    assert order_id == 1
+    with service.running(database_url, tmp_path / "log") as running:
+        (line,) = (each for each in running.log.read_text().splitlines() if "curl" in each)
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, check=True)
+        assert '"paymentStatus":"paid"' in done.stdout
+        assert Orders(database_url).row(1)["payment_provider"] == "stripe"
+        assert running.stop() == 0
+
+
+def test_sigterm_lets_a_request_finish(database_url: str, tmp_path: Path) -> None:
+    order_id = Orders(database_url).add()
+    with (
+        service.running(database_url, tmp_path / "log") as running,
+        psycopg.connect(database_url) as holder,
+    ):
+        holder.execute("SELECT FROM orders FOR UPDATE")
+        body = f'{{"orderId": {order_id}, "paymentStatus": "paid"}}'.encode()
+        with socket.create_connection(("127.0.0.1", running.port)) as client:
+            head = (
+                f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n"
+            )
+            client.sendall(head.encode() + body)
+            waiting = (
+                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+                " AND wait_event_type = 'Lock'"
+            )
+            with psycopg.connect(database_url, autocommit=True) as observer:
+                while not observer.execute(waiting).fetchone():
+                    assert running.process.poll() is None
+            running.process.terminate()
+            holder.rollback()
+            assert b"200 OK" in client.recv(65536)
+        assert running.process.wait(20) == 0
+    assert Orders(database_url).row(order_id)["payment_status"] == "paid"
+
+
+def test_the_embedded_database_survives_restarts(tmp_path: Path) -> None:
+    settings = {"data_dir": str(tmp_path / "data")}
+    for expected in ("pending", "paid"):
+        with (
+            service.running("", tmp_path / "log", **settings) as running,
+            json_client(running.base_url) as http,
+        ):
+            response = http.post(PATH, content='{"orderId": 1, "paymentProvider": "stripe"}')
+            assert response.json()["order"]["paymentStatus"] == expected
+            http.post(PATH, content='{"orderId": 1, "paymentStatus": "paid"}')
+            assert http.post(PATH, content='{"orderId": 100, "paymentStatus": "x"}').is_success
+            assert http.post(PATH, content='{"orderId": 101, "paymentStatus": "x"}').is_error
+            assert running.stop() == 0
+
+
+def test_a_database_without_migrations_is_not_served(empty_database_url: str) -> None:
+    done = listings("serve", url=empty_database_url)
+    assert done.returncode == 1
+    assert "listings migrate up" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_database_that_is_not_there() -> None:
+    for command in (["serve"], ["migrate", "up"], ["seed", "--orders", "1"]):
+        done = listings(*command, url="postgresql://a:hunter2@127.0.0.1:1/b")
+        assert done.returncode == 1
+        assert re.match(r"Error: .+", done.stderr)
+        assert "Traceback" not in done.stderr + done.stdout
+        assert "hunter2" not in done.stderr + done.stdout
+
+
+def test_a_port_that_is_taken(database_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = listings("serve", "--port", str(port), url=database_url)
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in done.stderr
+
+
+def test_a_wrong_setting_stops_the_start(database_url: str) -> None:
+    done = listings("serve", url=database_url, settings={"port": "http"})
+    assert done.returncode == 1
+    assert "LISTINGS_PORT" in done.stderr
+    assert "integer" in done.stderr
+
+
+def test_migrate(empty_database_url: str) -> None:
+    url = empty_database_url
+    assert listings("migrate", "status", url=url).stdout.count("pending") == 2
+    assert listings("migrate", "up", url=url).stdout.splitlines() == [
+        "Applied 20251220000001_create_orders",
+        "Applied 20251220000002_add_order_payment_fields",
+    ]
+    assert listings("migrate", "up", url=url).stdout == "Nothing to do.\n"
+    assert listings("migrate", "status", url=url).stdout.count("applied 2") == 2
+
+    refused = listings("migrate", "down", "20251220000001", url=url, answer="n\n")
+    assert refused.returncode == 1
+    assert listings("migrate", "status", url=url).stdout.count("applied 2") == 2
+
+    done = listings("migrate", "down", "20251220000001", "--yes", url=url)
+    assert done.stdout == "Rolled back 20251220000002_add_order_payment_fields\n"
+    unknown = listings("migrate", "down", "7", "--yes", url=url)
+    assert (unknown.returncode, "there is no migration 7" in unknown.stderr) == (1, True)
+
+
+def test_seed(database_url: str) -> None:
+    done = listings("seed", "--orders", "25000", url=database_url)
+    assert (done.returncode, count(database_url)) == (0, 25_000), done.stderr
+    assert Orders(database_url).row(1)["payment_status"] == "pending"
+
+    refused = listings("seed", "--orders", "10", url=database_url, answer="n\n")
+    assert (refused.returncode, count(database_url)) == (1, 25_000)
+
+    again = listings("seed", "--orders", "10", "--yes", url=database_url)
+    assert (again.returncode, count(database_url)) == (0, 25_010), again.stderr
+    assert Orders(database_url).add() == 25_011
+
+
+def test_seed_without_a_table(empty_database_url: str) -> None:
+    done = listings("seed", "--orders", "1", "--yes", url=empty_database_url)
+    assert (done.returncode, "listings migrate up" in done.stderr) == (1, True)

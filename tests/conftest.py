@@ -1,0 +1,43 @@
+"""Fixtures that every test may use. See ``support`` for what stands behind them."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.support import databases
+
+_stack = pytest.StashKey[ExitStack]()
+
+
+@pytest.hookimpl(tryfirst=True)  # before the workers of a parallel run start
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Start PostgreSQL once for the whole run."""
+    if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
+        session.config.stash[_stack] = databases.start()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop what was started."""
+    if stack := config.stash.get(_stack, None):
+        stack.close()
+
+
+@pytest.fixture
+def database_url() -> Iterator[str]:
+    """The URL of a fresh, migrated, empty database."""
+    with databases.clone() as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database_url() -> Iterator[str]:
+    """The URL of a fresh database without any table."""
+    with databases.empty() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Asynchronous tests run on the event loop that the service runs on."""
+    return "asyncio"

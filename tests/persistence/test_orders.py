@@ -1,0 +1,160 @@
+"""The repository, on a real PostgreSQL."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import combinations
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from persistence import errors
+from persistence.database import Database
+from persistence.orders import OrderRepository
+from persistence.records import PAYMENT_COLUMNS, Order
+from tests.support import wire
+from tests.support.orders import Orders
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def repository(url: str, **options: float) -> AsyncIterator[OrderRepository]:
+    chosen = {"max_connections": 2, "connect_timeout": 5.0, "statement_timeout": 5.0} | options
+    async with Database(url, **chosen) as database:  # type: ignore[arg-type]
+        yield OrderRepository(database)
+
+
+async def test_every_set_of_fields(database_url: str) -> None:
+    """All 63 of them: what is named is written, the rest stays, and the row comes back."""
+    orders = Orders(database_url)
+    order_id = orders.add()
+    async with repository(database_url) as repo:
+        for size in range(1, len(PAYMENT_COLUMNS) + 1):
+            for columns in combinations(PAYMENT_COLUMNS, size):
+                before = orders.row(order_id)
+                params = {name: f"{name[8:13]} {columns.index(name)} {size}" for name in columns}
+
+                returned = await repo.update_payment_info(order_id, params)
+
+                after = orders.row(order_id)
+                assert after == before | params | {"updated_at": after["updated_at"]}
+                assert after["updated_at"] > before["updated_at"]
+                assert returned._asdict() == after
+
+
+async def test_an_update_is_one_round_trip(database_url: str, tmp_path: Path) -> None:
+    order_id = Orders(database_url).add()
+    async with (
+        wire.counted(database_url, tmp_path) as (url, counts),
+        repository(url, max_connections=1) as repo,
+    ):
+        await repo.update_payment_info(order_id, {"payment_status": "prepared"})
+        before = counts.round_trips
+        assert before > 0
+        for number in range(10):
+            await repo.update_payment_info(order_id, {"payment_status": f"{number}"})
+        assert counts.round_trips - before == 10
+
+
+async def test_what_is_wrong_with_an_update(database_url: str) -> None:
+    orders = Orders(database_url)
+    first, second = orders.add(payment_idempotency_key="taken"), orders.add()
+    before = orders.row(first), orders.row(second)
+    async with repository(database_url) as repo:
+        with pytest.raises(errors.OrderNotFound, match="there is no order 404"):
+            await repo.update_payment_info(404, {"payment_status": "paid"})
+        with pytest.raises(errors.IdempotencyKeyReused):
+            await repo.update_payment_info(
+                second, {"payment_status": "paid", "payment_idempotency_key": "taken"}
+            )
+        for value in ("a\0b", "\ud800", "x" * 51):
+            with pytest.raises(errors.InvalidValue):
+                await repo.update_payment_info(second, {"payment_status": value})
+        with pytest.raises(errors.InvalidValue):
+            await repo.update_payment_info(2**63, {"payment_status": "paid"})
+        for params in ({}, {"status": "shipped"}, {"payment_status": "paid", "id": "3"}):
+            with pytest.raises(ValueError, match="payment"):
+                await repo.update_payment_info(second, params)
+    assert (orders.row(first), orders.row(second)) == before
+
+
+async def test_updated_at_moves_even_when_the_clock_does_not(database_url: str) -> None:
+    orders = Orders(database_url)
+    order_id = orders.add()
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE orders SET updated_at = now() + interval '1 hour'")
+    before = orders.row(order_id)["updated_at"]
+    async with repository(database_url) as repo:
+        order = await repo.update_payment_info(order_id, {"payment_status": "paid"})
+    assert order.updated_at > before
+
+
+async def test_a_statement_that_takes_too_long_is_cancelled(database_url: str) -> None:
+    order_id = Orders(database_url).add()
+    async with repository(database_url, statement_timeout=0.2, max_connections=1) as repo:
+        with psycopg.connect(database_url) as holder:
+            holder.execute("SELECT FROM orders FOR UPDATE")
+            with pytest.raises(errors.DatabaseTimeout):
+                await repo.update_payment_info(order_id, {"payment_status": "late"})
+        # The one connection is good again, and the update did not happen after all.
+        order = await repo.update_payment_info(order_id, {"payment_provider": "stripe"})
+        assert order.payment_status == "pending"
+
+
+async def test_cancelled_callers_leave_the_pool_whole(database_url: str) -> None:
+    orders = Orders(database_url)
+    order_ids = [orders.add() for _ in range(4)]
+    async with repository(database_url, max_connections=2) as repo:
+        for round_ in range(100):
+            tasks = [
+                asyncio.create_task(repo.update_payment_info(each, {"payment_status": "x"}))
+                for each in order_ids
+            ]
+            for _ in range(round_ % 12):
+                await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.timeout(5):
+            await asyncio.gather(
+                *(repo.update_payment_info(each, {"payment_status": "y"}) for each in order_ids)
+            )
+    assert {orders.row(each)["payment_status"] for each in order_ids} == {"y"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://nobody@127.0.0.1:1/nothing",
+        "postgresql://nobody@/nothing?host=/nonexistent",
+    ],
+)
+async def test_a_server_that_is_not_there(url: str) -> None:
+    with pytest.raises(errors.DatabaseUnavailable):
+        async with repository(url):
+            pass
+
+
+async def test_connections_that_are_lost_are_replaced(database_url: str) -> None:
+    order_id = Orders(database_url).add()
+    async with repository(database_url) as repo:
+        await repo.update_payment_info(order_id, {"payment_status": "before"})
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        for attempt in range(3):
+            try:
+                order = await repo.update_payment_info(order_id, {"payment_status": "after"})
+                break
+            except errors.DatabaseUnavailable:
+                assert attempt < 2
+    assert order.payment_status == "after"
+
+
+async def test_a_record_has_every_column(database_url: str) -> None:
+    order_id = Orders(database_url).add()
+    assert set(Order._fields) == Orders(database_url).row(order_id).keys()

@@ -1,0 +1,267 @@
+"""The migrations: up, down, interrupted, at once, and on a table that is in use."""
+
+import multiprocessing
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+import pytest
+
+from persistence import migrations, schema
+from persistence.database import Database
+from persistence.errors import SchemaOutdated
+from tests.support.orders import Orders
+
+FIRST, SECOND = "20251220000001_create_orders", "20251220000002_add_order_payment_fields"
+
+INDEXES = {
+    "idx_orders_payment_session": "INDEX {} ON public.orders USING btree (payment_session_id)",
+    "idx_orders_idempotency_key": (
+        "UNIQUE INDEX {} ON public.orders USING btree (payment_idempotency_key)"
+    ),
+    "idx_orders_provider_session": (
+        "INDEX {} ON public.orders USING btree (payment_provider, payment_session_id)"
+    ),
+    "idx_orders_payment_intent": "INDEX {} ON public.orders USING btree (payment_intent_id)",
+}
+
+
+def query(url: str, statement: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        return connection.execute(statement).fetchall()
+
+
+def catalog(url: str) -> dict[str, list[tuple[Any, ...]]]:
+    """Everything that PostgreSQL's catalog says of our own tables."""
+    ours = "relnamespace = 'public'::regnamespace AND relname !~ 'yoyo'"
+    return {
+        "relations": query(url, f"SELECT relname, relkind FROM pg_class WHERE {ours} ORDER BY 1"),
+        "columns": query(
+            url,
+            "SELECT relname, attname, format_type(atttypid, atttypmod), attnotnull, attidentity,"
+            " pg_get_expr(adbin, adrelid), row_number() OVER (PARTITION BY relname ORDER BY attnum)"
+            " FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid"
+            " LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum"
+            f" WHERE {ours} AND attnum > 0 AND NOT attisdropped ORDER BY relname, attnum",
+        ),
+        "indexes": query(
+            url,
+            "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid), indisvalid, indisready"
+            f" FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid WHERE {ours} ORDER BY 1",
+        ),
+        "constraints": query(
+            url,
+            "SELECT conname, pg_get_constraintdef(c.oid) FROM pg_constraint c"
+            f" JOIN pg_class ON pg_class.oid = conrelid WHERE {ours} ORDER BY 1",
+        ),
+    }
+
+
+def indexes(url: str) -> dict[str, tuple[str, bool]]:
+    return {name: (text, valid) for name, text, valid, _ in catalog(url)["indexes"]}
+
+
+def test_up_down_and_up_again_leave_the_same_schema(empty_database_url: str) -> None:
+    url = empty_database_url
+    nothing = catalog(url)
+    assert migrations.up(url) == [FIRST, SECOND]
+    full = catalog(url)
+    assert migrations.down(url, "20251220000001") == [SECOND]
+    first = catalog(url)
+    assert migrations.down(url, "0") == [FIRST]
+    assert catalog(url) == nothing
+
+    assert migrations.up(url) == [FIRST, SECOND]
+    assert catalog(url) == full
+    assert migrations.down(url, FIRST) == [SECOND]
+    assert catalog(url) == first
+    assert migrations.up(url) == [SECOND]
+    assert catalog(url) == full
+    assert migrations.up(url) == []
+
+
+def test_the_columns_and_indexes_of_a_payment(database_url: str) -> None:
+    columns = {
+        name: (kind, required) for _, name, kind, required, *_ in catalog(database_url)["columns"]
+    }
+    assert {name: kind for name, kind in columns.items() if name.startswith("payment_")} == {
+        "payment_provider": ("character varying(50)", False),
+        "payment_session_id": ("character varying(255)", False),
+        "payment_intent_id": ("character varying(255)", False),
+        "payment_idempotency_key": ("character varying(255)", False),
+        "payment_status": ("character varying(50)", True),
+        "payment_transaction_id": ("character varying(255)", False),
+    }
+    found = indexes(database_url)
+    for name, definition in INDEXES.items():
+        assert found[name] == ("CREATE " + definition.format(name), True)
+
+
+def test_a_column_that_is_there_already_keeps_what_it_holds(empty_database_url: str) -> None:
+    url = empty_database_url
+    migrations.up(url)
+    migrations.down(url, FIRST)
+    with psycopg.connect(url) as connection:
+        connection.execute("ALTER TABLE orders ADD COLUMN payment_provider VARCHAR(50)")
+    order_id = Orders(url).add(payment_provider="stripe")
+
+    migrations.up(url)
+
+    assert Orders(url).row(order_id)["payment_provider"] == "stripe"
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_a_half_made_index_is_made_anew(empty_database_url: str, name: str) -> None:
+    url = empty_database_url
+    migrations.up(url)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "UPDATE pg_index SET indisvalid = false WHERE indexrelid = %s::regclass", (name,)
+        )
+        connection.execute("DELETE FROM _yoyo_migration WHERE migration_id = %s", (SECOND,))
+    assert indexes(url)[name][1] is False
+
+    assert migrations.up(url) == [SECOND]
+
+    assert all(indexes(url)[each][1] for each in INDEXES)
+
+
+def test_an_index_that_fails_takes_no_payment_with_it(empty_database_url: str) -> None:
+    """Duplicate keys: the unique index fails after the columns were made, and they stay."""
+    url = empty_database_url
+    migrations.up(url)
+    migrations.down(url, FIRST)
+    with psycopg.connect(url) as connection:
+        connection.execute("ALTER TABLE orders ADD COLUMN payment_idempotency_key VARCHAR(255)")
+    orders = Orders(url)
+    first, second = (orders.add(payment_idempotency_key="twice") for _ in range(2))
+
+    with pytest.raises(migrations.MigrationError, match="twice"):
+        migrations.up(url)
+
+    assert orders.row(first)["payment_idempotency_key"] == "twice"
+    assert [each.id for each in migrations.status(url) if each.applied_at] == [FIRST]
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            "UPDATE orders SET payment_idempotency_key = NULL WHERE id = %s", (second,)
+        )
+    assert migrations.up(url) == [SECOND]
+    assert indexes(url)["idx_orders_idempotency_key"][1] is True
+    assert orders.row(first)["payment_idempotency_key"] == "twice"
+
+
+def test_a_table_that_is_locked_makes_it_give_up(empty_database_url: str) -> None:
+    url = empty_database_url
+    migrations.up(url)
+    migrations.down(url, FIRST)
+    with psycopg.connect(url) as holder:
+        holder.execute("LOCK TABLE orders IN ACCESS SHARE MODE")
+        with pytest.raises(migrations.MigrationError, match="held a lock"):
+            migrations.up(url)
+    assert migrations.up(url) == [SECOND]
+
+
+def test_a_run_that_was_killed_blocks_nobody(empty_database_url: str) -> None:
+    url = empty_database_url
+    migrations.up(url)
+    migrations.down(url, FIRST)
+    with psycopg.connect(url) as connection:  # as a killed run leaves it
+        connection.execute("INSERT INTO yoyo_lock (locked, ctime, pid) VALUES (1, now(), 1)")
+
+    assert migrations.up(url) == [SECOND]
+
+
+def test_the_table_stays_writable_while_indexes_are_made(empty_database_url: str) -> None:
+    url = empty_database_url
+    migrations.up(url)
+    migrations.down(url, FIRST)
+    orders = Orders(url)
+    order_id = orders.add()
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(url) as reader:
+        running = None
+        try:
+            # An old snapshot, which CREATE INDEX CONCURRENTLY waits for without blocking writers.
+            reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            reader.execute("SELECT 1 FROM pg_class LIMIT 1")
+            running = pool.submit(migrations.up, url)
+            while not query(
+                url,
+                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+                " AND query LIKE 'CREATE INDEX CONCURRENTLY%' AND wait_event_type = 'Lock'",
+            ):
+                assert not running.done(), running.result()
+            with psycopg.connect(url) as writer:
+                writer.execute("SET statement_timeout = '2s'")
+                writer.execute(
+                    "UPDATE orders SET payment_status = 'paid' WHERE id = %s", (order_id,)
+                )
+        finally:
+            reader.rollback()
+        assert running.result(timeout=30) == [SECOND]
+    assert orders.row(order_id)["payment_status"] == "paid"
+
+
+def test_processes_that_migrate_at_once(empty_database_url: str) -> None:
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        done = pool.map(migrations.up, [empty_database_url] * 4)
+
+    assert sorted(done, key=len) == [[], [], [], [FIRST, SECOND]]
+    assert all(each.applied_at for each in migrations.status(empty_database_url))
+
+
+def test_a_user_without_a_name_may_migrate(empty_database_url: str) -> None:
+    """As in a container that runs as a number: the password file does not know it."""
+    script = """
+import os, pwd, sys
+from persistence import migrations
+
+def unknown(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+pwd.getpwuid = unknown
+for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+    os.environ.pop(name, None)
+print(migrations.up(sys.argv[1]))
+"""
+    command = [sys.executable, "-c", script, empty_database_url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert SECOND in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("version", ["1", "2025", "20251220000003", "", "--"])
+def test_a_version_that_is_not_there(database_url: str, version: str) -> None:
+    with pytest.raises(migrations.MigrationError, match="there is no migration"):
+        migrations.down(database_url, version)
+    assert all(each.applied_at for each in migrations.status(database_url))
+
+
+def test_a_server_that_is_not_there() -> None:
+    with pytest.raises(migrations.MigrationError):
+        migrations.up("postgresql://nobody@127.0.0.1:1/nothing")
+
+
+def test_status_of_an_empty_database(empty_database_url: str) -> None:
+    assert migrations.status(empty_database_url) == [
+        migrations.Status(FIRST, None),
+        migrations.Status(SECOND, None),
+    ]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("applied", [0, 1, 2])
+async def test_the_service_wants_every_migration(empty_database_url: str, applied: int) -> None:
+    if applied:
+        migrations.up(empty_database_url)
+    if applied == 1:
+        migrations.down(empty_database_url, FIRST)
+    async with Database(
+        empty_database_url, max_connections=1, connect_timeout=5, statement_timeout=5
+    ) as database:
+        if applied == 2:
+            await schema.require_current(database)
+            return
+        with pytest.raises(SchemaOutdated) as caught:
+            await schema.require_current(database)
+        assert caught.value.missing == [FIRST, SECOND][applied:]

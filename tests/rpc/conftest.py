@@ -1,0 +1,33 @@
+"""One service a worker, as a process of its own, and a client of each protocol."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import databases, service
+from tests.support.callers import CALLERS, Call
+from tests.support.orders import Orders
+from tests.support.service import Service
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The service on a database of its own. It must end well, and never log a traceback."""
+    log = tmp_path_factory.mktemp("service") / "log"
+    with databases.clone() as url, service.running(url, log) as running:
+        yield running
+        assert running.stop() == 0
+        assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture(scope="session")
+def orders(running: Service) -> Orders:
+    """The orders behind the service. Tests share the table, and add rows of their own."""
+    return Orders(running.database_url)
+
+
+@pytest.fixture(scope="session", params=CALLERS)
+def call(request: pytest.FixtureRequest, running: Service) -> Iterator[Call]:
+    """Each protocol in turn: the rules of the contract hold over all of them."""
+    with CALLERS[request.param](running.base_url) as call:
+        yield call

@@ -1,0 +1,109 @@
+"""What callers are told, and not told, when the database fails. Over every protocol."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from server.gen.google.rpc.error_details_pb import RetryInfo
+from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
+from tests.support import databases, service
+from tests.support.callers import CALLERS, Call, Failure
+from tests.support.orders import Orders
+from tests.support.service import Service
+
+SECRET = "SELECT secret FROM host.example"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service of its own: its database is taken away, and its log fills with tracebacks."""
+    log = tmp_path_factory.mktemp("faults") / "log"
+    with (
+        databases.clone() as url,
+        service.running(url, log, statement_timeout="0.5", pool_size="3") as running,
+    ):
+        yield running
+        assert running.stop() == 0
+
+
+@pytest.fixture(scope="module", params=CALLERS)
+def call(request: pytest.FixtureRequest, running: Service) -> Iterator[Call]:
+    with CALLERS[request.param](running.base_url) as call:
+        yield call
+
+
+@pytest.fixture
+def orders(running: Service) -> Orders:
+    return Orders(running.database_url)
+
+
+def failure(call: Call, order_id: int, status: str = "paid") -> Failure:
+    with pytest.raises(Failure) as caught:
+        call(UpdateOrderPaymentRequest(order_id=order_id, payment_status=status))
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "sqlstate", ["XX000", "P0001", "23505", "23514", "42501", "0A000", "40001"]
+)
+def test_an_unexpected_error_is_internal_and_says_nothing(
+    call: Call, orders: Orders, running: Service, sqlstate: str
+) -> None:
+    order_id = orders.add()
+    with psycopg.connect(orders.url, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL(
+                """
+                CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN RAISE EXCEPTION USING errcode = {}, message = {}; END $$;
+                CREATE OR REPLACE TRIGGER fail BEFORE UPDATE ON orders
+                FOR EACH ROW WHEN (new.payment_status = 'fail') EXECUTE FUNCTION fail()
+                """
+            ).format(sqlstate, SECRET)
+        )
+    before, logged = orders.row(order_id), running.log.stat().st_size
+
+    found = failure(call, order_id, "fail")
+
+    assert (found.code, found.message, found.details) == ("internal", "internal error", ())
+    assert orders.row(order_id) == before
+    log = running.log.read_bytes()[logged:].decode()
+    assert SECRET in log
+    assert "Traceback" in log
+
+
+def test_a_statement_that_takes_too_long(call: Call, orders: Orders) -> None:
+    order_id = orders.add()
+    before = orders.row(order_id)
+    with psycopg.connect(orders.url) as holder:
+        holder.execute("SELECT FROM orders WHERE id = %s FOR UPDATE", (order_id,))
+        assert failure(call, order_id).code == "deadline_exceeded"
+
+    assert orders.row(order_id) == before
+    assert call(UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")).success
+
+
+def test_a_database_that_cannot_be_reached(call: Call, orders: Orders, running: Service) -> None:
+    order_id = orders.add()
+    request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")
+    server, name = databases.server_and_name(orders.url)
+    with psycopg.connect(server, autocommit=True) as connection:
+        allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+        connection.execute(allow.format(sql.Identifier(name), sql.Literal(False)))
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s",
+            (name,),
+        )
+        try:
+            found = [failure(call, order_id) for _ in range(4)]
+        finally:
+            connection.execute(allow.format(sql.Identifier(name), sql.Literal(True)))
+
+    for each in found:
+        assert each.code == "unavailable"
+        assert name not in each.message
+        (detail,) = each.details
+        assert isinstance(detail, RetryInfo)
+    assert call(request).success

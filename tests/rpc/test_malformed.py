@@ -1,0 +1,275 @@
+"""Requests that are not what they should be: the error is clear, and the process lives on."""
+
+import gzip
+import json
+import struct
+import time
+from collections.abc import Iterator
+
+import grpc
+import httpx
+import pytest
+from pyqwest import HTTPVersion, SyncClient, SyncHTTPTransport
+
+from server.gen.google.rpc.error_details_pb import BadRequest
+from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
+from tests.support.callers import PATH, Failure, json_client, json_failure
+from tests.support.orders import Orders
+from tests.support.service import Service
+
+LIMIT = 64 * 1024
+
+
+@pytest.fixture
+def channel(running: Service) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(running.base_url.removeprefix("http://")) as channel:
+        yield channel
+
+
+@pytest.fixture(params=[1, 2], ids=["http1", "http2"])
+def http(request: pytest.FixtureRequest, running: Service) -> Iterator[httpx.Client]:
+    with json_client(running.base_url, request.param) as client:
+        yield client
+
+
+def grpc_failure(channel: grpc.Channel, body: bytes, path: str = PATH) -> tuple[str, str]:
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(path)(body, timeout=20)
+    return caught.value.code().name, caught.value.details()
+
+
+def grpc_web(http: httpx.Client, payload: bytes, *, flags: int = 0) -> tuple[str, str]:
+    body = struct.pack(">BI", flags, len(payload)) + payload
+    headers = {"content-type": "application/grpc-web+proto", "grpc-encoding": "gzip"}
+    response = http.post(PATH, content=body, headers=headers)
+    assert response.status_code == 200
+    flag, length = struct.unpack(">BI", response.content[:5])
+    assert flag == 0x80
+    trailers = dict(
+        line.split(": ", 1) for line in response.content[5 : 5 + length].decode().splitlines()
+    )
+    return trailers["grpc-status"], trailers["grpc-message"]
+
+
+def post(http: httpx.Client, body: str | bytes) -> Failure:
+    response = http.post(PATH, content=body)
+    assert response.status_code >= 400
+    assert response.headers["content-type"] == "application/json"
+    return json_failure(response)
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xff", b"\x08", b"\x12\x05ab", b"\x08\x01\x32\x03\xed\xa0\x80", b"\x0f" * 100]
+)
+class TestBytesThatAreNoMessage:
+    def test_grpc(self, channel: grpc.Channel, body: bytes) -> None:
+        code, message = grpc_failure(channel, body)
+        assert code == "INVALID_ARGUMENT"
+        assert message
+
+    def test_grpc_web(self, http: httpx.Client, body: bytes) -> None:
+        status, message = grpc_web(http, body)
+        assert status == "3"
+        assert message
+
+    def test_connect(self, http: httpx.Client, body: bytes) -> None:
+        response = http.post(PATH, content=body, headers={"content-type": "application/proto"})
+        assert response.status_code == 400
+        assert json_failure(response).code == "invalid_argument"
+
+    def test_json(self, http: httpx.Client, body: bytes) -> None:
+        assert post(http, body).code == "invalid_argument"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ('{"orderId": "1_0", "paymentStatus": "paid"}', "order_id"),
+        ('{"orderId": "\u0663", "paymentStatus": "paid"}', "order_id"),
+        ('{"orderId": "+1", "paymentStatus": "paid"}', "order_id"),
+        ('{"orderId": " 1", "paymentStatus": "paid"}', "order_id"),
+        ('{"orderId": "", "paymentStatus": "paid"}', "order_id"),
+        ('{"orderId": true, "paymentStatus": "paid"}', "order_id"),
+        ('{"orderId": [1], "paymentStatus": "paid"}', "order_id"),
+        ('{"orderId": 9007199254740993.0, "paymentStatus": "paid"}', "order_id"),
+        ('{"orderId": 1e400, "paymentStatus": "paid"}', "order_id"),
+        ('{"orderId": 1, "order_id": 2, "paymentStatus": "paid"}', "order_id"),
+        ('{"orderId": 1, "paymentStatus": 5}', "payment_status"),
+        ('{"orderId": 1, "paymentStatus": {"a": 1}}', "payment_status"),
+        ('{"orderId": 1, "paymentStatsu": "paid"}', "paymentStatsu"),
+        ('{"orderId": 1, "orderId": 2, "paymentStatus": "paid"}', None),
+        ('{"orderId": 9223372036854775808, "paymentStatus": "paid"}', None),
+        ('{"orderId": 1.5, "paymentStatus": "paid"}', None),
+        ('{"orderId": 1, "paymentStatus": "\\ud800"}', None),
+        ('{"orderId": 1, "\\ud800": 1}', None),
+        ('{"orderId": 1, "paymentStatus": NaN}', None),
+        ('{"orderId": 1, "paymentStatus": "paid",}', None),
+        ("{'orderId': 1}", None),
+        ("[]", None),
+        ("null", None),
+        ("", None),
+        ("{", None),
+        ("\ufeff{}", None),
+    ],
+)
+def test_json_that_is_not_a_request(http: httpx.Client, body: str, field: str | None) -> None:
+    failure = post(http, body)
+
+    assert failure.code == "invalid_argument"
+    assert failure.message.startswith("cannot read the request as JSON")
+    assert "<class" not in failure.message
+    if field:
+        (detail,) = failure.details
+        assert isinstance(detail, BadRequest)
+        assert [each.field for each in detail.field_violations] == [field]
+        assert field in failure.message
+
+
+def test_json_in_another_encoding(http: httpx.Client) -> None:
+    assert post(http, '{"orderId": 1}'.encode("utf-16")).code == "invalid_argument"
+
+
+@pytest.mark.parametrize("order_id", ["{id}", '"{id}"', "{id}.0", "{id}e0", '"{id}e0"'])
+@pytest.mark.parametrize("names", ["orderId paymentStatus", "order_id payment_status"])
+def test_json_spellings_of_a_request(
+    http: httpx.Client, orders: Orders, order_id: str, names: str
+) -> None:
+    order, (first, second) = orders.add(), names.split()
+    body = (
+        f'{{"{first}": {order_id.format(id=order)}, "{second}": "paid", "paymentProvider": null}}'
+    )
+
+    response = http.post(PATH, content=body)
+
+    assert response.status_code == 200
+    assert response.json()["order"]["id"] == str(order)
+    row = orders.row(order)
+    assert (row["payment_status"], row["payment_provider"]) == ("paid", None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[" * 20_000,
+        '{"a":' * 10_000,
+        '{"orderId":' + "[" * 14_000 + "]" * 14_000 + "}",
+        '{"paymentStatus":"x","' + "[" * 200 + '":' + "[" * 101 + "]" * 101 + "}",
+    ],
+)
+def test_nesting_is_bounded_before_decoding(http: httpx.Client, body: str) -> None:
+    failure = post(http, body)
+
+    assert failure.code == "invalid_argument"
+    assert "nested more than 100 levels" in failure.message
+
+
+def test_brackets_within_a_string_do_not_count(http: httpx.Client, orders: Orders) -> None:
+    order_id = orders.add()
+    value = '[{"\\' * 60
+    body = json.dumps({"orderId": order_id, "paymentIntentId": value})
+
+    assert http.post(PATH, content=body).status_code == 200
+    assert orders.row(order_id)["payment_intent_id"] == value
+
+
+@pytest.mark.parametrize(
+    "body", ['"' + '\\"' * 32_000, "[" * 101 + '"' + "\\" * 32_000, '"' * 65_000]
+)
+def test_a_hostile_body_takes_no_time(http: httpx.Client, body: str) -> None:
+    started = time.perf_counter()
+    assert post(http, body).code == "invalid_argument"
+    assert time.perf_counter() - started < 1  # a scan that is not linear takes many seconds
+
+
+class TestTooLarge:
+    body = UpdateOrderPaymentRequest(order_id=1, payment_status="x" * LIMIT).to_binary()
+
+    def test_grpc(self, channel: grpc.Channel) -> None:
+        code, message = grpc_failure(channel, self.body)
+        assert (code, str(LIMIT) in message) == ("RESOURCE_EXHAUSTED", True)
+
+    def test_grpc_web(self, http: httpx.Client) -> None:
+        assert grpc_web(http, self.body)[0] == "8"
+
+    def test_connect_and_json(self, http: httpx.Client) -> None:
+        response = http.post(PATH, content=self.body, headers={"content-type": "application/proto"})
+        assert json_failure(response).code == "resource_exhausted"
+        assert post(http, b" " * (LIMIT + 1)).code == "resource_exhausted"
+
+    def test_the_limit_counts_decompressed_bytes(self, http: httpx.Client) -> None:
+        bomb = gzip.compress(bytes(60 * 1024 * 1024))
+        assert len(bomb) < LIMIT
+        small = gzip.compress(bytes(LIMIT + 1))
+        for body in (bomb, small):
+            response = http.post(PATH, content=body, headers={"content-encoding": "gzip"})
+            assert json_failure(response).code == "resource_exhausted"
+        assert grpc_web(http, small, flags=1)[0] == "8"
+
+    def test_the_largest_request_passes(self, http: httpx.Client) -> None:
+        body = b'{"orderId": 9223372036854775807, "paymentStatus": "paid"}'.ljust(LIMIT)
+        assert post(http, body).code == "not_found"
+
+
+def test_damaged_compression(http: httpx.Client) -> None:
+    response = http.post(PATH, content=b"not gzip", headers={"content-encoding": "gzip"})
+    assert json_failure(response).code == "invalid_argument"
+
+
+def test_unknown_compression(http: httpx.Client) -> None:
+    response = http.post(PATH, content=b"{}", headers={"content-encoding": "br"})
+    failure = json_failure(response)
+    assert (failure.code, "gzip" in failure.message) == ("unimplemented", True)
+
+
+class TestRefusals:
+    """What Connect itself answers without a word."""
+
+    unknown = "/listings.v1.OrderService/Nope", "/listings.v1.Nope/UpdateOrderPayment", "/"
+
+    @pytest.mark.parametrize("path", unknown)
+    def test_unknown_method(self, http: httpx.Client, path: str) -> None:
+        response = http.post(path, content=b"{}")
+        assert response.status_code == 404
+        assert json_failure(response) == Failure(
+            "unimplemented", f"{path} is not a method of this server"
+        )
+
+    @pytest.mark.parametrize("path", unknown[:2])
+    def test_unknown_method_over_grpc(self, channel: grpc.Channel, path: str) -> None:
+        assert grpc_failure(channel, b"", path) == (
+            "UNIMPLEMENTED",
+            f"{path} is not a method of this server",
+        )
+
+    def test_http_method(self, http: httpx.Client) -> None:
+        response = http.get(PATH)
+        assert (response.status_code, response.headers["allow"]) == (405, "POST")
+        assert "use POST" in json_failure(response).message
+
+    @pytest.mark.parametrize("content_type", ["text/plain", "application/xml", ""])
+    def test_content_type(self, http: httpx.Client, content_type: str) -> None:
+        response = http.post(PATH, content=b"{}", headers={"content-type": content_type})
+        assert response.status_code == 415
+        assert "application/json" in json_failure(response).message
+
+    def test_grpc_codec(self, http: httpx.Client) -> None:
+        headers = {"content-type": "application/grpc-web+thrift"}
+        response = http.post(PATH, content=b"", headers=headers)
+        assert response.headers["grpc-status"] == "12"
+        assert "thrift" in response.headers["grpc-message"]
+
+    def test_a_grpc_timeout_that_is_none(self, running: Service) -> None:
+        client = SyncClient(SyncHTTPTransport(http_version=HTTPVersion.HTTP2))
+        headers = {"content-type": "application/grpc", "te": "trailers", "grpc-timeout": "soon"}
+        response = client.post(running.base_url + PATH, headers=headers, content=b"")
+        assert response.trailers["grpc-status"] == "3"
+        assert "soon" in response.trailers["grpc-message"]
+        assert "grpc-status" not in response.headers
+
+    def test_liveness(self, http: httpx.Client) -> None:
+        assert http.get("/livez").text == "ok\n"
+
+    def test_a_header_that_is_not_text(self, http: httpx.Client) -> None:
+        response = http.post(PATH, content=b"{}", headers=[(b"x-name", b"\xff\xfe")])
+        assert response.status_code == 400
+        assert json_failure(response).code == "invalid_argument"

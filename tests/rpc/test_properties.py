@@ -1,0 +1,41 @@
+"""What holds for any update that the rules allow."""
+
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from persistence.records import PAYMENT_COLUMNS
+from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
+from tests.support import strategies
+from tests.support.callers import Call
+from tests.support.orders import Orders
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(payments=st.lists(strategies.payments, min_size=1, max_size=3))
+def test_what_is_set_is_stored_and_the_rest_stays(
+    call: Call, orders: Orders, payments: list[dict[str, str]]
+) -> None:
+    order_id = orders.add()
+    for payment in payments:
+        # A key belongs to one order: make it this order's own, within its length.
+        if key := payment.get("payment_idempotency_key"):
+            payment["payment_idempotency_key"] = f"{order_id}_{key}"[:255]
+        before = orders.row(order_id)
+
+        response = call(UpdateOrderPaymentRequest(order_id=order_id, **payment))
+
+        after: dict[str, Any] = orders.row(order_id)
+        assert after == before | payment | {"updated_at": after["updated_at"]}
+        assert after["updated_at"] > before["updated_at"]
+        assert response.order is not None
+        assert response.order.updated_at is not None
+        assert response.order.updated_at.to_datetime() == after["updated_at"]
+        for name in PAYMENT_COLUMNS:
+            answered = getattr(response.order, name) if response.order.has_field(name) else None
+            assert answered == after[name]

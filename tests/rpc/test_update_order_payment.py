@@ -1,0 +1,264 @@
+"""The rules of UpdateOrderPayment, each over every protocol."""
+
+from typing import Any, Final
+
+import pytest
+from protobuf import Message
+
+from persistence.records import PAYMENT_COLUMNS
+from persistence.records import Order as OrderRecord
+from server.gen.google.rpc.error_details_pb import BadRequest, ErrorInfo
+from server.gen.listings.v1.orders_pb import Order, UpdateOrderPaymentRequest
+from tests.support.callers import Call, Failure
+from tests.support.orders import Orders
+from tests.support.strategies import LIMITS
+
+REFERENCES: Final = (
+    "payment_provider",
+    "payment_session_id",
+    "payment_intent_id",
+    "payment_idempotency_key",
+    "payment_transaction_id",
+)
+
+
+def refused(call: Call, request: UpdateOrderPaymentRequest) -> Failure:
+    with pytest.raises(Failure) as caught:
+        call(request)
+    return caught.value
+
+
+def only_detail(failure: Failure) -> Message[Any]:
+    (detail,) = failure.details
+    return detail
+
+
+def values(order: Order) -> dict[str, Any]:
+    """The order by column, as a row has it."""
+    scalars = {name: getattr(order, name) for name in OrderRecord._fields if name[-3:] != "_at"}
+    absent = {name: None for name in REFERENCES if not order.has_field(name)}
+    assert order.created_at is not None
+    assert order.updated_at is not None
+    times = {
+        "created_at": order.created_at.to_datetime(),
+        "updated_at": order.updated_at.to_datetime(),
+    }
+    return scalars | absent | times
+
+
+def test_all_six_fields_are_written_and_the_order_comes_back(call: Call, orders: Orders) -> None:
+    order_id = orders.add()
+    before = orders.row(order_id)
+    payment = {
+        "payment_provider": "stripe",
+        "payment_session_id": f"cs_{order_id}",
+        "payment_intent_id": f"pi_{order_id}",
+        "payment_idempotency_key": f"key_{order_id}",
+        "payment_status": "paid",
+        "payment_transaction_id": f"txn_{order_id}",
+    }
+
+    response = call(UpdateOrderPaymentRequest(order_id=order_id, **payment))
+
+    after = orders.row(order_id)
+    assert response.success
+    assert response.order is not None
+    assert values(response.order) == after
+    assert after == before | payment | {"updated_at": after["updated_at"]}
+    assert after["updated_at"] > before["updated_at"]
+
+
+@pytest.mark.parametrize("field", PAYMENT_COLUMNS)
+def test_a_field_that_is_not_set_is_not_touched(call: Call, orders: Orders, field: str) -> None:
+    order_id = orders.add(**{name: f"old {name}" for name in PAYMENT_COLUMNS if "key" not in name})
+    before = orders.row(order_id)
+    value = f"new {order_id}"
+
+    call(UpdateOrderPaymentRequest(order_id=order_id, **{field: value}))
+
+    after = orders.row(order_id)
+    assert after == before | {field: value, "updated_at": after["updated_at"]}
+    assert after["updated_at"] > before["updated_at"]
+
+
+def test_references_that_are_null_are_absent(call: Call, orders: Orders) -> None:
+    order_id = orders.add()
+
+    response = call(UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid"))
+
+    assert response.order is not None
+    assert not [name for name in REFERENCES if response.order.has_field(name)]
+
+
+@pytest.mark.parametrize("character", ["x", "é", "漢", "😀"])
+@pytest.mark.parametrize(("field", "limit"), LIMITS.items())
+def test_lengths_count_characters(
+    call: Call, orders: Orders, field: str, limit: int, character: str
+) -> None:
+    order_id = orders.add()
+    longest = f"{order_id}".ljust(limit, character)
+    call(UpdateOrderPaymentRequest(order_id=order_id, **{field: longest}))
+    before = orders.row(order_id)
+    assert before[field] == longest
+
+    failure = refused(
+        call, UpdateOrderPaymentRequest(order_id=order_id, **{field: longest + character})
+    )
+
+    assert failure.code == "invalid_argument"
+    assert only_detail(failure) == BadRequest(
+        field_violations=[
+            BadRequest.FieldViolation(
+                field=field,
+                description=f"must be at most {limit} characters",
+                reason="STRING_MAX_LEN",
+            )
+        ]
+    )
+    assert orders.row(order_id) == before
+
+
+@pytest.mark.parametrize("value", ["", "\0", "a\0b"])
+@pytest.mark.parametrize("field", PAYMENT_COLUMNS)
+def test_empty_values_and_nul_are_refused(
+    call: Call, orders: Orders, field: str, value: str
+) -> None:
+    order_id = orders.add()
+    before = orders.row(order_id)
+
+    failure = refused(call, UpdateOrderPaymentRequest(order_id=order_id, **{field: value}))
+
+    assert failure.code == "invalid_argument"
+    detail = only_detail(failure)
+    assert isinstance(detail, BadRequest)
+    assert [each.field for each in detail.field_violations] == [field]
+    assert orders.row(order_id) == before
+
+
+@pytest.mark.parametrize("order_id", [0, -1, -(2**63)])
+def test_order_id_must_be_positive(call: Call, order_id: int) -> None:
+    failure = refused(call, UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid"))
+
+    assert failure.code == "invalid_argument"
+    detail = only_detail(failure)
+    assert isinstance(detail, BadRequest)
+    assert [(each.field, each.reason) for each in detail.field_violations] == [
+        ("order_id", "INT64_GT")
+    ]
+
+
+def test_every_broken_rule_is_named(call: Call) -> None:
+    failure = refused(
+        call,
+        UpdateOrderPaymentRequest(
+            order_id=0, payment_provider="", payment_session_id="s" * 256, payment_status="\0"
+        ),
+    )
+
+    detail = only_detail(failure)
+    assert isinstance(detail, BadRequest)
+    assert {each.field for each in detail.field_violations} == {
+        "order_id",
+        "payment_provider",
+        "payment_session_id",
+        "payment_status",
+    }
+    assert all(each.field in failure.message for each in detail.field_violations)
+
+
+def test_at_least_one_payment_field_must_be_set(call: Call, orders: Orders) -> None:
+    order_id = orders.add()
+    before = orders.row(order_id)
+
+    failure = refused(call, UpdateOrderPaymentRequest(order_id=order_id))
+
+    assert failure.code == "invalid_argument"
+    detail = only_detail(failure)
+    assert isinstance(detail, BadRequest)
+    (violation,) = detail.field_violations
+    assert violation.reason == "PAYMENT_FIELDS_AT_LEAST_ONE"
+    assert all(name in violation.description for name in PAYMENT_COLUMNS)
+    assert orders.row(order_id) == before
+
+
+@pytest.mark.parametrize("order_id", [2**62, 2**63 - 1])
+def test_an_order_that_is_not_there(call: Call, order_id: int) -> None:
+    failure = refused(call, UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid"))
+
+    assert (failure.code, failure.message) == ("not_found", f"there is no order {order_id}")
+    assert failure.details == ()
+
+
+def test_a_key_of_another_order_is_refused_and_nothing_is_written(
+    call: Call, orders: Orders
+) -> None:
+    first, second = orders.add(), orders.add()
+    key = f"allsecure_{first}"
+    call(
+        UpdateOrderPaymentRequest(
+            order_id=first,
+            payment_provider="allsecure",
+            payment_intent_id="T",
+            payment_status="paid",
+            payment_idempotency_key=key,
+        )
+    )
+    before = orders.row(first), orders.row(second)
+
+    failure = refused(
+        call,
+        UpdateOrderPaymentRequest(
+            order_id=second, payment_status="paid", payment_idempotency_key=key
+        ),
+    )
+
+    assert failure.code == "already_exists"
+    assert only_detail(failure) == ErrorInfo(
+        reason="IDEMPOTENCY_KEY_REUSED",
+        domain="listings.v1",
+        metadata={"order_id": str(second)},
+    )
+    assert key not in failure.message
+    assert (orders.row(first), orders.row(second)) == before
+
+
+def test_the_same_key_again_on_its_own_order(call: Call, orders: Orders) -> None:
+    order_id = orders.add()
+    request = UpdateOrderPaymentRequest(
+        order_id=order_id, payment_status="paid", payment_idempotency_key=f"again_{order_id}"
+    )
+    call(request)
+
+    assert call(request).success
+
+
+def test_the_stripe_flow(call: Call, orders: Orders) -> None:
+    order_id = orders.add()
+    before = orders.row(order_id)
+
+    call(
+        UpdateOrderPaymentRequest(
+            order_id=order_id,
+            payment_provider="stripe",
+            payment_session_id="cs_test_a",
+            payment_status="pending",
+        )
+    )
+    call(
+        UpdateOrderPaymentRequest(
+            order_id=order_id,
+            payment_intent_id="pi_test_b",
+            payment_status="paid",
+            payment_transaction_id="txn_c",
+        )
+    )
+
+    after = orders.row(order_id)
+    assert after == before | {
+        "payment_provider": "stripe",
+        "payment_session_id": "cs_test_a",
+        "payment_intent_id": "pi_test_b",
+        "payment_status": "paid",
+        "payment_transaction_id": "txn_c",
+        "updated_at": after["updated_at"],
+    }

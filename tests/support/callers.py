@@ -1,0 +1,142 @@
+"""One way to call the service over each protocol that it speaks."""
+
+import base64
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import httpx
+from connectrpc.errors import ConnectError
+from connectrpc.protocol import ProtocolType
+from google.rpc import status_pb2
+from protobuf import Message
+from pyqwest import HTTPVersion, SyncClient, SyncHTTPTransport
+
+from server.gen.google.rpc import error_details_pb
+from server.gen.listings.v1.orders_connect import OrderServiceClientSync
+from server.gen.listings.v1.orders_pb import (
+    UpdateOrderPaymentRequest,
+    UpdateOrderPaymentResponse,
+)
+
+PATH = "/listings.v1.OrderService/UpdateOrderPayment"
+
+
+@dataclass
+class Failure(Exception):
+    """An error as the caller's protocol brought it: the code in lower case, as Connect has it."""
+
+    code: str
+    message: str
+    details: tuple[Message[Any], ...] = ()
+
+
+Call = Callable[[UpdateOrderPaymentRequest], UpdateOrderPaymentResponse]
+"""Sends a request and returns the response, or raises Failure."""
+
+Caller = Callable[[str], AbstractContextManager[Call]]
+"""Connects to a base URL."""
+
+
+@contextmanager
+def grpcio(base_url: str) -> Iterator[Call]:
+    """gRPC by Google's implementation, the one that most callers use."""
+    with grpc.insecure_channel(base_url.removeprefix("http://")) as channel:
+        method = channel.unary_unary(
+            PATH,
+            request_serializer=UpdateOrderPaymentRequest.to_binary,
+            response_deserializer=UpdateOrderPaymentResponse.from_binary,
+        )
+
+        def call(request: UpdateOrderPaymentRequest) -> UpdateOrderPaymentResponse:
+            try:
+                response: UpdateOrderPaymentResponse = method(request, timeout=20)
+                return response
+            except grpc.RpcError as error:
+                raise _grpc_failure(error) from error
+
+        yield call
+
+
+def _connectrpc(protocol: ProtocolType, version: HTTPVersion) -> Caller:
+    @contextmanager
+    def connected(base_url: str) -> Iterator[Call]:
+        http_client = SyncClient(SyncHTTPTransport(http_version=version))
+        with OrderServiceClientSync(base_url, protocol=protocol, http_client=http_client) as client:
+
+            def call(request: UpdateOrderPaymentRequest) -> UpdateOrderPaymentResponse:
+                try:
+                    return client.update_order_payment(request, timeout_ms=20_000)
+                except ConnectError as error:
+                    details = (_detail(d.type_name, d.message_bytes) for d in error.details)
+                    raise Failure(error.code.value, error.message, tuple(details)) from error
+
+            yield call
+
+    return connected
+
+
+def _json(version: int) -> Caller:
+    @contextmanager
+    def connected(base_url: str) -> Iterator[Call]:
+        with json_client(base_url, version) as client:
+
+            def call(request: UpdateOrderPaymentRequest) -> UpdateOrderPaymentResponse:
+                response = client.post(PATH, content=request.to_json())
+                if response.status_code != 200:
+                    raise json_failure(response)
+                return UpdateOrderPaymentResponse.from_json(response.content)
+
+            yield call
+
+    return connected
+
+
+def json_client(base_url: str, version: int = 1) -> httpx.Client:
+    """Return an HTTP client that sends JSON, over HTTP/1.1 or HTTP/2 by prior knowledge."""
+    return httpx.Client(
+        base_url=base_url,
+        http1=version == 1,
+        http2=version == 2,
+        headers={"content-type": "application/json"},
+        timeout=20,
+        trust_env=False,
+    )
+
+
+def json_failure(response: httpx.Response) -> Failure:
+    """Return what a Connect error in JSON says."""
+    body = response.json()
+    details = (_detail(each["type"], _unpadded(each["value"])) for each in body.get("details", ()))
+    return Failure(body["code"], body["message"], tuple(details))
+
+
+def _grpc_failure(error: grpc.RpcError) -> Failure:
+    details: tuple[Message[Any], ...] = ()
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            status = status_pb2.Status.FromString(value)
+            details = tuple(_detail(any_.type_url, any_.value) for any_ in status.details)
+    return Failure(error.code().name.lower(), error.details() or "", details)
+
+
+def _detail(type_url: str, value: bytes) -> Message[Any]:
+    name = type_url.rpartition("/")[2].rpartition(".")[2]
+    kind: type[Message[Any]] = getattr(error_details_pb, name)
+    return kind.from_binary(value)
+
+
+def _unpadded(text: str) -> bytes:
+    return base64.b64decode(text + "=" * (-len(text) % 4))
+
+
+CALLERS: dict[str, Caller] = {
+    "grpcio": grpcio,
+    "grpc-connectrpc": _connectrpc(ProtocolType.GRPC, HTTPVersion.HTTP2),
+    "grpc-web": _connectrpc(ProtocolType.GRPC_WEB, HTTPVersion.HTTP1),
+    "connect-binary": _connectrpc(ProtocolType.CONNECT, HTTPVersion.HTTP1),
+    "connect-json-http1": _json(1),
+    "connect-json-http2": _json(2),
+}

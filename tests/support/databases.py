@@ -1,0 +1,80 @@
+"""Databases for tests: clones of a migrated template, on a real PostgreSQL."""
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+from psycopg import sql
+
+from persistence import embedded, migrations
+
+# The workers of a parallel run find the server that the first process started by these.
+_SERVER = "LISTINGS_TEST_SERVER_URL"
+_TEMPLATE = "LISTINGS_TEST_TEMPLATE"
+
+
+def start() -> ExitStack:
+    """Start the server and make the template. Close the result to undo both.
+
+    The server is the one that LISTINGS_DATABASE_URL names, by a role that may create databases, or
+    else an embedded one in a directory of its own.
+    """
+    stack = ExitStack()
+    url = os.environ.get("LISTINGS_DATABASE_URL")
+    if not url:
+        directory = Path(tempfile.mkdtemp(prefix="listings-test-"))
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        directory.chmod(0o755)  # below it, the embedded server sees to its own
+        url = stack.enter_context(embedded.running(directory / "postgres"))
+    template = f"listings_test_{uuid.uuid4().hex[:12]}"
+    os.environ[_SERVER] = url
+    os.environ[_TEMPLATE] = template
+    stack.enter_context(_database(template, "template0"))
+    migrations.up(_with_database(url, template))
+    return stack
+
+
+@contextmanager
+def clone() -> Iterator[str]:
+    """Yield the URL of a fresh, migrated, empty database."""
+    template = os.environ[_TEMPLATE]
+    name = f"{template}_{uuid.uuid4().hex[:12]}"
+    with _database(name, template) as url:
+        yield url
+
+
+@contextmanager
+def empty() -> Iterator[str]:
+    """Yield the URL of a fresh database without any table."""
+    name = f"{os.environ[_TEMPLATE]}_{uuid.uuid4().hex[:12]}"
+    with _database(name, "template0") as url:
+        yield url
+
+
+@contextmanager
+def _database(name: str, template: str) -> Iterator[str]:
+    server = os.environ[_SERVER]
+    with psycopg.connect(server, autocommit=True) as connection:
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        connection.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
+    try:
+        yield _with_database(server, name)
+    finally:
+        with psycopg.connect(server, autocommit=True) as connection:
+            drop = sql.SQL("DROP DATABASE {} WITH (FORCE)")
+            connection.execute(drop.format(sql.Identifier(name)))
+
+
+def _with_database(url: str, name: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+def server_and_name(url: str) -> tuple[str, str]:
+    """Return the URL of the server's own database, and the name of the one at ``url``."""
+    return os.environ[_SERVER], urlsplit(url).path.removeprefix("/")

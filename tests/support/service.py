@@ -1,0 +1,71 @@
+"""The service as its users run it: a process, started by its own command line."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_START_SECONDS = 30
+_STOP_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service, the database behind it and what it has printed."""
+
+    base_url: str
+    database_url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on, at 127.0.0.1."""
+        return int(self.base_url.rpartition(":")[2])
+
+    def stop(self) -> int:
+        """Send SIGTERM and return the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(_STOP_SECONDS)
+
+
+@contextmanager
+def running(database_url: str, log: Path, **settings: str) -> Iterator[Service]:
+    """Run ``listings serve`` on a free port, and kill it at the end if it still runs."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "server", "serve"],
+            env=environment(database_url, settings),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield Service(_base_url(process, log), database_url, process, log)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def environment(database_url: str, settings: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return an environment for the command line, with these ``LISTINGS_…`` settings alone."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("LISTINGS_")}
+    own = {"LISTINGS_DATABASE_URL": database_url, "LISTINGS_PORT": "0"}  # empty is unset
+    given = {f"LISTINGS_{name.upper()}": value for name, value in (settings or {}).items()}
+    return inherited | own | given
+
+
+def _base_url(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if found := re.search(r" on (http://\S+)$", log.read_text(), re.MULTILINE):
+            return found[1]
+        if process.poll() is not None:
+            break
+        time.sleep(0.02)
+    raise AssertionError(f"the service did not start:\n{log.read_text()}")

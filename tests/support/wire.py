@@ -1,0 +1,68 @@
+"""A proxy that counts what a client asks of PostgreSQL."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit, urlunsplit
+
+_SYNC, _QUERY, _PARSE = b"S"[0], b"Q"[0], b"P"[0]
+
+
+@dataclass
+class Counts:
+    """Frontend messages seen so far: https://www.postgresql.org/docs/current/protocol-message-formats.html"""
+
+    messages: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def round_trips(self) -> int:
+        """How often the client waited for PostgreSQL: each Sync or simple Query does."""
+        return self.messages[_SYNC] + self.messages[_QUERY]
+
+
+@asynccontextmanager
+async def counted(url: str, directory: Path) -> AsyncIterator[tuple[str, Counts]]:
+    """Yield a URL that leads to the same database through a proxy, and what the proxy counts."""
+    counts = Counts()
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        up_reader, up_writer = await _connect(url)
+        await asyncio.gather(_count(reader, up_writer, counts), _copy(up_reader, writer))
+
+    server = await asyncio.start_unix_server(proxy, directory / ".s.PGSQL.5432")
+    parts = urlsplit(url)
+    through = parts._replace(
+        netloc=f"{parts.netloc.rpartition('@')[0]}@", query=f"host={directory}&sslmode=disable"
+    )
+    async with server:
+        yield urlunsplit(through), counts
+
+
+async def _connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    parts = urlsplit(url)
+    if sockets := parse_qs(parts.query).get("host"):
+        return await asyncio.open_unix_connection(f"{sockets[0]}/.s.PGSQL.{parts.port or 5432}")
+    return await asyncio.open_connection(parts.hostname, parts.port or 5432)
+
+
+async def _count(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counts: Counts
+) -> None:
+    try:
+        length = await reader.readexactly(4)  # the startup message has no type
+        writer.write(length + await reader.readexactly(int.from_bytes(length) - 4))
+        while True:
+            head = await reader.readexactly(5)
+            counts.messages[head[0]] += 1
+            writer.write(head + await reader.readexactly(int.from_bytes(head[1:]) - 4))
+    except asyncio.IncompleteReadError:
+        writer.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+    writer.close()

@@ -1,0 +1,76 @@
+"""The strict JSON codec against plain Python."""
+
+import json
+from typing import Any
+
+import pytest
+from connectrpc.errors import ConnectError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.codec import StrictJSONCodec
+from server.gen.listings.v1.orders_pb import Order, UpdateOrderPaymentRequest
+from tests.support import strategies
+
+codec = StrictJSONCodec()
+
+nested = st.recursive(
+    st.none() | st.text() | st.integers(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=20,
+)
+
+
+def wrapped(value: Any, levels: int) -> Any:
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def depth(value: Any) -> int:
+    match value:
+        case list():
+            return 1 + max(map(depth, value), default=0)
+        case dict():
+            return 1 + max(map(depth, value.values()), default=0)
+    return 0
+
+
+@given(strategies.payments, st.integers(1, 2**63 - 1))
+def test_what_protobuf_writes_is_read(payment: dict[str, str], order_id: int) -> None:
+    request = UpdateOrderPaymentRequest(order_id=order_id, **payment)
+    assert codec.decode(request.to_json().encode(), UpdateOrderPaymentRequest) == request
+    assert codec.decode(codec.encode(request), UpdateOrderPaymentRequest) == request
+
+
+@given(nested, st.integers(80, 120), st.booleans())
+def test_depth_is_counted_as_json_counts_it(value: Any, levels: int, ascii_only: bool) -> None:
+    value = wrapped(value, levels)
+    body = json.dumps({"nope": value}, ensure_ascii=ascii_only).encode(errors="surrogatepass")
+    with pytest.raises(ConnectError) as caught:
+        codec.decode(body, UpdateOrderPaymentRequest)
+    too_deep = depth(value) + 1 > 100
+    assert ("nested more than" in caught.value.message) is too_deep
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_request_or_a_clear_error(body: bytes) -> None:
+    try:
+        codec.decode(body, UpdateOrderPaymentRequest)
+    except ConnectError as error:
+        assert error.code.value == "invalid_argument"
+        error.message.encode()
+
+
+@given(nested)
+def test_any_json_is_a_request_or_a_clear_error(value: Any) -> None:
+    try:
+        codec.decode(json.dumps(value).encode(), UpdateOrderPaymentRequest)
+    except ConnectError as error:
+        assert error.code.value == "invalid_argument"
+        error.message.encode()
+
+
+def test_messages_other_than_requests() -> None:
+    order = Order(id=7, currency="EUR", total_amount=2**53 + 1)
+    assert codec.decode(codec.encode(order), Order) == order

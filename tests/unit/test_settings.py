@@ -1,0 +1,80 @@
+"""Settings from the environment."""
+
+from pathlib import Path
+
+import pytest
+
+from server.settings import Settings, SettingsError
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment without settings."""
+    monkeypatch.delenv("LISTINGS_DATABASE_URL", raising=False)
+
+
+def test_defaults() -> None:
+    settings = Settings.read()
+    assert (settings.host, settings.port) == ("127.0.0.1", 8080)
+    assert settings.database_url is None
+    assert settings.data_dir == Path(".listings")
+    assert settings.max_request_bytes == 65536
+
+
+def test_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISTINGS_PORT", "0")
+    monkeypatch.setenv("LISTINGS_STATEMENT_TIMEOUT", "0.5")
+    monkeypatch.setenv("LISTINGS_DATABASE_URL", "postgresql://a:b@c,d:5433/e?sslmode=require")
+    monkeypatch.setenv("LISTINGS_HOST", "")  # empty is as good as unset
+    settings = Settings.read()
+    assert (settings.port, settings.statement_timeout, settings.host) == (0, 0.5, "127.0.0.1")
+    assert settings.database_url
+    assert settings.database_url.get_secret_value().endswith("sslmode=require")
+    assert "b@c" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("LISTINGS_PORT", "tcp://10.0.0.1:8080", "integer"),
+        ("LISTINGS_PORT", "65536", "less than or equal to 65535"),
+        ("LISTINGS_POOL_SIZE", "0", "greater than or equal to 1"),
+        ("LISTINGS_STATEMENT_TIMEOUT", "0", "greater than 0"),
+        ("LISTINGS_STATEMENT_TIMEOUT", "inf", "less than or equal to 3600"),
+        ("LISTINGS_MAX_REQUEST_BYTES", "64K", "integer"),
+        ("LISTINGS_DATABASE_URL", "mysql://root:hunter2@db/x", "expected postgresql://"),
+        ("LISTINGS_DATABASE_URL", "db.example:5432", "expected postgresql://"),
+    ],
+)
+def test_a_wrong_value_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        Settings.read()
+    assert name in str(caught.value)
+    assert expected in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_every_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISTINGS_PORT", "x")
+    monkeypatch.setenv("LISTINGS_POOL_SIZE", "y")
+    with pytest.raises(SettingsError, match=r"LISTINGS_PORT.*; LISTINGS_POOL_SIZE"):
+        Settings.read()
+
+
+@pytest.mark.parametrize("slip", ["LISTINGS_DATABASE_ULR", "LISTINGS_DATABASEURL", "LISTINGS_PROT"])
+def test_a_slip_in_a_name_is_not_ignored(monkeypatch: pytest.MonkeyPatch, slip: str) -> None:
+    monkeypatch.setenv(slip, "postgresql://production/orders")
+    with pytest.raises(SettingsError, match=f"{slip} is not a setting; did you mean LISTINGS_"):
+        Settings.read()
+
+
+def test_what_kubernetes_sets_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a Service named "listings"."""
+    monkeypatch.setenv("LISTINGS_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("LISTINGS_SERVICE_PORT", "8080")
+    monkeypatch.setenv("LISTINGS_PORT_8080_TCP", "tcp://10.0.0.1:8080")
+    monkeypatch.setenv("LISTINGS_PORT_8080_TCP_ADDR", "10.0.0.1")
+    assert Settings.read().port == 8080
