@@ -15,8 +15,9 @@ Hence the graceful shutdown of RFC 9113, section 6.8:
    none. A PING follows it. Streams that were on their way are served as usual.
 2. *Refuse*: the answer to the PING comes after everything that the client sent before it read the
    announcement (section 6.7), be the round trip long or short. Now GOAWAY(NO_ERROR, last stream)
-   is exact. A later stream gets RST_STREAM(REFUSED_STREAM) and never reaches the application, so
-   that the client may send it again safely (section 8.7). A client that does not answer is given
+   rejects next to nothing: clients may let an answer overtake a stream that they have begun. A
+   later stream gets RST_STREAM(REFUSED_STREAM) and never reaches the application, so that the
+   client may send it again safely (section 8.7). A client that does not answer is given
    ``patience`` seconds.
 3. *Close*: when the last stream has ended and its last byte has left, the client is expected to
    close. Only after another ``patience`` seconds does the server: closing a socket at which data
@@ -50,7 +51,6 @@ MAX_STREAM_ID = 2**31 - 1
 # RFC 9113, section 6.7: length 8, type 6, no flags, stream 0, and eight bytes of the sender's
 # choice. zttp answers PINGs but has no call to send one.
 PING_FRAME = b"\x00\x00\x08\x06\x00" + bytes(4) + bytes(8)
-
 
 # How far the end of a connection has come. Plain integers, because every frame is held against
 # them, and a member of an Enum takes ten times as long to look up.

@@ -1,0 +1,267 @@
+"""A gRPC-speaking application on the real protocol class, and a client of single frames."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any, NamedTuple, Self
+
+import pytest
+import uvicorn
+from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
+
+from server.http2 import MAX_STREAM_ID, NO_ERROR, RecyclingH2Protocol, RecyclingProtocol
+
+ECHO = b"/test.Calls/Echo"
+HOLD = b"/test.Calls/Hold"
+
+PROTOCOL_ERROR, REFUSED_STREAM, CANCEL = 0x1, 0x7, 0x8
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0x0, 0x1, 0x3, 0x4, 0x6, 0x7, 0x8
+ACK = END_STREAM = 0x1
+END_HEADERS = 0x4
+
+
+class Calls:
+    """An ASGI application of two gRPC methods that answer with the request's own message.
+
+    Echo answers at once; Hold when `release` is set.
+    """
+
+    def __init__(self) -> None:
+        self.started: Counter[bytes] = Counter()
+        self.disconnected: Counter[bytes] = Counter()
+        self.release = asyncio.Event()
+
+    async def __call__(
+        self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        assert scope["type"] == "http"
+        body, more_body = b"", True
+        while more_body:
+            message = await receive()
+            if message["type"] != "http.request":
+                return
+            body, more_body = body + message["body"], message["more_body"]
+        self.started[body[5:]] += 1
+        if scope["path"] == HOLD.decode() and not await self._released(receive):
+            self.disconnected[body[5:]] += 1
+            return
+        with_trailers = "http.response.trailers" in scope.get("extensions", {})
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-type", b"application/grpc")],
+                "trailers": with_trailers,
+            }
+        )
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+        if with_trailers:
+            await send(
+                {
+                    "type": "http.response.trailers",
+                    "headers": [(b"grpc-status", b"0")],
+                    "more_trailers": False,
+                }
+            )
+
+    async def _released(self, receive: ASGIReceiveCallable) -> bool:
+        released = asyncio.ensure_future(self.release.wait())
+        gone = asyncio.ensure_future(receive())
+        await asyncio.wait({released, gone}, return_when=asyncio.FIRST_COMPLETED)
+        was_released = released.done()
+        released.cancel()
+        gone.cancel()
+        return was_released
+
+
+class Served(NamedTuple):
+    app: Calls
+    port: int
+    server: uvicorn.Server
+    connections: list[weakref.ref[RecyclingH2Protocol]]
+
+    async def stop(self) -> None:
+        """Do what SIGTERM does."""
+        self.server.should_exit = True
+        await until(lambda: not self.server.servers[0].is_serving())
+
+
+@asynccontextmanager
+async def serving(*, timeout_keep_alive: int = 5, **limits: float) -> AsyncIterator[Served]:
+    """Serve `Calls`, with some of the class attributes of RecyclingH2Protocol replaced."""
+    connections: list[weakref.ref[RecyclingH2Protocol]] = []
+
+    class H2Protocol(RecyclingH2Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            connections.append(weakref.ref(self))
+            super().connection_made(transport)
+
+    class Protocol(RecyclingProtocol):
+        h2_protocol = H2Protocol
+
+    for name, limit in limits.items():
+        assert hasattr(RecyclingH2Protocol, name)
+        setattr(H2Protocol, name, limit)
+
+    app = Calls()
+    config = uvicorn.Config(
+        app,
+        port=0,
+        http=Protocol,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=timeout_keep_alive,
+    )
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    try:
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Served(app, port, server, connections)
+    finally:
+        server.should_exit = True
+        app.release.set()
+        await asyncio.wait_for(task, 10)
+
+
+@asynccontextmanager
+async def connected(
+    served: Served,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 (uvicorn has no events for its own state)
+            await asyncio.sleep(0.005)
+
+
+def run(test: Coroutine[Any, Any, None], *, seconds: float = 30) -> None:
+    asyncio.run(asyncio.wait_for(test, seconds))
+
+
+class Frame(NamedTuple):
+    kind: int
+    flags: int
+    stream_id: int
+    payload: bytes
+
+
+class Peer:
+    """A client that does nothing by itself, not even what the protocol demands."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self.goaways: list[tuple[int, int]] = []  # last stream id, error code
+        self.pings: list[bytes] = []
+        self.messages: dict[int, bytes] = {}  # by stream id
+        self.answered: set[int] = set()
+        self.resets: dict[int, int] = {}  # error code by stream id
+
+    @classmethod
+    @asynccontextmanager
+    async def connected(cls, served: Served, settings: bytes = b"") -> AsyncIterator[Self]:
+        async with connected(served) as (reader, writer):
+            peer = cls(reader, writer)
+            writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            peer.send(SETTINGS, payload=settings)
+            yield peer
+
+    def send(self, kind: int, flags: int = 0, stream_id: int = 0, payload: bytes = b"") -> None:
+        head = len(payload).to_bytes(3) + bytes([kind, flags]) + stream_id.to_bytes(4)
+        self.writer.write(head + payload)
+
+    def call(self, stream_id: int, path: bytes = ECHO) -> None:
+        """Open a stream with a whole call, whose message is the stream's id."""
+        self.send(HEADERS, END_HEADERS, stream_id, header_block(path))
+        self.send(DATA, END_STREAM, stream_id, prefixed(b"%d" % stream_id))
+
+    def reset(self, stream_id: int) -> None:
+        self.send(RST_STREAM, 0, stream_id, CANCEL.to_bytes(4))
+
+    def answer_ping(self) -> None:
+        self.send(PING, ACK, 0, self.pings[-1])
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Read frames until a condition holds."""
+        while not condition():
+            self.take(await self.frame())
+
+    async def frame(self) -> Frame:
+        head = await self.reader.readexactly(9)
+        payload = await self.reader.readexactly(int.from_bytes(head[:3]))
+        return Frame(head[3], head[4], int.from_bytes(head[5:]), payload)
+
+    def take(self, frame: Frame) -> None:
+        match frame.kind:
+            case 0x7:
+                last, code = frame.payload[:4], frame.payload[4:8]
+                self.goaways.append((int.from_bytes(last), int.from_bytes(code)))
+            case 0x6 if not frame.flags & ACK:
+                self.pings.append(frame.payload)
+            case 0x3:
+                self.resets.setdefault(frame.stream_id, int.from_bytes(frame.payload))
+            case 0x0 | 0x1:
+                if frame.kind == DATA:
+                    so_far = self.messages.get(frame.stream_id, b"")
+                    self.messages[frame.stream_id] = so_far + frame.payload
+                if frame.flags & END_STREAM:
+                    self.answered.add(frame.stream_id)
+
+    async def announcement(self) -> None:
+        """Read up to the end of the first phase's frames, and check them."""
+        await self.until(lambda: self.pings)
+        assert self.goaways == [(MAX_STREAM_ID, NO_ERROR)]
+
+    async def final_goaway(self) -> int:
+        """Read up to the second phase's GOAWAY, and return its last stream id."""
+        await self.until(lambda: len(self.goaways) == 2)
+        last, code = self.goaways[1]
+        assert code == NO_ERROR
+        return last
+
+    async def answer(self, stream_id: int) -> None:
+        """Read up to the end of a stream, and check that it brought the call's own message."""
+        await self.until(lambda: stream_id in self.answered)
+        assert self.messages[stream_id] == prefixed(b"%d" % stream_id)
+        assert stream_id not in self.resets
+
+    async def ended(self, stream_id: int) -> None:
+        await self.until(lambda: stream_id in self.answered or stream_id in self.resets)
+
+    async def refusal(self, stream_id: int) -> None:
+        """Read up to the reset of a stream, and check that it invites to try again."""
+        await self.until(lambda: stream_id in self.resets)
+        assert self.resets[stream_id] == REFUSED_STREAM
+
+    async def end(self) -> None:
+        """Read up to the server's end of the connection."""
+        with pytest.raises(asyncio.IncompleteReadError) as caught:
+            await self.until(lambda: False)
+        assert caught.value.partial == b""
+
+
+def prefixed(message: bytes) -> bytes:
+    """A message as gRPC frames it: not compressed, its length in four bytes."""
+    return b"\x00" + len(message).to_bytes(4) + message
+
+
+def header_block(path: bytes) -> bytes:
+    """POST and http from HPACK's static table, the rest as literals."""
+    literals = [(b":path", path), (b":authority", b"test"), (b"te", b"trailers")]
+    return b"\x83\x86" + b"".join(
+        b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
+        for name, value in literals
+    )
