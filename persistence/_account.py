@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from persistence.errors import EmbeddedPostgresError
+
 UNPRIVILEGED = ("postgres", "nobody")
 """Names of the accounts that root drops to; the first that exists is taken."""
 
@@ -23,10 +25,6 @@ for path; do
     if test -d "$path"; then test -x "$path"; else test -r "$path"; fi || exit 1
 done
 """
-
-
-class EmbeddedPostgresError(Exception):
-    """The embedded PostgreSQL cannot be used: the message says what is wrong and what to do."""
 
 
 @dataclass(frozen=True)

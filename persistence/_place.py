@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from persistence._account import Account, EmbeddedPostgresError, account_for
+from persistence._account import Account, account_for
+from persistence.errors import EmbeddedPostgresError
 
 SHARED = Path("/var/lib/listings")
 """Holds, for root, what the unprivileged account cannot reach elsewhere."""

@@ -30,10 +30,8 @@ from urllib.parse import quote
 import psutil
 
 from persistence import _place
-from persistence._account import EmbeddedPostgresError
 from persistence._place import Place
-
-__all__ = ["EmbeddedPostgresError", "running"]
+from persistence.errors import EmbeddedPostgresError
 
 _USER = "listings"
 _DATABASE = "listings"

@@ -48,6 +48,18 @@ class DatabaseFailure(PersistenceError):
     """The database answered with an error that nobody expected. See ``__cause__``."""
 
 
+class MigrationError(PersistenceError):
+    """Migrating failed. The message is for a person, and says what to do."""
+
+
+class SeedError(PersistenceError):
+    """Demo orders could not be added; none was. The message says why."""
+
+
+class EmbeddedPostgresError(PersistenceError):
+    """The embedded PostgreSQL cannot be used: the message says what is wrong and what to do."""
+
+
 class SchemaOutdated(PersistenceError):
     """The database lacks migrations that this version needs."""
 

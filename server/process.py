@@ -14,6 +14,9 @@ from server.settings import Settings
 # Seconds. Longer than proxies keep an idle connection, so that they are the ones to close it.
 _KEEP_ALIVE = 75
 
+# Seconds. A client that never sends the rest of its request must not keep the process from ending.
+_DRAIN = 30
+
 
 class ListenError(Exception):
     """The address to listen on cannot be had. The message names it."""
@@ -45,6 +48,7 @@ async def serve(settings: Settings, database_url: str, ready: Callable[[str], ob
                 log_config=None,
                 server_header=False,
                 timeout_keep_alive=_KEEP_ALIVE,
+                timeout_graceful_shutdown=_DRAIN,
             )
             server = _AnnouncingServer(config, lambda: ready(_base_url(listener)))
             await server.serve(sockets=[listener])

@@ -11,7 +11,7 @@ import pytest
 
 from persistence import migrations, schema
 from persistence.database import Database
-from persistence.errors import SchemaOutdated
+from persistence.errors import MigrationError, SchemaOutdated
 from tests.support.orders import Orders
 
 FIRST, SECOND = "20251220000001_create_orders", "20251220000002_add_order_payment_fields"
@@ -138,7 +138,7 @@ def test_an_index_that_fails_takes_no_payment_with_it(empty_database_url: str) -
     orders = Orders(url)
     first, second = (orders.add(payment_idempotency_key="twice") for _ in range(2))
 
-    with pytest.raises(migrations.MigrationError, match="twice"):
+    with pytest.raises(MigrationError, match="twice"):
         migrations.up(url)
 
     assert orders.row(first)["payment_idempotency_key"] == "twice"
@@ -158,7 +158,7 @@ def test_a_table_that_is_locked_makes_it_give_up(empty_database_url: str) -> Non
     migrations.down(url, FIRST)
     with psycopg.connect(url) as holder:
         holder.execute("LOCK TABLE orders IN ACCESS SHARE MODE")
-        with pytest.raises(migrations.MigrationError, match="held a lock"):
+        with pytest.raises(MigrationError, match="held a lock"):
             migrations.up(url)
     assert migrations.up(url) == [SECOND]
 
@@ -232,13 +232,13 @@ print(migrations.up(sys.argv[1]))
 
 @pytest.mark.parametrize("version", ["1", "2025", "20251220000003", "", "--"])
 def test_a_version_that_is_not_there(database_url: str, version: str) -> None:
-    with pytest.raises(migrations.MigrationError, match="there is no migration"):
+    with pytest.raises(MigrationError, match="there is no migration"):
         migrations.down(database_url, version)
     assert all(each.applied_at for each in migrations.status(database_url))
 
 
 def test_a_server_that_is_not_there() -> None:
-    with pytest.raises(migrations.MigrationError):
+    with pytest.raises(MigrationError):
         migrations.up("postgresql://nobody@127.0.0.1:1/nothing")
 
 

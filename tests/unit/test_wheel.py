@@ -40,7 +40,7 @@ def directory() -> Iterator[Path]:
 def test_the_wheel_serves_the_demo_orders(directory: Path) -> None:
     wheel = _build(directory / "dist")
     environment = _environment(directory / "environment")
-    pip = [sys.executable, "-m", "pip", "--python", environment]
+    pip = (sys.executable, "-m", "pip", "--python", str(environment))
     _run(*pip, "install", "--no-index", "--no-deps", wheel)
 
     where = _run(environment / "bin" / "python", "-I", "-c", _WHERE).splitlines()
