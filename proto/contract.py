@@ -42,8 +42,8 @@ def check() -> None:
         _refuse_breaking(image)
         if _own_files(_contract(image)) != _own_files(_LANDED.read_bytes()):
             raise SystemExit(
-                "The protos are not the contract that landed last; they do not break its clients. "
-                "Accept them with `./justw contract`, and commit proto/contract.binpb."
+                "The protos differ from the contract that landed last, in nothing that buf calls "
+                "breaking. Accept them with `./justw contract`, and commit proto/contract.binpb."
             )
 
 

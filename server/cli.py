@@ -1,5 +1,7 @@
 """The command line ``listings``."""
 
+# What one command alone needs is imported there: all of it takes a second, and `--help` a fifth.
+
 import asyncio
 import logging
 import signal
@@ -10,11 +12,8 @@ from types import FrameType
 from typing import NoReturn
 
 import click
-import uvloop
 
-from persistence import migrations, seeding
 from persistence.errors import EmbeddedPostgresError, PersistenceError
-from server.process import ListenError, serve
 from server.settings import Settings, SettingsError
 
 _DEMO_ORDERS = 100
@@ -42,6 +41,11 @@ def serve_command(host: str | None, port: int | None) -> None:
     An embedded database is migrated first, and gets some demo orders while it is empty. A database
     that LISTINGS_DATABASE_URL names is neither migrated nor filled: see `listings migrate`.
     """
+    import uvloop
+
+    from persistence import migrations, seeding
+    from server.process import serve
+
     with _reported():
         settings = Settings.read()
         given = {"host": host, "port": port}
@@ -64,6 +68,8 @@ def migrate() -> None:
 @migrate.command()
 def up() -> None:
     """Apply the migrations that are missing."""
+    from persistence import migrations
+
     with _reported(), _database(Settings.read()) as url:
         _report("Applied", migrations.up(url))
 
@@ -76,6 +82,8 @@ def down(version: str, *, yes: bool) -> None:
 
     VERSION is the number that a migration begins with, or 0 to roll back everything.
     """
+    from persistence import migrations
+
     with _reported(), _database(Settings.read()) as url:
         if not yes:
             click.confirm(
@@ -89,6 +97,8 @@ def down(version: str, *, yes: bool) -> None:
 @migrate.command()
 def status() -> None:
     """List the migrations, and when each was applied."""
+    from persistence import migrations
+
     with _reported(), _database(Settings.read()) as url:
         for migration in migrations.status(url):
             applied = migration.applied_at
@@ -103,6 +113,8 @@ def status() -> None:
 @click.option("--yes", is_flag=True, help="Do not ask, even if the database has orders.")
 def seed_command(orders: int, *, yes: bool) -> None:
     """Add demo orders: realistic, and the same each time."""
+    from persistence import seeding
+
     with _reported(), _database(Settings.read()) as url:
         if not yes and not asyncio.run(seeding.is_empty(url)):
             click.confirm("The database has orders. Add demo orders to them?", abort=True)
@@ -132,7 +144,7 @@ def _reported() -> Iterator[None]:
     """Show an error that a person can mend as one line, and exit with 1."""
     try:
         yield
-    except (SettingsError, ListenError, PersistenceError) as error:
+    except (SettingsError, PersistenceError) as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -9,7 +9,7 @@ from persistence.database import Database
 from persistence.schema import require_current
 from server.app import create_app
 from server.http2 import RecyclingProtocol
-from server.settings import Settings
+from server.settings import Settings, SettingsError
 
 # Seconds. Longer than proxies keep an idle connection, so that they are the ones to close it.
 _KEEP_ALIVE = 75
@@ -18,15 +18,12 @@ _KEEP_ALIVE = 75
 _DRAIN = 30
 
 
-class ListenError(Exception):
-    """The address to listen on cannot be had. The message names it."""
-
-
 async def serve(settings: Settings, database_url: str, ready: Callable[[str], object]) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is under way.
 
-    ``ready`` is called with the base URL once the port answers. Raises ListenError, or a
-    PersistenceError when the database cannot be reached or lacks migrations.
+    ``ready`` is called with the base URL once the port answers. Raises SettingsError
+    when the address cannot be had, or a PersistenceError when the database cannot be reached or
+    lacks migrations.
     """
     listener = _listen(settings.host, settings.port)
     database = Database(
@@ -69,7 +66,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise ListenError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+        raise SettingsError(f"cannot listen on {host} port {port}: {error.strerror}") from error
 
 
 def _base_url(listener: socket.socket) -> str:

@@ -14,7 +14,7 @@ _Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 
 class SettingsError(Exception):
-    """An environment variable has a value that cannot be used. The message names it."""
+    """A setting cannot be used. The message says which, and what would be right."""
 
 
 class Settings(BaseSettings):

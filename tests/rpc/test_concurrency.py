@@ -3,27 +3,34 @@
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
+import pytest
+
 from persistence.records import PAYMENT_COLUMNS
 from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
 from tests.support.callers import CALLERS, Call, Failure
 from tests.support.orders import Orders
 from tests.support.service import Service
 
-ROUNDS = 40
+ROUNDS = 25
 
 
-def test_updates_of_different_fields_of_one_order_lose_nothing(call: Call, orders: Orders) -> None:
+@pytest.mark.parametrize("protocol", CALLERS)
+def test_updates_of_different_fields_of_one_order_lose_nothing(
+    running: Service, orders: Orders, protocol: str
+) -> None:
     order_id = orders.add()
 
     def write(field: str) -> list[datetime]:
         times: list[datetime] = []
-        for number in range(ROUNDS):
-            value = f"{order_id} {number}"
-            response = call(UpdateOrderPaymentRequest(order_id=order_id, **{field: value}))
-            assert response.order is not None
-            assert getattr(response.order, field) == value
-            assert response.order.updated_at is not None
-            times.append(response.order.updated_at.to_datetime())
+        # A connection of its own: threads that share one of httpx's over HTTP/2 mix up its streams.
+        with CALLERS[protocol](running.base_url) as call:
+            for number in range(ROUNDS):
+                value = f"{order_id} {number}"
+                response = call(UpdateOrderPaymentRequest(order_id=order_id, **{field: value}))
+                assert response.order is not None
+                assert getattr(response.order, field) == value
+                assert response.order.updated_at is not None
+                times.append(response.order.updated_at.to_datetime())
         return times
 
     with ThreadPoolExecutor(len(PAYMENT_COLUMNS)) as pool:
