@@ -15,7 +15,7 @@ serve *args: generate
 
 # Run the tests; arguments as for pytest: test -k seed
 test *args: generate
-    @exec pytest --numprocesses auto "$@"
+    @exec pytest --numprocesses auto --dist worksteal "$@"
 
 # Run the tests that take minutes
 soak *args: generate

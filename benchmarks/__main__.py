@@ -30,8 +30,8 @@ _count = click.IntRange(min=1)
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--orders", type=_count, default=100_000, help="Orders in the table.")
-@click.option("--requests", type=_count, default=4_000, help="Calls to each contestant a round.")
-@click.option("--rounds", type=_count, default=5, help="Rounds that count, after a warm-up.")
+@click.option("--requests", type=_count, default=2_000, help="Calls to each contestant a round.")
+@click.option("--rounds", type=_count, default=7, help="Rounds that count, after a warm-up.")
 @click.option("--concurrency", type=_count, default=10, help="Calls at a time.")
 @click.option(
     "--output", type=click.File("w", lazy=False), help="Write all figures there, as JSON."
@@ -57,11 +57,7 @@ def main(
             with prepared(orders) as database:
                 environment = report.environment(database.version)
                 results = measure(all_contestants, plan, database, scratch, _say)
-    except (
-        BenchmarkError,
-        PersistenceError,
-        psycopg.Error,
-    ) as error:
+    except (BenchmarkError, PersistenceError, psycopg.Error) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"\n{report.text(all_contestants, results)}\n{_NOTES}")
     click.echo(
