@@ -1,0 +1,187 @@
+"""The embedded PostgreSQL after kills, of its users and of itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from persistence import _place, embedded
+from persistence.embedded import running
+from persistence.errors import EmbeddedPostgresError
+from tests.support.embedded import ROOT, User, alive, ask, eventually, postmaster
+
+
+@pytest.mark.parametrize("victim", ["user", "initdb"])
+def test_an_initdb_that_was_killed_halfway_is_made_good(
+    data_dir: Path, user: Callable[[], User], victim: str
+) -> None:
+    first = user()
+    eventually((data_dir / "pgdata.new" / "base" / "1").exists)
+    if victim == "user":
+        first.kill()
+    else:
+        (initdb,) = psutil.Process(first.process.pid).children()
+        initdb.kill()
+        first.process.communicate("leave\n", timeout=60)
+        assert first.process.returncode != 0
+    assert not (data_dir / "pgdata").exists()
+    with running(data_dir) as url:
+        assert ask(url, "SELECT 1") == 1
+    assert not (data_dir / "pgdata.new").exists()
+
+
+def test_a_crash_before_the_database_was_made(used_dir: Path) -> None:
+    with running(used_dir) as url:
+        ask(url.replace("/listings?", "/postgres?"), "DROP DATABASE listings")
+    with running(used_dir) as url:
+        assert ask(url, "SELECT current_database()") == "listings"
+
+
+def test_a_user_killed_during_the_start(used_dir: Path, user: Callable[[], User]) -> None:
+    first = user()
+    eventually((used_dir / "pgdata" / "postmaster.pid").exists)
+    first.kill()
+    with running(used_dir) as url:
+        assert ask(url, "SELECT 1") == 1
+
+
+def test_a_user_killed_during_the_stop(used_dir: Path, user: Callable[[], User]) -> None:
+    first = user()
+    url = first.line()
+    server = postmaster(used_dir)
+    assert first.process.stdin is not None
+    first.process.stdin.write("leave\n")
+    first.process.stdin.flush()
+    stopping = f"[{server}] LOG:  received fast shutdown request"
+    eventually(lambda: stopping in (used_dir / "postgres.log").read_text())
+    first.kill()
+    with running(used_dir) as again:
+        assert again == url
+        assert ask(url, "SELECT 1") == 1
+        assert postmaster(used_dir) != server
+
+
+def test_a_killed_server_recovers_what_was_committed(used_dir: Path) -> None:
+    with running(used_dir) as url:
+        ask(url, "DROP TABLE IF EXISTS kept; CREATE TABLE kept AS SELECT 42 AS answer")
+        os.kill(postmaster(used_dir), signal.SIGKILL)
+    with running(used_dir) as url:
+        assert ask(url, "SELECT answer FROM kept") == 42
+
+
+def test_processes_of_a_killed_server_are_waited_for(
+    used_dir: Path, user: Callable[[], User]
+) -> None:
+    with running(used_dir) as url, psycopg.connect(url, autocommit=True) as connection:
+        backend = connection.info.backend_pid
+        log = used_dir / "postgres.log"
+        refused = log.read_text().count("FATAL")
+        os.kill(backend, signal.SIGSTOP)
+        os.kill(postmaster(used_dir), signal.SIGKILL)
+        second = user()
+        eventually(lambda: log.read_text().count("FATAL") > refused)
+        assert alive(backend)
+        os.kill(backend, signal.SIGCONT)
+        assert ask(second.line(), "SELECT 1") == 1
+        second.leave()
+
+
+def write_pid_file(data_dir: Path, content: str) -> Path:
+    """Leave a postmaster.pid behind, as the account that runs the server would."""
+    path = data_dir / "pgdata" / "postmaster.pid"
+    path.write_text(content)
+    status = data_dir.stat()
+    os.chown(path, status.st_uid, status.st_gid)
+    return path
+
+
+@pytest.fixture
+def bystander(used_dir: Path) -> Iterator[int]:
+    """A process that has nothing to do with PostgreSQL, named by postmaster.pid."""
+    with running(used_dir):
+        lines = (used_dir / "pgdata" / "postmaster.pid").read_text().split("\n")
+    # Of the same account, for PostgreSQL knows by itself that another's process is not its own.
+    status = used_dir.stat()
+    user, group = (status.st_uid, status.st_gid) if ROOT else (None, None)
+    with subprocess.Popen(["sleep", "600"], user=user, group=group) as process:
+        write_pid_file(used_dir, "\n".join([str(process.pid), *lines[1:]]))
+        yield process.pid
+        assert process.poll() is None, "the bystander was signalled"
+        process.kill()
+
+
+def test_a_postmaster_pid_that_names_another_process(used_dir: Path, bystander: int) -> None:
+    with running(used_dir) as url:
+        assert ask(url, "SELECT 1") == 1
+        assert postmaster(used_dir) != bystander
+
+
+def test_nothing_is_signalled_that_is_not_certainly_the_server(
+    used_dir: Path, bystander: int
+) -> None:
+    misleading = (used_dir / "pgdata" / "postmaster.pid").read_text()
+    with running(used_dir):
+        server = postmaster(used_dir)
+        write_pid_file(used_dir, misleading)
+    assert alive(server)
+    os.kill(server, signal.SIGTERM)
+    eventually(lambda: not alive(server))
+
+
+@pytest.mark.parametrize("content", ["", "nonsense", "-1\n", "99999999999999999999\n", "4194305\n"])
+def test_a_postmaster_pid_without_a_live_process(used_dir: Path, content: str) -> None:
+    write_pid_file(used_dir, content)
+    with running(used_dir) as url:
+        assert ask(url, "SELECT 1") == 1
+
+
+def test_a_second_server_is_not_started_beside_one_that_cannot_be_seen(
+    used_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "_READY_SECONDS", 0.2)
+    with socket.socket(socket.AF_UNIX) as hidden:
+        hidden.bind(str(used_dir / "run" / _place.SOCKET))
+        hidden.listen()
+        with pytest.raises(EmbeddedPostgresError, match="a server that is not ours answers in"):
+            running(used_dir).__enter__()
+    assert not (used_dir / "pgdata" / "postmaster.pid").exists()
+
+
+def test_a_server_started_by_hand_with_an_open_socket_is_neither_used_nor_stopped(
+    base: Path, used_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = _place.find(used_dir)
+    elsewhere = base / "open"
+    elsewhere.mkdir(mode=0o755)
+    os.chown(elsewhere, place.account.uid, place.account.gid)
+    arguments = ("--pgdata=pgdata", "--log=by-hand.log", "--wait")
+    options = f"--options=-c listen_addresses= -k {elsewhere}"
+    assert place.run("pg_ctl", "start", *arguments, options).returncode == 0
+    server = postmaster(used_dir)
+    monkeypatch.setattr(embedded, "_LEFTOVER_SECONDS", 0.2)
+    with pytest.raises(EmbeddedPostgresError, match=f"PID {server}"):
+        running(used_dir).__enter__()
+    assert alive(server)
+    assert place.run("pg_ctl", "stop", "--pgdata=pgdata", "--wait").returncode == 0
+
+
+def test_a_deleted_directory_does_not_break_the_way_out_or_the_next_start(used_dir: Path) -> None:
+    with running(used_dir):
+        server = postmaster(used_dir)
+        shutil.rmtree(used_dir)
+    with running(used_dir) as url:
+        assert ask(url, "SELECT 1") == 1
+        assert postmaster(used_dir) != server
+    with suppress(ProcessLookupError):
+        os.kill(server, signal.SIGQUIT)
+    eventually(lambda: not alive(server))
