@@ -105,7 +105,8 @@ class Place:
         except OSError:
             return False
         owned = stat.S_ISDIR(status.st_mode) and status.st_uid == self.account.uid
-        return owned and stat.S_IMODE(status.st_mode) == 0o700
+        # Not the higher bits: below a set-group-id directory, mkdir sets that one.
+        return owned and status.st_mode & 0o777 == 0o700
 
 
 def find(data_dir: Path) -> Place:

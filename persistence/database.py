@@ -5,6 +5,8 @@
 updates a second (measured: 0.4 to 0.5 of asyncpg's own rate against 0.93 to 1.0 this way).
 """
 
+import asyncio
+import logging
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +15,7 @@ import asyncpg
 import databases
 
 from persistence import errors
+from persistence.url import asyncpg_dsn
 
 _UNAVAILABLE = (
     "08",  # connection exceptions
@@ -20,6 +23,16 @@ _UNAVAILABLE = (
     "57P",  # the server is shutting down, crashed or starting
     "25006",  # read-only: a standby, or a primary that was demoted
 )
+_TIMEOUT = (
+    "57014",  # cancelled: statement_timeout
+    "55P03",  # lock_timeout
+)
+_CONFLICT = (
+    "40001",  # serialization failure
+    "40P01",  # deadlock
+)
+
+_log = logging.getLogger(__name__)
 
 
 class Database:
@@ -31,13 +44,17 @@ class Database:
         """Describe the pool; nothing is opened yet.
 
         ``url`` is a libpq URL, with all that asyncpg understands of one: several hosts, Unix
-        sockets, ``sslmode``, ``target_session_attrs``. Time-outs are in seconds.
+        sockets, ``sslmode``, ``target_session_attrs``. Time-outs are in seconds; the one for
+        statements is also how long one waits for a connection of the pool to come free.
+
+        Raises InvalidDatabaseURL.
         """
+        self._statement_timeout = statement_timeout
         # The URL goes to asyncpg as its `dsn`: databases' own reading of a URL knows neither Unix
         # sockets nor several hosts, and ignores most options without a word.
         self._databases = databases.Database(
             "postgresql:///",
-            dsn=url,
+            dsn=asyncpg_dsn(url),
             database=None,
             min_size=1,
             max_size=max_connections,
@@ -61,7 +78,11 @@ class Database:
         traceback: TracebackType | None,
     ) -> None:
         """Close the pool, after the connections in use have come back."""
-        await self._databases.disconnect()
+        try:
+            await self._databases.disconnect()
+        except (TimeoutError, OSError) as failure:
+            # asyncpg has dropped the connections by now. There is nothing left to lose.
+            _log.warning("PostgreSQL did not take leave: %s", failure or type(failure).__name__)
 
     async def fetch_row(self, sql: str, *args: object) -> Sequence[Any] | None:
         """Run one statement and return its first row, or None when it returns none.
@@ -69,8 +90,10 @@ class Database:
         The statement is a transaction of its own, and one round trip once it is prepared on the
         connection. Raises a PersistenceError, whatever the driver raises.
         """
+        waiting = asyncio.timeout(self._statement_timeout)
         try:
-            async with self._databases.connection() as connection:
+            async with waiting, self._databases.connection() as connection:
+                waiting.reschedule(None)  # from here on, asyncpg keeps the time
                 # databases types its raw connection as Any.
                 raw: asyncpg.Connection[asyncpg.Record] = connection.raw_connection
                 try:
@@ -81,6 +104,8 @@ class Database:
         except errors.PersistenceError:
             raise
         except Exception as error:  # while a connection was being had: nothing has run
+            if waiting.expired():
+                raise errors.DatabaseTimeout("no connection came free in time") from error
             raise errors.DatabaseUnavailable("no connection to PostgreSQL could be had") from error
 
 
@@ -95,10 +120,13 @@ async def _keep_session(_connection: object) -> None:
 def _translated(error: Exception, *, lost: bool) -> errors.PersistenceError:
     """Say in this package's words what a driver's ``error`` means for the statement that ran."""
     state = str(getattr(error, "sqlstate", None) or "")
-    if isinstance(error, TimeoutError):  # before OSError, which it is one of
+    # Before OSError, which TimeoutError is one of.
+    if isinstance(error, TimeoutError) or state in _TIMEOUT:
         return errors.DatabaseTimeout("PostgreSQL did not answer in time")
     if lost or state.startswith(_UNAVAILABLE) or isinstance(error, OSError):
         return errors.DatabaseUnavailable("the connection to PostgreSQL was lost")
+    if state in _CONFLICT:
+        return errors.TransactionConflict("a concurrent transaction stood in the way")
     if isinstance(error, asyncpg.UniqueViolationError):
         return errors.UniqueViolation(error.constraint_name)
     if state.startswith("22") or isinstance(error, asyncpg.DataError | UnicodeError):

@@ -28,12 +28,20 @@ class InvalidValue(PersistenceError):
     """PostgreSQL cannot store a value as it came: too long, or with a NUL. Nothing was written."""
 
 
+class InvalidDatabaseURL(PersistenceError):
+    """The URL of the database cannot be used. The message says why, without a part of it."""
+
+
 class DatabaseUnavailable(PersistenceError):
     """The database cannot be reached. What was under way may or may not have been written."""
 
 
 class DatabaseTimeout(PersistenceError):
     """A statement took longer than allowed. It may or may not have been written."""
+
+
+class TransactionConflict(PersistenceError):
+    """A concurrent transaction stood in the way. Nothing was written; trying again may succeed."""
 
 
 class UniqueViolation(PersistenceError):

@@ -10,7 +10,7 @@ from datetime import datetime
 from urllib.parse import urlencode
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import make_conninfo
 from yoyo import get_backend, read_migrations
 from yoyo.backends import DatabaseBackend
 from yoyo.exceptions import BadMigration
@@ -18,6 +18,7 @@ from yoyo.migrations import MigrationList
 
 from persistence.errors import MigrationError
 from persistence.schema import migration_ids, migrations_directory
+from persistence.url import parameters
 
 _ADVISORY_LOCK = 0x6C697374696E6773  # "listings" in ASCII, as one 64-bit key
 _POLL_SECONDS = 0.1
@@ -34,7 +35,7 @@ class Status:
 def status(url: str) -> list[Status]:
     """Return every migration there is, oldest first. Reads only."""
     applied: dict[str, datetime] = {}
-    with _reported(), psycopg.connect(url) as connection:
+    with _reported(), _connect(url) as connection:
         found = connection.execute("SELECT to_regclass('_yoyo_migration')").fetchone()
         if found and found[0]:
             rows = connection.execute("SELECT migration_id, applied_at_utc FROM _yoyo_migration")
@@ -98,7 +99,7 @@ def _backend(url: str) -> Iterator[DatabaseBackend]:
     except (KeyError, OSError):  # a numeric user without a name, as in a container
         os.environ["LOGNAME"] = str(os.getuid())  # yoyo logs who migrates
     # As parameters, because yoyo's own reading of a URL knows one host only.
-    backend = get_backend(f"postgresql+psycopg:///?{urlencode(conninfo_to_dict(url))}")
+    backend = get_backend(f"postgresql+psycopg:///?{urlencode(parameters(url))}")
     with backend:
         # A run that was killed leaves its row in yoyo's lock table. It cannot be a live one: that
         # one would hold the advisory lock.
@@ -109,12 +110,16 @@ def _backend(url: str) -> Iterator[DatabaseBackend]:
 @contextmanager
 def _only_one(url: str) -> Iterator[None]:
     """Hold an advisory lock, which PostgreSQL releases when its holder dies."""
-    with psycopg.connect(url, autocommit=True) as connection:
+    with _connect(url) as connection:
         # Asked for again and again rather than waited for: a waiting statement is an old
         # transaction, for which the holder's CREATE INDEX CONCURRENTLY would wait in turn.
         while not _try_lock(connection):
             time.sleep(_POLL_SECONDS)
         yield
+
+
+def _connect(url: str) -> psycopg.Connection:
+    return psycopg.connect(make_conninfo(**parameters(url)), autocommit=True)
 
 
 def _try_lock(connection: psycopg.Connection) -> bool:

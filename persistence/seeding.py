@@ -11,6 +11,7 @@ from typing import TypeAlias, TypeVar
 import asyncpg
 
 from persistence.errors import SeedError
+from persistence.url import asyncpg_dsn
 
 _BATCH = 20_000
 
@@ -50,6 +51,12 @@ _COLUMNS = (
 )
 
 
+# The number of an order that was deleted is not given out again.
+_LAST_ID = """
+    SELECT greatest(max(id), pg_sequence_last_value(pg_get_serial_sequence('orders', 'id')), 0)
+    FROM orders
+"""
+
 _T = TypeVar("_T")
 _Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -80,7 +87,7 @@ async def seed_if_empty(url: str, orders: int) -> None:
 
 
 async def _add(connection: _Connection, orders: int, progress: Callable[[int], object]) -> None:
-    first = 1 + await connection.fetchval("SELECT coalesce(max(id), 0) FROM orders")
+    first = 1 + await connection.fetchval(_LAST_ID)
     rows = _orders(first, orders, datetime.now(UTC))
     batch = list(islice(rows, _BATCH))
     while batch:
@@ -109,7 +116,7 @@ async def _alone(connection: _Connection) -> AsyncIterator[None]:
 @asynccontextmanager
 async def _connection(url: str) -> AsyncIterator[_Connection]:
     try:
-        connection = await asyncpg.connect(dsn=url)
+        connection = await asyncpg.connect(dsn=asyncpg_dsn(url))
         try:
             yield connection
         finally:

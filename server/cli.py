@@ -30,6 +30,8 @@ def main() -> None:
     logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # The default would end the process on the spot, and leave the embedded PostgreSQL running.
     signal.signal(signal.SIGTERM, _exit)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which nohup has set
+        signal.signal(signal.SIGHUP, _terminate)  # the terminal was closed
 
 
 @main.command("serve")
@@ -165,6 +167,10 @@ def _announce(base_url: str) -> None:
         f"Serving gRPC, gRPC-Web and Connect (JSON too) on {base_url}\n"
         f"Pay for order 1:\n\n{curl}\n\nCtrl-C stops the service."
     )
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    signal.raise_signal(signal.SIGTERM)  # whoever handles that now: this module, or uvicorn
 
 
 def _exit(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -9,6 +9,7 @@ that was acknowledged and not stored, each of these is an error.
 import json
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from functools import cache
 from typing import Any, NoReturn, TypeVar
 
@@ -34,7 +35,7 @@ _MAX_ERROR_CHARACTERS = 300  # an error may quote what it refuses
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 # https://protobuf.dev/programming-guides/json: an integer may be a string, and have an exponent.
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,9})?")
 _FIRST_INEXACT_FLOAT = 2**53
 _INTEGERS = frozenset(ScalarType) - {
     ScalarType.DOUBLE,
@@ -67,17 +68,27 @@ class StrictJSONCodec:
         try:
             _check_depth(data)
             value = json.loads(
-                data.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant
+                data.decode(),
+                object_pairs_hook=_object,
+                parse_constant=_refuse_constant,
+                parse_float=_Float,
             )
             if isinstance(value, dict):
                 _check_fields(message_class, value)
             return message_from_json_value(message_class, value)
-        except (ValueError, TypeError, OverflowError) as error:
+        except (ValueError, TypeError, ArithmeticError) as error:
             text = f"cannot read the request as JSON: {error}"
             details = [error.detail()] if isinstance(error, _FieldError) else []
             raise ConnectError(
                 Code.INVALID_ARGUMENT, text[:_MAX_ERROR_CHARACTERS], details
             ) from error
+
+
+class _Float(float):
+    """A number with a fraction or an exponent, which knows how it was spelled."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
 
 
 class _FieldError(ValueError):
@@ -138,12 +149,22 @@ def _check_scalar(name: str, kind: ScalarType, given: object) -> None:
     if kind is ScalarType.STRING and not isinstance(given, str):
         raise _FieldError(name, "must be a string", "STRING_EXPECTED")
     if kind in _INTEGERS:
-        if isinstance(given, str) and _NUMBER.fullmatch(given):
-            given = int(given) if given.removeprefix("-").isdigit() else float(given)
-        # Beyond this, a number with a fraction or an exponent may be read as its neighbour.
-        exact = isinstance(given, float) and abs(given) < _FIRST_INEXACT_FLOAT
-        if not exact and type(given) is not int:
+        spelled = given.text if isinstance(given, _Float) else given
+        if not (_is_integer(spelled) if isinstance(spelled, str) else type(given) is int):
             raise _FieldError(name, 'must be an integer, as 42 or "42"', "INTEGER_EXPECTED")
+
+
+def _is_integer(text: str) -> bool:
+    """Whether ``text`` is an integer that the runtime's own reader, which uses floats, gets right.
+
+    Of a number with a fraction or an exponent, that reader makes the nearest float.
+    """
+    if not _NUMBER.fullmatch(text):
+        return False
+    if text.removeprefix("-").isdigit():
+        return True
+    number = Decimal(text)
+    return abs(number) < _FIRST_INEXACT_FLOAT and number == number.to_integral_value()
 
 
 @cache

@@ -15,6 +15,25 @@ from server.gen.google.rpc.error_details_pb import ErrorInfo, RetryInfo
 _DOMAIN = "listings.v1"
 _RETRY_DELAY = RetryInfo(retry_delay=Duration(seconds=1))
 
+# What may succeed when it is tried again, and says so.
+_PASSING = {
+    errors.DatabaseUnavailable: (
+        Code.UNAVAILABLE,
+        "the database cannot be reached; try again",
+        [_RETRY_DELAY],
+    ),
+    errors.DatabaseTimeout: (
+        Code.DEADLINE_EXCEEDED,
+        "the database took too long; try again",
+        [],
+    ),
+    errors.TransactionConflict: (
+        Code.ABORTED,
+        "a concurrent change stood in the way; try again",
+        [_RETRY_DELAY],
+    ),
+}
+
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
@@ -58,13 +77,9 @@ def _connect_error(error: Exception, ctx: RequestContext[Any, Any]) -> ConnectEr
             )
         case errors.InvalidValue():
             return ConnectError(Code.INVALID_ARGUMENT, "a value cannot be stored as it came")
-        case errors.DatabaseUnavailable():
+    for kind, (code, message, details) in _PASSING.items():
+        if isinstance(error, kind):
             _log.warning("%s: %s (%s)", ctx.method.name, error, error.__cause__)
-            return ConnectError(
-                Code.UNAVAILABLE, "the database cannot be reached; try again", [_RETRY_DELAY]
-            )
-        case errors.DatabaseTimeout():
-            _log.warning("%s: %s", ctx.method.name, error)
-            return ConnectError(Code.DEADLINE_EXCEEDED, "the database took too long; try again")
+            return ConnectError(code, message, details)
     _log.error("%s failed", ctx.method.name, exc_info=error)
     return ConnectError(Code.INTERNAL, "internal error")

@@ -39,6 +39,11 @@ class ExplainRefusals:
             refusal = _connect_error(400, "invalid_argument", "a header is not ASCII text")
             await refusal(scope, receive, send)
             return
+        content_type = Headers(scope=scope).get("content-type", "")
+        if scope["http_version"] != "2" and _is_grpc(content_type):
+            text = "gRPC needs HTTP/2; over HTTP/1.1 there are gRPC-Web and Connect"
+            await _connect_error(505, "unimplemented", text)(scope, receive, send)
+            return
         answered = False
 
         async def explain(message: Message) -> None:
@@ -55,6 +60,12 @@ class ExplainRefusals:
                 await send(message)
 
         await self._app(scope, receive, explain)
+
+
+def _is_grpc(content_type: str) -> bool:
+    return content_type.startswith("application/grpc") and not content_type.startswith(
+        "application/grpc-web"
+    )
 
 
 async def _explain(

@@ -45,10 +45,10 @@ def add(connection: Connection) -> None:
 
 
 def remove(connection: Connection) -> None:
-    """Drop the indexes, then the columns with what they hold."""
-    _limit_lock_waits_for_indexes(connection)
-    for name in _INDEXES:
-        connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+    """Drop the columns with what they hold, and with them the indexes: all at once or not at all.
+
+    Without the unique index, one idempotency key would be taken for two orders.
+    """
     _limit_lock_waits_for_table(connection)
     connection.execute(
         """

@@ -2,10 +2,11 @@
 
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psycopg
@@ -13,6 +14,7 @@ import pytest
 
 from tests.support import service
 from tests.support.callers import PATH, json_client
+from tests.support.embedded import open_directory, servers_below
 from tests.support.orders import Orders
 
 
@@ -94,9 +96,18 @@ def test_sigterm_lets_a_request_finish(database_url: str, tmp_path: Path) -> Non
     assert Orders(database_url).row(order_id)["payment_status"] == "paid"
 
 
-def test_the_embedded_database_survives_restarts(tmp_path: Path) -> None:
-    settings = {"data_dir": str(tmp_path / "data")}
-    for expected in ("pending", "paid"):
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """For an embedded database; also root's unprivileged account can reach it."""
+    directory = open_directory()
+    yield directory / "data"
+    shutil.rmtree(directory)
+
+
+def test_the_embedded_database_survives_restarts(tmp_path: Path, data_dir: Path) -> None:
+    settings = {"data_dir": str(data_dir)}
+    # By an operator, and by closing the terminal.
+    for expected, how in (("pending", signal.SIGTERM), ("paid", signal.SIGHUP)):
         with (
             service.running("", tmp_path / "log", **settings) as running,
             json_client(running.base_url) as http,
@@ -106,7 +117,9 @@ def test_the_embedded_database_survives_restarts(tmp_path: Path) -> None:
             http.post(PATH, content='{"orderId": 1, "paymentStatus": "paid"}')
             assert http.post(PATH, content='{"orderId": 100, "paymentStatus": "x"}').is_success
             assert http.post(PATH, content='{"orderId": 101, "paymentStatus": "x"}').is_error
-            assert running.stop() == 0
+            running.process.send_signal(how)
+            assert running.process.wait(20) == 0
+        assert not list(servers_below(data_dir))
 
 
 def test_a_database_without_migrations_is_not_served(empty_database_url: str) -> None:
@@ -123,6 +136,19 @@ def test_a_database_that_is_not_there() -> None:
         assert re.match(r"Error: .+", done.stderr)
         assert "Traceback" not in done.stderr + done.stdout
         assert "hunter2" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://u:hun%zzter2@h/db", "postgresql://u@h:hunter2/db", "postgresql:///?x=hunter2"],
+)
+def test_a_url_that_cannot_be_read(url: str) -> None:
+    for command in (["serve"], ["migrate", "up"], ["seed", "--orders", "1"]):
+        done = listings(*command, url=url)
+        assert done.returncode == 1
+        assert re.match(r"Error: .*expected postgresql://", done.stderr)
+        assert "Traceback" not in done.stderr + done.stdout
+        assert "ter2" not in done.stderr + done.stdout
 
 
 def test_a_port_that_is_taken(database_url: str) -> None:
@@ -171,6 +197,11 @@ def test_seed(database_url: str) -> None:
     again = listings("seed", "--orders", "10", "--yes", url=database_url)
     assert (again.returncode, count(database_url)) == (0, 25_010), again.stderr
     assert Orders(database_url).add() == 25_011
+
+    with psycopg.connect(database_url) as connection:
+        connection.execute("DELETE FROM orders WHERE id > 25000")
+    listings("seed", "--orders", "10", "--yes", url=database_url)
+    assert Orders(database_url).add() == 25_022, "the number of a deleted order was given again"
 
 
 def test_seed_without_a_table(empty_database_url: str) -> None:

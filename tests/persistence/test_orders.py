@@ -103,6 +103,31 @@ async def test_a_statement_that_takes_too_long_is_cancelled(database_url: str) -
         assert order.payment_status == "pending"
 
 
+async def test_waiting_for_a_connection_has_an_end(database_url: str) -> None:
+    """Without one, each of these would wait for all before it."""
+    order_id = Orders(database_url).add()
+    async with repository(database_url, statement_timeout=0.2, max_connections=1) as repo:
+        with psycopg.connect(database_url) as holder:
+            holder.execute("SELECT FROM orders FOR UPDATE")
+            updates = [repo.update_payment_info(order_id, {"payment_status": "x"}) for _ in "12345"]
+            failures = await asyncio.gather(*updates, return_exceptions=True)
+    assert all(isinstance(each, errors.DatabaseTimeout) for each in failures)
+    assert sum("no connection" in str(each) for each in failures) >= 3
+
+
+async def test_a_server_that_hangs_does_not_keep_the_pool_from_closing(
+    database_url: str, tmp_path: Path
+) -> None:
+    order_id = Orders(database_url).add()
+    async with wire.counted(database_url, tmp_path) as (url, counts):
+        try:
+            async with repository(url, statement_timeout=0.2) as repo:
+                await repo.update_payment_info(order_id, {"payment_status": "paid"})
+                counts.answering.clear()
+        finally:
+            counts.answering.set()
+
+
 async def test_cancelled_callers_leave_the_pool_whole(database_url: str) -> None:
     orders = Orders(database_url)
     order_ids = [orders.add() for _ in range(4)]

@@ -163,6 +163,18 @@ def test_a_table_that_is_locked_makes_it_give_up(empty_database_url: str) -> Non
     assert migrations.up(url) == [SECOND]
 
 
+def test_a_rollback_that_gives_up_leaves_everything(empty_database_url: str) -> None:
+    """Above all the unique index: without it, one key would be taken for two orders."""
+    url = empty_database_url
+    migrations.up(url)
+    full = catalog(url)
+    with psycopg.connect(url) as holder:
+        holder.execute("LOCK TABLE orders IN ACCESS SHARE MODE")
+        with pytest.raises(MigrationError, match="held a lock"):
+            migrations.down(url, FIRST)
+    assert catalog(url) == full
+
+
 def test_a_run_that_was_killed_blocks_nobody(empty_database_url: str) -> None:
     url = empty_database_url
     migrations.up(url)

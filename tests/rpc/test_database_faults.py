@@ -45,11 +45,8 @@ def failure(call: Call, order_id: int, status: str = "paid") -> Failure:
     return caught.value
 
 
-@pytest.mark.parametrize("sqlstate", ["XX000", "P0001", "23505", "42501"])
-def test_an_unexpected_error_is_internal_and_says_nothing(
-    call: Call, orders: Orders, running: Service, sqlstate: str
-) -> None:
-    order_id = orders.add()
+def fail_with(orders: Orders, sqlstate: str) -> None:
+    """Make setting the status "fail" fail with that error."""
     with psycopg.connect(orders.url, autocommit=True) as connection:
         connection.execute(
             sql.SQL(
@@ -61,6 +58,14 @@ def test_an_unexpected_error_is_internal_and_says_nothing(
                 """
             ).format(sqlstate, SECRET)
         )
+
+
+@pytest.mark.parametrize("sqlstate", ["XX000", "P0001", "23505", "42501"])
+def test_an_unexpected_error_is_internal_and_says_nothing(
+    call: Call, orders: Orders, running: Service, sqlstate: str
+) -> None:
+    order_id = orders.add()
+    fail_with(orders, sqlstate)
     before, logged = orders.row(order_id), running.log.stat().st_size
 
     found = failure(call, order_id, "fail")
@@ -70,6 +75,33 @@ def test_an_unexpected_error_is_internal_and_says_nothing(
     log = running.log.read_bytes()[logged:].decode()
     assert SECRET in log
     assert "Traceback" in log
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "code"),
+    [
+        ("40001", "aborted"),
+        ("40P01", "aborted"),
+        ("57014", "deadline_exceeded"),
+        ("55P03", "deadline_exceeded"),
+        ("57P01", "unavailable"),
+        ("53100", "unavailable"),
+        ("25006", "unavailable"),
+    ],
+)
+def test_an_error_that_passes_says_so(call: Call, orders: Orders, sqlstate: str, code: str) -> None:
+    order_id = orders.add()
+    before = orders.row(order_id)
+    fail_with(orders, sqlstate)
+
+    found = failure(call, order_id, "fail")
+
+    assert found.code == code
+    assert SECRET not in found.message
+    assert [type(each) for each in found.details] == (
+        [] if code == "deadline_exceeded" else [RetryInfo]
+    )
+    assert orders.row(order_id) == before
 
 
 def test_a_statement_that_takes_too_long(call: Call, orders: Orders) -> None:

@@ -93,6 +93,9 @@ class TestBytesThatAreNoMessage:
         ('{"orderId": [1], "paymentStatus": "paid"}', "order_id"),
         ('{"orderId": 9007199254740993.0, "paymentStatus": "paid"}', "order_id"),
         ('{"orderId": 1e400, "paymentStatus": "paid"}', "order_id"),
+        ('{"orderId": 1.9999999999999999999, "paymentStatus": "paid"}', "order_id"),
+        ('{"orderId": "1.9999999999999999999", "paymentStatus": "paid"}', "order_id"),
+        ('{"orderId": 1e99999999999999999999, "paymentStatus": "paid"}', "order_id"),
         ('{"orderId": 1, "order_id": 2, "paymentStatus": "paid"}', "order_id"),
         ('{"orderId": 1, "paymentStatus": 5}', "payment_status"),
         ('{"orderId": 1, "paymentStatus": {"a": 1}}', "payment_status"),
@@ -123,6 +126,21 @@ def test_json_that_is_not_a_request(http: httpx.Client, body: str, field: str | 
         assert isinstance(detail, BadRequest)
         assert [each.field for each in detail.field_violations] == [field]
         assert field in failure.message
+
+
+def test_grpc_needs_http_2(running: Service, orders: Orders) -> None:
+    """A status would have to go into trailers, which are not to be had over HTTP/1.1."""
+    order_id = orders.add()
+    request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid").to_binary()
+    with json_client(running.base_url, 1) as http:
+        response = http.post(
+            PATH,
+            content=struct.pack(">BI", 0, len(request)) + request,
+            headers={"content-type": "application/grpc"},
+        )
+    assert response.status_code == 505
+    assert "HTTP/2" in json_failure(response).message
+    assert orders.row(order_id)["payment_status"] == "pending"
 
 
 def test_json_in_another_encoding(http: httpx.Client) -> None:

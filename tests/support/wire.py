@@ -1,4 +1,4 @@
-"""A proxy that counts what a client asks of PostgreSQL."""
+"""A proxy that counts what a client asks of PostgreSQL, and can keep the answers back."""
 
 import asyncio
 from collections import Counter
@@ -16,6 +16,7 @@ class Counts:
     """Frontend messages seen so far: https://www.postgresql.org/docs/current/protocol-message-formats.html"""
 
     messages: Counter[int] = field(default_factory=Counter)
+    answering: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def round_trips(self) -> int:
@@ -27,10 +28,11 @@ class Counts:
 async def counted(url: str, directory: Path) -> AsyncIterator[tuple[str, Counts]]:
     """Yield a URL that leads to the same database through a proxy, and what the proxy counts."""
     counts = Counts()
+    counts.answering.set()
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await _connect(url)
-        await asyncio.gather(_count(reader, up_writer, counts), _copy(up_reader, writer))
+        await asyncio.gather(_count(reader, up_writer, counts), _answer(up_reader, writer, counts))
 
     server = await asyncio.start_unix_server(proxy, directory / ".s.PGSQL.5432")
     parts = urlsplit(url)
@@ -62,7 +64,11 @@ async def _count(
         writer.close()
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _answer(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counts: Counts
+) -> None:
     while data := await reader.read(65536):
+        await counts.answering.wait()
         writer.write(data)
+    await counts.answering.wait()
     writer.close()

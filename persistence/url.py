@@ -1,0 +1,97 @@
+"""The URL of a database, read once for all drivers: each of them reads it a little differently."""
+
+from urllib.parse import urlencode
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from persistence.errors import InvalidDatabaseURL
+
+# https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+_ASYNCPG_KNOWS = frozenset(
+    {
+        "application_name",
+        "dbname",
+        "gsslib",
+        "host",
+        "krbsrvname",
+        "options",
+        "passfile",
+        "password",
+        "port",
+        "service",
+        "ssl_max_protocol_version",
+        "ssl_min_protocol_version",
+        "sslcert",
+        "sslcrl",
+        "sslkey",
+        "sslmode",
+        "sslnegotiation",
+        "sslpassword",
+        "sslrootcert",
+        "target_session_attrs",
+        "user",
+    }
+)
+
+# How libpq keeps a connection, and nothing that anybody relies on for safety. asyncpg would send
+# them to PostgreSQL as settings, which refuses the connection.
+_ASYNCPG_DOES_WITHOUT = frozenset(
+    {
+        "client_encoding",
+        "connect_timeout",
+        "fallback_application_name",
+        "keepalives",
+        "keepalives_count",
+        "keepalives_idle",
+        "keepalives_interval",
+        "load_balance_hosts",
+        "sslcompression",
+        "sslsni",
+        "tcp_user_timeout",
+    }
+)
+_OPTIONAL = ("prefer", "disable")  # as channel_binding=prefer, gssencmode=disable
+
+
+def parameters(url: str) -> dict[str, str]:
+    """Return the connection parameters in a libpq URL, by libpq's own reading of it.
+
+    Raises InvalidDatabaseURL.
+    """
+    try:
+        found = {name: str(value) for name, value in conninfo_to_dict(url).items()}
+        for port in filter(None, found.get("port", "").split(",")):
+            int(port)
+    except (psycopg.ProgrammingError, ValueError):
+        # Their messages quote what they stumbled over, which may be the password.
+        raise InvalidDatabaseURL(
+            "the database URL cannot be read; expected postgresql://user:password@host:port/"
+            "database?option=value, with libpq's options, and special characters percent-encoded "
+            "(@ as %40, % as %25)"
+        ) from None
+    return found
+
+
+def asyncpg_dsn(url: str) -> str:
+    """Return a libpq URL as asyncpg understands it. Raises InvalidDatabaseURL."""
+    kept = {}
+    for name, value in parameters(url).items():
+        if name in _ASYNCPG_KNOWS:
+            kept[name] = value
+        elif name not in _ASYNCPG_DOES_WITHOUT and value not in _OPTIONAL:
+            raise InvalidDatabaseURL(
+                f"the database URL demands {name}={value}, which asyncpg cannot do; remove it"
+            )
+    for name, spelled in (("host", _bracketed), ("port", _given)):
+        if name in kept:  # there may be several
+            kept[name] = ",".join(map(spelled, kept[name].split(",")))
+    return f"postgresql://?{urlencode(kept)}"
+
+
+def _given(port: str) -> str:
+    return port or "5432"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("/") else host
