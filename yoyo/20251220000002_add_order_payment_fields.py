@@ -12,6 +12,8 @@ of the steps before it: a time-out at an index would drop the columns, with the 
 from psycopg import Connection
 from yoyo import step
 
+from persistence import indexes
+
 __depends__ = {"20251220000001_create_orders"}
 __transactional__ = False
 
@@ -22,12 +24,10 @@ _INDEXES = {
     "idx_orders_payment_intent": "INDEX {} ON orders (payment_intent_id)",
 }
 
-_IS_INVALID = "SELECT FROM pg_index WHERE indexrelid = to_regclass(%s) AND NOT indisvalid"
-
 
 def add(connection: Connection) -> None:
     """Add the columns, then build the indexes that are missing or half-made."""
-    _limit_lock_waits_for_table(connection)
+    indexes.limit_lock_waits(connection)
     connection.execute(
         """
         ALTER TABLE orders
@@ -37,11 +37,7 @@ def add(connection: Connection) -> None:
             ADD COLUMN IF NOT EXISTS payment_idempotency_key VARCHAR(255)
         """
     )
-    _limit_lock_waits_for_indexes(connection)
-    for name, definition in _INDEXES.items():
-        if connection.execute(_IS_INVALID, (name,)).fetchone() is not None:
-            connection.execute(f"DROP INDEX CONCURRENTLY {name}")
-        connection.execute("CREATE " + definition.format(f"CONCURRENTLY IF NOT EXISTS {name}"))
+    indexes.build(connection, _INDEXES)
 
 
 def remove(connection: Connection) -> None:
@@ -49,7 +45,7 @@ def remove(connection: Connection) -> None:
 
     Without the unique index, one idempotency key would be taken for two orders.
     """
-    _limit_lock_waits_for_table(connection)
+    indexes.limit_lock_waits(connection)
     connection.execute(
         """
         ALTER TABLE orders
@@ -59,16 +55,6 @@ def remove(connection: Connection) -> None:
             DROP COLUMN IF EXISTS payment_idempotency_key
         """
     )
-
-
-def _limit_lock_waits_for_table(connection: Connection) -> None:
-    # While ALTER TABLE waits for its lock, every reader and writer waits behind it.
-    connection.execute("SET lock_timeout = '5s'")
-
-
-def _limit_lock_waits_for_indexes(connection: Connection) -> None:
-    # CONCURRENTLY waits for the transactions that are older than it, and nobody waits behind it.
-    connection.execute("SET lock_timeout = '15min'")
 
 
 step(add, remove)

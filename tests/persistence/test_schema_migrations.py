@@ -15,6 +15,12 @@ from persistence.errors import MigrationError, SchemaOutdated
 from tests.support.orders import Orders
 
 FIRST, SECOND = "20251220000001_create_orders", "20251220000002_add_order_payment_fields"
+LEDGER, LISTS = (
+    "20261123000001_create_order_payment_events",
+    "20261123000002_index_orders_for_lists",
+)
+ALL = [FIRST, SECOND, LEDGER, LISTS]
+LATER = ALL[1:]
 
 INDEXES = {
     "idx_orders_payment_session": "INDEX {} ON public.orders USING btree (payment_session_id)",
@@ -51,6 +57,16 @@ def catalog(url: str) -> dict[str, list[tuple[Any, ...]]]:
             "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid), indisvalid, indisready"
             f" FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid WHERE {ours} ORDER BY 1",
         ),
+        "functions": query(
+            url,
+            "SELECT proname, pg_get_functiondef(oid) FROM pg_proc"
+            " WHERE pronamespace = 'public'::regnamespace ORDER BY 1",
+        ),
+        "triggers": query(
+            url,
+            "SELECT tgname, pg_get_triggerdef(oid), tgenabled FROM pg_trigger"
+            " WHERE NOT tgisinternal ORDER BY 1",
+        ),
         "constraints": query(
             url,
             "SELECT conname, pg_get_constraintdef(c.oid) FROM pg_constraint c"
@@ -66,25 +82,27 @@ def indexes(url: str) -> dict[str, tuple[str, bool]]:
 def test_up_down_and_up_again_leave_the_same_schema(empty_database_url: str) -> None:
     url = empty_database_url
     nothing = catalog(url)
-    assert migrations.up(url) == [FIRST, SECOND]
+    assert migrations.up(url) == ALL
     full = catalog(url)
-    assert migrations.down(url, "20251220000001") == [SECOND]
+    assert migrations.down(url, "20251220000001") == LATER[::-1]
     first = catalog(url)
     assert migrations.down(url, "0") == [FIRST]
     assert catalog(url) == nothing
 
-    assert migrations.up(url) == [FIRST, SECOND]
+    assert migrations.up(url) == ALL
     assert catalog(url) == full
-    assert migrations.down(url, FIRST) == [SECOND]
+    assert migrations.down(url, FIRST) == LATER[::-1]
     assert catalog(url) == first
-    assert migrations.up(url) == [SECOND]
+    assert migrations.up(url) == LATER
     assert catalog(url) == full
     assert migrations.up(url) == []
 
 
 def test_the_columns_and_indexes_of_a_payment(database_url: str) -> None:
     columns = {
-        name: (kind, required) for _, name, kind, required, *_ in catalog(database_url)["columns"]
+        name: (kind, required)
+        for table, name, kind, required, *_ in catalog(database_url)["columns"]
+        if table == "orders"
     }
     assert {name: kind for name, kind in columns.items() if name.startswith("payment_")} == {
         "payment_provider": ("character varying(50)", False),
@@ -147,7 +165,7 @@ def test_an_index_that_fails_takes_no_payment_with_it(empty_database_url: str) -
         connection.execute(
             "UPDATE orders SET payment_idempotency_key = NULL WHERE id = %s", (second,)
         )
-    assert migrations.up(url) == [SECOND]
+    assert migrations.up(url) == LATER
     assert indexes(url)["idx_orders_idempotency_key"][1] is True
     assert orders.row(first)["payment_idempotency_key"] == "twice"
 
@@ -160,13 +178,14 @@ def test_a_table_that_is_locked_makes_it_give_up(empty_database_url: str) -> Non
         holder.execute("LOCK TABLE orders IN ACCESS SHARE MODE")
         with pytest.raises(MigrationError, match="held a lock"):
             migrations.up(url)
-    assert migrations.up(url) == [SECOND]
+    assert migrations.up(url) == LATER
 
 
 def test_a_rollback_that_gives_up_leaves_everything(empty_database_url: str) -> None:
     """Above all the unique index: without it, one key would be taken for two orders."""
     url = empty_database_url
     migrations.up(url)
+    migrations.down(url, SECOND)
     full = catalog(url)
     with psycopg.connect(url) as holder:
         holder.execute("LOCK TABLE orders IN ACCESS SHARE MODE")
@@ -182,7 +201,7 @@ def test_a_run_that_was_killed_blocks_nobody(empty_database_url: str) -> None:
     with psycopg.connect(url) as connection:  # as a killed run leaves it
         connection.execute("INSERT INTO yoyo_lock (locked, ctime, pid) VALUES (1, now(), 1)")
 
-    assert migrations.up(url) == [SECOND]
+    assert migrations.up(url) == LATER
 
 
 def test_the_table_stays_writable_while_indexes_are_made(empty_database_url: str) -> None:
@@ -211,7 +230,7 @@ def test_the_table_stays_writable_while_indexes_are_made(empty_database_url: str
                 )
         finally:
             reader.rollback()
-        assert running.result(timeout=30) == [SECOND]
+        assert running.result(timeout=30) == LATER
     assert orders.row(order_id)["payment_status"] == "paid"
 
 
@@ -219,7 +238,7 @@ def test_processes_that_migrate_at_once(empty_database_url: str) -> None:
     with multiprocessing.get_context("spawn").Pool(4) as pool:
         done = pool.map(migrations.up, [empty_database_url] * 4)
 
-    assert sorted(done, key=len) == [[], [], [], [FIRST, SECOND]]
+    assert sorted(done, key=len) == [[], [], [], ALL]
     assert all(each.applied_at for each in migrations.status(empty_database_url))
 
 
@@ -255,14 +274,11 @@ def test_a_server_that_is_not_there() -> None:
 
 
 def test_status_of_an_empty_database(empty_database_url: str) -> None:
-    assert migrations.status(empty_database_url) == [
-        migrations.Status(FIRST, None),
-        migrations.Status(SECOND, None),
-    ]
+    assert migrations.status(empty_database_url) == [migrations.Status(name, None) for name in ALL]
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("applied", [0, 1, 2])
+@pytest.mark.parametrize("applied", [0, 1, 4])
 async def test_the_service_wants_every_migration(empty_database_url: str, applied: int) -> None:
     if applied:
         migrations.up(empty_database_url)
@@ -271,9 +287,9 @@ async def test_the_service_wants_every_migration(empty_database_url: str, applie
     async with Database(
         empty_database_url, max_connections=1, connect_timeout=5, statement_timeout=5
     ) as database:
-        if applied == 2:
+        if applied == len(ALL):
             await schema.require_current(database)
             return
         with pytest.raises(SchemaOutdated) as caught:
             await schema.require_current(database)
-        assert caught.value.missing == [FIRST, SECOND][applied:]
+        assert caught.value.missing == ALL[applied:]
