@@ -90,6 +90,15 @@ class Database:
         The statement is a transaction of its own, and one round trip once it is prepared on the
         connection. Raises a PersistenceError, whatever the driver raises.
         """
+        row: Sequence[Any] | None = await self._run("fetchrow", sql, args)
+        return row
+
+    async def fetch_rows(self, sql: str, *args: object) -> list[Sequence[Any]]:
+        """Run one statement and return its rows. Otherwise as ``fetch_row``."""
+        rows: list[Sequence[Any]] = await self._run("fetch", sql, args)
+        return rows
+
+    async def _run(self, fetch: str, sql: str, args: Sequence[object]) -> Any:
         waiting = asyncio.timeout(self._statement_timeout)
         try:
             async with waiting, self._databases.connection() as connection:
@@ -97,8 +106,7 @@ class Database:
                 # databases types its raw connection as Any.
                 raw: asyncpg.Connection[asyncpg.Record] = connection.raw_connection
                 try:
-                    row: Sequence[Any] | None = await raw.fetchrow(sql, *args)
-                    return row
+                    return await getattr(raw, fetch)(sql, *args)
                 except Exception as error:
                     raise _translated(error, lost=raw.is_closed()) from error
         except errors.PersistenceError:

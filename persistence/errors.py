@@ -3,6 +3,8 @@
 Callers of this package meet these exceptions and no others.
 """
 
+from collections.abc import Sequence
+
 
 class PersistenceError(Exception):
     """The base of every error that this package raises on purpose."""
@@ -17,11 +19,48 @@ class OrderNotFound(PersistenceError):
 
 
 class IdempotencyKeyReused(PersistenceError):
-    """The idempotency key belongs to another order. Nothing was written."""
+    """The idempotency key was used for another order, or with other values. Nothing was written."""
 
-    def __init__(self, order_id: int) -> None:
-        super().__init__(f"the idempotency key for order {order_id} belongs to another order")
+    def __init__(self, order_id: int, used_for: int) -> None:
+        super().__init__(
+            f"the idempotency key for order {order_id} was used "
+            + (f"for order {used_for}" if used_for != order_id else "with other values")
+        )
         self.order_id = order_id
+        self.same_order = used_for == order_id
+
+
+class PaymentStatusRefused(PersistenceError):
+    """The order's payment status may not become the new one. Nothing was written."""
+
+    def __init__(self, order_id: int, current: str, new: str, allowed: Sequence[str]) -> None:
+        super().__init__(
+            f"the payment status of order {order_id} is {current} and may not become {new}"
+        )
+        self.order_id = order_id
+        self.current = current
+        self.new = new
+        self.allowed = allowed
+
+
+class PaymentNotFound(PersistenceError):
+    """No order has ever had this payment reference."""
+
+
+class PaymentAmbiguous(PersistenceError):
+    """More than one order has had this payment reference."""
+
+
+class InvalidPosition(PersistenceError):
+    """The text does not say a position in the ledger."""
+
+
+class WatcherTooSlow(PersistenceError):
+    """A watcher did not take its events in time, and they had to be dropped."""
+
+
+class WatchEnded(PersistenceError):
+    """The process stops, and sends no more events."""
 
 
 class InvalidValue(PersistenceError):

@@ -1,39 +1,169 @@
 """The orders of the shop, in PostgreSQL."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
 
-from persistence import queries
+from persistence import queries, statuses
 from persistence.database import Database
-from persistence.errors import IdempotencyKeyReused, OrderNotFound, UniqueViolation
-from persistence.records import PAYMENT_COLUMNS, Order
+from persistence.errors import (
+    IdempotencyKeyReused,
+    OrderNotFound,
+    PaymentAmbiguous,
+    PaymentNotFound,
+    PaymentStatusRefused,
+    TransactionConflict,
+    UniqueViolation,
+)
+from persistence.records import (
+    PAYMENT_COLUMNS,
+    Order,
+    OrderFilter,
+    OrderKey,
+    Origin,
+    PaymentEvent,
+    Update,
+)
+
+# Where a key is entered when it is used: the order that has it now, and the ledger for good.
+_KEY_INDEXES = ("idx_orders_idempotency_key", "idx_order_payment_events_idempotency_key")
+
+# An update that is not made has a reason that can be read. If not, the reason has gone meanwhile.
+_MOST_ATTEMPTS = 5
 
 
 class OrderRepository:
-    """Reads and writes orders, one statement a call."""
+    """Reads and writes orders."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        guard_status: bool = True,
+        committed: Callable[[], object] = lambda: None,
+    ) -> None:
+        """With ``guard_status``, payment statuses follow the moves of ``statuses.MOVES`` only.
+
+        ``committed`` is called after each update that has written something.
+        """
         self._database = database
+        self._guard_status = guard_status
+        self._committed = committed
 
-    async def update_payment_info(self, order_id: int, params: Mapping[str, str]) -> Order:
+    async def update_payment_info(
+        self, order_id: int, params: Mapping[str, str], origin: Origin
+    ) -> Update:
         """Set the payment columns named in ``params`` and return the order as it stands then.
 
         ``params`` maps some of ``PAYMENT_COLUMNS``, at least one, to their new values. All of them
-        are written in one atomic step and one round trip; other columns keep their values, except
-        ``updated_at``, which moves forward.
+        are written in one atomic step and one round trip, together with the history; other columns
+        keep their values, except ``updated_at``, which moves forward.
 
-        Raises OrderNotFound, IdempotencyKeyReused or another PersistenceError. ValueError, when
-        ``params`` is empty or names a column that is not a payment column.
+        A ``payment_idempotency_key`` takes effect once: with the same order and ``params`` as
+        before, nothing is written, and the order comes back as it stands by now.
+
+        Raises OrderNotFound, IdempotencyKeyReused, PaymentStatusRefused or another
+        PersistenceError. ValueError, when ``params`` is empty or names a column that is not a
+        payment column.
         """
         columns = tuple(column for column in PAYMENT_COLUMNS if column in params)
         if len(columns) != len(params):
             raise ValueError(f"not payment columns: {sorted(params.keys() - set(columns))}")
         sql = queries.update_payment(columns)
-        try:
-            row = await self._database.fetch_row(sql, order_id, *map(params.__getitem__, columns))
-        except UniqueViolation as violation:
-            if violation.constraint == "idx_orders_idempotency_key":
-                raise IdempotencyKeyReused(order_id) from violation
-            raise
+        values: list[object] = [params[column] for column in columns]
+        if (status := params.get("payment_status")) is not None:
+            values.append(self._refusing(status))
+        for _ in range(_MOST_ATTEMPTS):
+            try:
+                row = await self._database.fetch_row(
+                    sql, order_id, origin.request_id, origin.caller or "", *values
+                )
+            except UniqueViolation as violation:
+                if violation.constraint not in _KEY_INDEXES:
+                    raise
+                row = None
+            if row is not None:
+                self._committed()
+                return Update(Order._make(row), replayed=False)
+            if replay := await self._replay(order_id, params):
+                return replay
+            self._check_status(await self.get(order_id), status)
+        raise TransactionConflict(f"the payment of order {order_id} keeps changing")
+
+    async def get(self, order_id: int) -> Order:
+        """Return the order. Raises OrderNotFound or another PersistenceError."""
+        row = await self._database.fetch_row(queries.get_order(), order_id)
         if row is None:
             raise OrderNotFound(order_id)
         return Order._make(row)
+
+    async def find_by_payment(self, reference: str, value: str, provider: str | None) -> Order:
+        """Return the order that has ever had ``value`` as ``reference``.
+
+        ``reference`` is one of ``queries.REFERENCES``. With a ``provider``, only an order that has
+        this provider, or had it together with the reference. Raises PaymentNotFound,
+        PaymentAmbiguous or another PersistenceError.
+        """
+        sql = queries.find_order(reference, by_provider=provider is not None)
+        rows = await self._database.fetch_rows(
+            sql, value, *(() if provider is None else [provider])
+        )
+        if not rows:
+            raise PaymentNotFound(f"no order has had this {reference}")
+        if len(rows) > 1:
+            raise PaymentAmbiguous(f"more than one order has had this {reference}")
+        return Order._make(rows[0])
+
+    async def list_orders(
+        self, wanted: OrderFilter, limit: int, after: OrderKey | None = None
+    ) -> list[Order]:
+        """Return up to ``limit`` orders, newest first: those after ``after``, or the first ones."""
+        filters = {name: getattr(wanted, name) for name in queries.FILTERS}
+        given = {name: value for name, value in filters.items() if value is not None}
+        sql = queries.list_orders(tuple(given), after_key=after is not None)
+        rows = await self._database.fetch_rows(sql, limit, *(after or ()), *given.values())
+        return list(map(Order._make, rows))
+
+    async def list_stuck(
+        self,
+        unchanged_since: datetime,
+        provider: str | None,
+        limit: int,
+        after: OrderKey | None = None,
+    ) -> list[Order]:
+        """Return up to ``limit`` orders whose payment a provider has yet to decide, oldest first.
+
+        Only those that have not changed since the aware time ``unchanged_since``.
+        """
+        sql = queries.list_stuck(by_provider=provider is not None, after_key=after is not None)
+        wanted = () if provider is None else (provider,)
+        rows = await self._database.fetch_rows(sql, limit, unchanged_since, *(after or ()), *wanted)
+        return list(map(Order._make, rows))
+
+    def _refusing(self, status: str) -> list[str]:
+        return statuses.refusing(status) if self._guard_status else []
+
+    async def _replay(self, order_id: int, params: Mapping[str, str]) -> Update | None:
+        """Return the answer when the key in ``params`` was used for the same request before."""
+        key = params.get("payment_idempotency_key")
+        if key is None:
+            return None
+        row = await self._database.fetch_row(queries.get_event_by_key(), key)
+        if row is None:
+            return None
+        event = PaymentEvent._make(row)
+        if event.order_id != order_id or not _is_same_request(event, params):
+            raise IdempotencyKeyReused(order_id, used_for=event.order_id)
+        return Update(await self.get(order_id), replayed=True)
+
+    def _check_status(self, order: Order, status: str | None) -> None:
+        if status is not None and order.payment_status in self._refusing(status):
+            allowed = statuses.allowed_from(order.payment_status)
+            raise PaymentStatusRefused(order.id, order.payment_status, status, allowed)
+
+
+def _is_same_request(event: PaymentEvent, params: Mapping[str, str]) -> bool:
+    # Of an event that entered a payment from before the history, nobody knows the fields.
+    fields = params.keys() if event.request_fields is None else set(event.request_fields)
+    return fields == params.keys() and all(
+        getattr(event, f"{name}_after") == value for name, value in params.items()
+    )

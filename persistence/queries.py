@@ -1,38 +1,227 @@
-"""The SQL, assembled by PyPika. Values travel as parameters only and never stand in the text."""
+"""The SQL, assembled by PyPika. Values travel as parameters only and never stand in the text.
 
+Each text is kept: PyPika takes longer to write a statement than PostgreSQL to run it.
+"""
+
+from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from itertools import count
+from typing import Any, Final, TypeAlias
 
-from pypika import CustomFunction, Parameter, PostgreSQLQuery, Table
-from pypika.terms import Interval
+from pypika import CustomFunction, Field, Order, Parameter, PostgreSQLQuery, Table, Tuple
+from pypika.enums import Comparator
+from pypika.terms import BasicCriterion, Criterion, Interval, Term
 
-from persistence.records import PAYMENT_COLUMNS, Order
+from persistence.records import PAYMENT_COLUMNS, PaymentEvent
+from persistence.records import Order as OrderRecord
+from persistence.statuses import OPEN
+
+# Any, because PyPika types its builders as those of no dialect.
+_Builder: TypeAlias = Any
 
 _orders = Table("orders")
-_greatest = CustomFunction("greatest", ["first", "second"])
+_events = Table("order_payment_events")
+
+_all_of = CustomFunction("ALL", ["array"])
+_any_of = CustomFunction("ANY", ["array"])
 _clock_timestamp = CustomFunction("clock_timestamp")
+_greatest = CustomFunction("greatest", ["first", "second"])
+_set_config = CustomFunction("set_config", ["name", "value", "is_local"])
+_current_snapshot = CustomFunction("pg_current_snapshot")
+_snapshot_xmin = CustomFunction("pg_snapshot_xmin", ["snapshot"])
+_snapshot_xmax = CustomFunction("pg_snapshot_xmax", ["snapshot"])
+_visible_in = CustomFunction("pg_visible_in_snapshot", ["transaction", "snapshot"])
+
+_AGE = (_orders.created_at, _orders.id)
+
+REFERENCES: Final = (
+    "payment_session_id",
+    "payment_intent_id",
+    "payment_transaction_id",
+    "payment_idempotency_key",
+)
+"""The payment columns that an order can be found by."""
+
+FILTERS: Final = {
+    "payment_status": _orders.payment_status.eq,
+    "payment_provider": _orders.payment_provider.eq,
+    "storefront_id": _orders.storefront_id.eq,
+    "buyer_id": _orders.buyer_id.eq,
+    "created_from": _orders.created_at.gte,
+    "created_before": _orders.created_at.lt,
+}
+"""What orders can be listed by: each makes a condition of a parameter."""
+
+
+class _PostgreSQL(Comparator):
+    is_distinct_from = " IS DISTINCT FROM "
 
 
 @cache
 def update_payment(columns: tuple[str, ...]) -> str:
-    """Return ``UPDATE orders SET … WHERE id = $1 RETURNING …`` for these payment columns.
+    """Return ``UPDATE orders SET … WHERE id = $1 … RETURNING …`` for these payment columns.
 
-    ``$2``, ``$3``, … are the values of ``columns``, in their order. The row comes back as the
-    fields of ``Order``. Kept for each set of columns (63 of them): PyPika takes longer to write a
-    statement than PostgreSQL to run it.
+    ``$2`` is the request id and ``$3`` the caller, for the history. From ``$4`` on come the values
+    of ``columns``, in their order. When ``payment_status`` is one of them, the last parameter is an
+    array of the statuses that may not become the new one. The row comes back as the fields of
+    ``Order``. None comes back, and nothing is written, when there is no such order, when its
+    status may not become the new one, or when its idempotency key is the new one already.
 
     Raises ValueError when ``columns`` is empty or names something that is not a payment column.
     """
     if not columns or not set(columns) <= set(PAYMENT_COLUMNS):
         raise ValueError(f"expected some of {PAYMENT_COLUMNS}, got {columns}")
-    # Any, because PyPika's builders are typed as the one without RETURNING.
-    query: Any = PostgreSQLQuery.update(_orders)
-    for number, column in enumerate(columns, start=2):
-        query = query.set(_orders[column], Parameter(f"${number}"))
+    numbers = count(4)
+    values = {column: Parameter(f"${next(numbers)}") for column in columns}
+    query: _Builder = PostgreSQLQuery.update(_orders)
+    for column, value in values.items():
+        query = query.set(_orders[column], value)
     # clock_timestamp(), because now() is when the transaction began: one that waited for a row
     # lock would put an earlier time over a later one. greatest(), because clocks step back.
     moved = _greatest(_clock_timestamp(), _orders.updated_at + Interval(microseconds=1))
     query = query.set(_orders.updated_at, moved)
+    # PostgreSQL holds a row that it had to wait for against these conditions once more, so that no
+    # other update comes in between the check and the write.
     query = query.where(_orders.id == Parameter("$1"))
-    query = query.returning(*(_orders[column] for column in Order._fields))
-    return str(query)
+    if "payment_status" in values:
+        refusing = _all_of(Parameter(f"${next(numbers)}"))
+        query = query.where(_orders.payment_status != refusing)
+    if key := values.get("payment_idempotency_key"):
+        query = query.where(_differs(_orders.payment_idempotency_key, key))
+        query = query.where(_told_to_trigger("request_fields", ",".join(columns)))
+    query = query.where(_told_to_trigger("request_id", Parameter("$2")))
+    query = query.where(_told_to_trigger("caller", Parameter("$3")))
+    return str(query.returning(*_columns(_orders, OrderRecord._fields)))
+
+
+def _told_to_trigger(name: str, value: Term | str) -> Criterion:
+    """Return a condition that always holds, and that sets ``listings.<name>``.
+
+    The trigger that writes the history reads it; it is forgotten when the transaction ends. A
+    statement of its own would be a second round trip.
+    """
+    return _set_config(f"listings.{name}", value, True).isnotnull()
+
+
+@cache
+def get_order() -> str:
+    """Return the SELECT of the order with the id ``$1``."""
+    return str(_select_orders().where(_orders.id == Parameter("$1")))
+
+
+@cache
+def find_order(reference: str, *, by_provider: bool) -> str:
+    """Return the SELECT of up to two orders that have ever had ``$1`` as ``reference``.
+
+    ``reference`` is one of ``REFERENCES``. With ``by_provider``, ``$2`` is the provider that the
+    order has, or had together with the reference.
+    """
+    if reference == "payment_idempotency_key":
+        brought = _events.idempotency_key == Parameter("$1")
+    else:
+        before, after = _events[f"{reference}_before"], _events[f"{reference}_after"]
+        brought = (after == Parameter("$1")) & _differs(after, before)  # as in the index
+    query: _Builder = PostgreSQLQuery.from_(_events).join(_orders)
+    query = query.on(_orders.id == _events.order_id).where(brought)
+    if by_provider:
+        provider = Parameter("$2")
+        then, now = _events.payment_provider_after, _orders.payment_provider
+        query = query.where((then == provider) | (now == provider))
+    query = query.select(*_columns(_orders, OrderRecord._fields)).distinct()
+    return str(query.orderby(_orders.id).limit(2))
+
+
+@cache
+def list_orders(filters: tuple[str, ...], *, after_key: bool) -> str:
+    """Return the SELECT of orders, newest first.
+
+    ``$1`` is how many. With ``after_key``, ``$2`` and ``$3`` are the ``created_at`` and ``id`` of
+    the order before. Then come the values of ``filters``, some of ``FILTERS``, in their order.
+    """
+    numbers = count(4 if after_key else 2)
+    query = _select_orders()
+    for name in filters:
+        query = query.where(FILTERS[name](Parameter(f"${next(numbers)}")))
+    if after_key:
+        # One comparison of rows, which is one range of an index.
+        query = query.where(Tuple(*_AGE) < Tuple(Parameter("$2"), Parameter("$3")))
+    return str(query.orderby(*_AGE, order=Order.desc).limit(Parameter("$1")))
+
+
+@cache
+def list_stuck(*, by_provider: bool, after_key: bool) -> str:
+    """Return the SELECT of orders whose payment is open, and older than ``$2``, oldest first.
+
+    ``$1`` is how many. With ``after_key``, ``$3`` and ``$4`` are the ``created_at`` and ``id`` of
+    the order before. With ``by_provider``, the last parameter is the provider.
+    """
+    # The first two conditions are those of the index.
+    query = _select_orders().where(_orders.payment_status.isin(OPEN))
+    query = query.where(_orders.payment_provider.notnull())
+    # An order is never younger than its last change: the index is read up to there.
+    query = query.where(_orders.created_at < Parameter("$2"))
+    query = query.where(_orders.updated_at < Parameter("$2"))
+    if after_key:
+        query = query.where(Tuple(*_AGE) > Tuple(Parameter("$3"), Parameter("$4")))
+    if by_provider:
+        query = query.where(_orders.payment_provider == Parameter("$5" if after_key else "$3"))
+    return str(query.orderby(*_AGE).limit(Parameter("$1")))
+
+
+@cache
+def get_event_by_key() -> str:
+    """Return the SELECT of the event that the idempotency key ``$1`` was used for."""
+    return str(_select_events().where(_events.idempotency_key == Parameter("$1")))
+
+
+@cache
+def list_events() -> str:
+    """Return the SELECT of ``$1`` events of the order ``$2``, with ids above ``$3``."""
+    query = _select_events().where(_events.order_id == Parameter("$2"))
+    query = query.where(_events.id > Parameter("$3"))
+    return str(query.orderby(_events.id).limit(Parameter("$1")))
+
+
+@cache
+def current_snapshot() -> str:
+    """Return the SELECT of what is committed by now, as a ``pg_snapshot``."""
+    return str(PostgreSQLQuery.select(_current_snapshot()))
+
+
+@cache
+def events_between(watched: str | None) -> str:
+    """Return the SELECT of the events committed after one ``pg_snapshot``, up to another.
+
+    ``$1`` is how many, ``$2`` and ``$3`` are the snapshots; with ids above ``$4`` only. ``watched``
+    is ``order_ids``, with an array of ids as ``$5``, ``storefront_id``, with the id as ``$5``, or
+    None for all. Sorted by id, which for one order is the order in which they were committed.
+    """
+    transaction, since, upto = _events.transaction_id, Parameter("$2"), Parameter("$3")
+    query = _select_events().where(_events.id > Parameter("$4"))
+    # The range is what the index finds; the rest tells what of it was committed when.
+    query = query.where(transaction >= _snapshot_xmin(since))
+    query = query.where(transaction < _snapshot_xmax(upto))
+    query = query.where(_visible_in(transaction, since).negate())
+    query = query.where(_visible_in(transaction, upto))
+    if watched == "order_ids":
+        query = query.where(_events.order_id == _any_of(Parameter("$5")))
+    elif watched == "storefront_id":
+        query = query.where(_events.storefront_id == Parameter("$5"))
+    return str(query.orderby(_events.id).limit(Parameter("$1")))
+
+
+def _select_orders() -> _Builder:
+    return PostgreSQLQuery.from_(_orders).select(*_columns(_orders, OrderRecord._fields))
+
+
+def _select_events() -> _Builder:
+    return PostgreSQLQuery.from_(_events).select(*_columns(_events, PaymentEvent._fields))
+
+
+def _columns(table: Table, names: Iterable[str]) -> list[Field]:
+    return [table[name] for name in names]
+
+
+def _differs(first: Term, second: Term) -> Criterion:
+    """Return whether two values differ, where two nulls do not."""
+    return BasicCriterion(_PostgreSQL.is_distinct_from, first, second)

@@ -1,5 +1,6 @@
 """The rows of the tables, as plain values."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -40,3 +41,68 @@ PAYMENT_COLUMNS: Final = (
     "payment_transaction_id",
 )
 """The columns that ``OrderRepository.update_payment_info`` may set."""
+
+
+class Origin(NamedTuple):
+    """Where an update comes from, for the history: the request, and the authenticated caller."""
+
+    request_id: str
+    caller: str | None = None
+
+
+class Update(NamedTuple):
+    """What became of an update: the order as it stands, and whether it had been made before."""
+
+    order: Order
+    replayed: bool
+
+
+class PaymentEvent(NamedTuple):
+    """One row of ``order_payment_events``: a change of an order's payment.
+
+    The fields are its columns, in the order in which queries return them.
+    """
+
+    id: int
+    order_id: int
+    storefront_id: int
+    created_at: datetime
+    payment_provider_before: str | None
+    payment_session_id_before: str | None
+    payment_intent_id_before: str | None
+    payment_idempotency_key_before: str | None
+    payment_status_before: str | None
+    payment_transaction_id_before: str | None
+    payment_provider_after: str | None
+    payment_session_id_after: str | None
+    payment_intent_id_after: str | None
+    payment_idempotency_key_after: str | None
+    payment_status_after: str
+    payment_transaction_id_after: str | None
+    idempotency_key: str | None
+    request_fields: list[str] | None
+    request_id: str | None
+    caller: str | None
+    database_role: str
+
+
+@dataclass(frozen=True)
+class OrderFilter:
+    """Which orders to list: those that match everything that is not None.
+
+    ``created_from`` is inclusive, ``created_before`` is not; both are aware.
+    """
+
+    payment_status: str | None = None
+    payment_provider: str | None = None
+    storefront_id: int | None = None
+    buyer_id: int | None = None
+    created_from: datetime | None = None
+    created_before: datetime | None = None
+
+
+class OrderKey(NamedTuple):
+    """Where an order stands in a list by age; the next page goes on after it."""
+
+    created_at: datetime
+    id: int

@@ -1,29 +1,43 @@
 """The composition root: the parts of the service are wired together here, and nowhere else."""
 
 from connectrpc.codec import proto_binary_codec
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
 from persistence.database import Database
+from persistence.feed import PaymentFeed
+from persistence.ledger import PaymentLedger
 from persistence.orders import OrderRepository
 from server.codec import StrictJSONCodec
 from server.errors import ErrorInterceptor
 from server.gen.listings.v1.orders_connect import OrderServiceASGIApplication
 from server.orders import OrderHandler
+from server.outcomes import UpdateOutcomes
 from server.refusals import ExplainRefusals
+from server.requests import RequestIdInterceptor
 from server.validation import ValidationInterceptor
 
 
-def create_app(database: Database, *, max_request_bytes: int) -> Starlette:
-    """Return the service as one ASGI application, on a ``database`` that its caller opens.
+def create_app(
+    database: Database, feed: PaymentFeed, *, status_guard: bool, max_request_bytes: int
+) -> Starlette:
+    """Return the service as one ASGI application, on parts that its caller opens.
 
-    Requests of more than ``max_request_bytes``, counted after decompression, are refused.
+    With ``status_guard``, a settled payment stays settled. Requests of more than
+    ``max_request_bytes``, counted after decompression, are refused.
     """
+    metrics = CollectorRegistry()
     orders = OrderServiceASGIApplication(
-        OrderHandler(OrderRepository(database)),
-        interceptors=[ErrorInterceptor(), ValidationInterceptor()],
+        OrderHandler(
+            OrderRepository(database, guard_status=status_guard, committed=feed.committed),
+            PaymentLedger(database),
+            feed,
+            UpdateOutcomes(metrics),
+        ),
+        interceptors=[RequestIdInterceptor(), ErrorInterceptor(), ValidationInterceptor()],
         codecs=[proto_binary_codec(), StrictJSONCodec()],
         read_max_bytes=max_request_bytes,
     )
@@ -31,6 +45,7 @@ def create_app(database: Database, *, max_request_bytes: int) -> Starlette:
         routes=[
             Mount(orders.path, app=ExplainRefusals(orders)),
             Route("/livez", live),
+            Route("/metrics", lambda _: report(metrics)),
             Mount("/", app=ExplainRefusals(Response(status_code=404))),
         ]
     )
@@ -39,3 +54,8 @@ def create_app(database: Database, *, max_request_bytes: int) -> Starlette:
 async def live(_request: Request) -> PlainTextResponse:
     """Say that the process answers, whatever the state of its database."""
     return PlainTextResponse("ok\n")
+
+
+def report(metrics: CollectorRegistry) -> Response:
+    """Return the metrics in the format of Prometheus."""
+    return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST)

@@ -28,6 +28,8 @@ def main() -> None:
     embedded PostgreSQL keeps its data below the current directory, in LISTINGS_DATA_DIR.
     """
     logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for room in ("persistence", "server"):
+        logging.getLogger(room).setLevel(logging.INFO)
     # The default would end the process on the spot, and leave the embedded PostgreSQL running.
     signal.signal(signal.SIGTERM, _exit)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which nohup has set

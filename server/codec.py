@@ -18,6 +18,7 @@ from connectrpc.codec import proto_json_codec
 from connectrpc.errors import ConnectError
 from protobuf import (
     DescField,
+    DescFieldValueList,
     DescFieldValueScalar,
     DescMessage,
     Message,
@@ -141,8 +142,12 @@ def _check_fields(message_class: type[Message[Any]], value: Mapping[str, Any]) -
         if field.name in seen:
             raise _FieldError(field.name, "is given twice, under both its names", "DUPLICATE_FIELD")
         seen.add(field.name)
-        if isinstance(field.value, DescFieldValueScalar) and given is not None:
-            _check_scalar(field.name, field.value.scalar, given)
+        kind = field.value
+        if isinstance(kind, DescFieldValueScalar) and given is not None:
+            _check_scalar(field.name, kind.scalar, given)
+        if isinstance(kind, DescFieldValueList) and isinstance(kind.element, ScalarType):
+            for position, element in enumerate(given if isinstance(given, list) else ()):
+                _check_scalar(f"{field.name}[{position}]", kind.element, element)
 
 
 def _check_scalar(name: str, kind: ScalarType, given: object) -> None:

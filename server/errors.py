@@ -1,7 +1,8 @@
 """What a caller is told when something goes wrong, and what only the log is told."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from connectrpc.code import Code
@@ -10,7 +11,7 @@ from connectrpc.request import RequestContext
 from protobuf.wkt import Duration
 
 from persistence import errors
-from server.gen.google.rpc.error_details_pb import ErrorInfo, RetryInfo
+from server.gen.google.rpc.error_details_pb import BadRequest, ErrorInfo, RetryInfo
 
 _DOMAIN = "listings.v1"
 _RETRY_DELAY = RetryInfo(retry_delay=Duration(seconds=1))
@@ -26,6 +27,11 @@ _PASSING = {
         Code.DEADLINE_EXCEEDED,
         "the database took too long; try again",
         [],
+    ),
+    errors.WatchEnded: (
+        Code.UNAVAILABLE,
+        "the server stops; go on with last_event_id at another one",
+        [_RETRY_DELAY],
     ),
     errors.TransactionConflict: (
         Code.ABORTED,
@@ -61,25 +67,74 @@ class ErrorInterceptor:
         except Exception as error:
             raise _connect_error(error, ctx) from error
 
+    async def intercept_server_stream(
+        self,
+        call_next: Callable[
+            [_Request, RequestContext[_Request, _Response]], AsyncGenerator[_Response]
+        ],
+        request: _Request,
+        ctx: RequestContext[_Request, _Response],
+    ) -> AsyncIterator[_Response]:
+        """Hand ``request`` on, and translate what is raised, in the stream or before it."""
+        try:
+            async with aclosing(call_next(request, ctx)) as responses:
+                async for response in responses:
+                    yield response
+        except ConnectError:
+            raise
+        except Exception as error:
+            raise _connect_error(error, ctx) from error
+
+
+def invalid_field(field: str, description: str, reason: str) -> ConnectError:
+    """Return INVALID_ARGUMENT for one field of a request, with a ``google.rpc.BadRequest``."""
+    violation = BadRequest.FieldViolation(field=field, description=description, reason=reason)
+    return ConnectError(
+        Code.INVALID_ARGUMENT, f"{field} {description}", [BadRequest(field_violations=[violation])]
+    )
+
 
 def _connect_error(error: Exception, ctx: RequestContext[Any, Any]) -> ConnectError:
-    match error:
-        case errors.OrderNotFound():
-            return ConnectError(Code.NOT_FOUND, str(error))
-        case errors.IdempotencyKeyReused():
-            info = ErrorInfo(
-                reason="IDEMPOTENCY_KEY_REUSED",
-                domain=_DOMAIN,
-                metadata={"order_id": str(error.order_id)},
-            )
-            return ConnectError(
-                Code.ALREADY_EXISTS, "payment_idempotency_key belongs to another order", [info]
-            )
-        case errors.InvalidValue():
-            return ConnectError(Code.INVALID_ARGUMENT, "a value cannot be stored as it came")
+    if refusal := _refusal(error):
+        return refusal
     for kind, (code, message, details) in _PASSING.items():
         if isinstance(error, kind):
             _log.warning("%s: %s (%s)", ctx.method.name, error, error.__cause__)
             return ConnectError(code, message, details)
     _log.error("%s failed", ctx.method.name, exc_info=error)
     return ConnectError(Code.INTERNAL, "internal error")
+
+
+def _refusal(error: Exception) -> ConnectError | None:
+    """Return what a caller is told that can do something about ``error``."""
+    code, text, info = Code.FAILED_PRECONDITION, str(error), None
+    match error:
+        case errors.OrderNotFound() | errors.PaymentNotFound():
+            code = Code.NOT_FOUND
+        case errors.IdempotencyKeyReused():
+            code = Code.ALREADY_EXISTS
+            used = "with other values" if error.same_order else "for another order"
+            text = f"payment_idempotency_key has been used {used}"
+            info = _info("IDEMPOTENCY_KEY_REUSED", order_id=str(error.order_id))
+        case errors.PaymentStatusRefused():
+            moves = {"from": error.current, "to": error.new, "allowed": ",".join(error.allowed)}
+            info = _info("PAYMENT_STATUS_REFUSED", order_id=str(error.order_id), **moves)
+        case errors.PaymentAmbiguous():
+            info = _info("PAYMENT_REFERENCE_AMBIGUOUS")
+        case errors.WatcherTooSlow():
+            code = Code.RESOURCE_EXHAUSTED
+            text = f"{error}; read faster, and go on with last_event_id"
+            info = _info("WATCHER_TOO_SLOW")
+        case errors.InvalidPosition():
+            return invalid_field(
+                "last_event_id", "is not the event_id of a message", "LAST_EVENT_ID_INVALID"
+            )
+        case errors.InvalidValue():
+            code, text = Code.INVALID_ARGUMENT, "a value cannot be stored as it came"
+        case _:
+            return None
+    return ConnectError(code, text, [info] if info else [])
+
+
+def _info(reason: str, **metadata: str) -> ErrorInfo:
+    return ErrorInfo(reason=reason, domain=_DOMAIN, metadata=metadata)

@@ -1,58 +1,165 @@
 """The handler of ``listings.v1.OrderService``: messages in, messages out, no SQL."""
 
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Any
+
 from connectrpc.request import RequestContext
 from protobuf.wkt import Timestamp
 
+from persistence.errors import IdempotencyKeyReused, PaymentStatusRefused
+from persistence.feed import PaymentFeed
+from persistence.ledger import PaymentLedger, Position, Watched
 from persistence.orders import OrderRepository
-from persistence.records import PAYMENT_COLUMNS
+from persistence.records import PAYMENT_COLUMNS, OrderFilter, OrderKey, Origin
 from persistence.records import Order as OrderRecord
+from persistence.records import PaymentEvent as EventRecord
 from server.gen.listings.v1.orders_connect import OrderService
 from server.gen.listings.v1.orders_pb import (
-    Order,
+    FindOrderByPaymentRequest,
+    FindOrderByPaymentResponse,
+    GetOrderRequest,
+    GetOrderResponse,
+    ListOrderPaymentEventsRequest,
+    ListOrderPaymentEventsResponse,
+    ListOrdersRequest,
+    ListOrdersResponse,
+    ListStuckPaymentsRequest,
+    ListStuckPaymentsResponse,
     UpdateOrderPaymentRequest,
     UpdateOrderPaymentResponse,
+    WatchOrderPaymentsRequest,
+    WatchOrderPaymentsResponse,
 )
+from server.messages import event_message, order_message
+from server.outcomes import UpdateOutcomes
+from server.paging import Page
+from server.requests import request_id
 
 
 class OrderHandler(OrderService):
     """Implements ``OrderService``. What each rpc does, and its errors, stand in the proto."""
 
-    def __init__(self, orders: OrderRepository) -> None:
+    def __init__(
+        self,
+        orders: OrderRepository,
+        ledger: PaymentLedger,
+        feed: PaymentFeed,
+        outcomes: UpdateOutcomes,
+    ) -> None:
         self._orders = orders
+        self._ledger = ledger
+        self._feed = feed
+        self._outcomes = outcomes
 
     async def update_order_payment(
         self,
         request: UpdateOrderPaymentRequest,
-        _ctx: RequestContext[UpdateOrderPaymentRequest, UpdateOrderPaymentResponse],
+        ctx: RequestContext[UpdateOrderPaymentRequest, UpdateOrderPaymentResponse],
     ) -> UpdateOrderPaymentResponse:
         """Write the payment fields that are set in ``request``."""
         # A payment field has the same name in the request as in the table.
         params = {
             name: getattr(request, name) for name in PAYMENT_COLUMNS if request.has_field(name)
         }
-        order = await self._orders.update_payment_info(request.order_id, params)
-        return UpdateOrderPaymentResponse(success=True, order=_message(order))
+        origin = Origin(request_id(ctx))
+        try:
+            update = await self._orders.update_payment_info(request.order_id, params, origin)
+        except (IdempotencyKeyReused, PaymentStatusRefused) as refusal:
+            self._outcomes.refused(refusal, origin)
+            raise
+        self._outcomes.done(update, origin)
+        return UpdateOrderPaymentResponse(
+            success=True, order=order_message(update.order), replayed=update.replayed
+        )
+
+    async def get_order(
+        self, request: GetOrderRequest, _ctx: RequestContext[Any, Any]
+    ) -> GetOrderResponse:
+        """Return one order."""
+        return GetOrderResponse(order=order_message(await self._orders.get(request.order_id)))
+
+    async def find_order_by_payment(
+        self, request: FindOrderByPaymentRequest, _ctx: RequestContext[Any, Any]
+    ) -> FindOrderByPaymentResponse:
+        """Return the order that has, or had, a payment reference."""
+        assert request.reference is not None  # noqa: S101 - the rules in the proto see to it
+        order = await self._orders.find_by_payment(
+            request.reference.field, request.reference.value, _given(request, "payment_provider")
+        )
+        return FindOrderByPaymentResponse(order=order_message(order))
+
+    async def list_orders(
+        self, request: ListOrdersRequest, _ctx: RequestContext[Any, Any]
+    ) -> ListOrdersResponse:
+        """Return a page of orders, newest first."""
+        page = Page(request)
+        wanted = OrderFilter(
+            payment_status=_given(request, "payment_status"),
+            payment_provider=_given(request, "payment_provider"),
+            storefront_id=_given(request, "storefront_id"),
+            buyer_id=_given(request, "buyer_id"),
+            created_from=_time(request.created_from),
+            created_before=_time(request.created_before),
+        )
+        found = await self._orders.list_orders(wanted, page.limit, page.after)
+        orders, token = page.cut(found, _order_key)
+        return ListOrdersResponse(orders=list(map(order_message, orders)), next_page_token=token)
+
+    async def list_stuck_payments(
+        self, request: ListStuckPaymentsRequest, _ctx: RequestContext[Any, Any]
+    ) -> ListStuckPaymentsResponse:
+        """Return a page of orders whose payments are stuck, oldest first."""
+        assert request.older_than is not None  # noqa: S101 - the rules in the proto see to it
+        page = Page(request)
+        unchanged_since = datetime.now(UTC) - request.older_than.to_timedelta()
+        found = await self._orders.list_stuck(
+            unchanged_since, _given(request, "payment_provider"), page.limit, page.after
+        )
+        orders, token = page.cut(found, _order_key)
+        return ListStuckPaymentsResponse(
+            orders=list(map(order_message, orders)), next_page_token=token
+        )
+
+    async def list_order_payment_events(
+        self, request: ListOrderPaymentEventsRequest, _ctx: RequestContext[Any, Any]
+    ) -> ListOrderPaymentEventsResponse:
+        """Return a page of what happened to one order's payment, oldest first."""
+        page = Page(request)
+        after_id = page.after.id if page.after else 0
+        found = await self._ledger.list_events(request.order_id, page.limit, after_id)
+        if not found:
+            await self._orders.get(request.order_id)  # which raises, when there is no such order
+        events, token = page.cut(found, _event_key)
+        return ListOrderPaymentEventsResponse(
+            events=list(map(event_message, events)), next_page_token=token
+        )
+
+    async def watch_order_payments(
+        self, request: WatchOrderPaymentsRequest, _ctx: RequestContext[Any, Any]
+    ) -> AsyncIterator[WatchOrderPaymentsResponse]:
+        """Send what happens to some payments, as it is committed."""
+        watched = Watched(frozenset(request.order_ids), _given(request, "storefront_id"))
+        position = Position.parse(request.last_event_id) if request.last_event_id else None
+        async with aclosing(self._feed.watch(watched, position)) as stream:
+            async for event, seen in stream:
+                yield WatchOrderPaymentsResponse(
+                    event=event and event_message(event), event_id=str(seen)
+                )
 
 
-def _message(order: OrderRecord) -> Order:
-    return Order(
-        id=order.id,
-        order_number=order.order_number,
-        buyer_id=order.buyer_id,
-        storefront_id=order.storefront_id,
-        status=order.status,
-        payment_status=order.payment_status,
-        currency=order.currency,
-        subtotal_amount=order.subtotal_amount,
-        shipping_amount=order.shipping_amount,
-        tax_amount=order.tax_amount,
-        discount_amount=order.discount_amount,
-        total_amount=order.total_amount,
-        created_at=Timestamp.from_datetime(order.created_at),
-        updated_at=Timestamp.from_datetime(order.updated_at),
-        payment_provider=order.payment_provider,
-        payment_session_id=order.payment_session_id,
-        payment_intent_id=order.payment_intent_id,
-        payment_idempotency_key=order.payment_idempotency_key,
-        payment_transaction_id=order.payment_transaction_id,
-    )
+def _given(request: Any, name: str) -> Any:
+    return getattr(request, name) if request.has_field(name) else None
+
+
+def _time(timestamp: Timestamp | None) -> datetime | None:
+    return timestamp.to_datetime() if timestamp else None
+
+
+def _order_key(order: OrderRecord) -> OrderKey:
+    return OrderKey(order.created_at, order.id)
+
+
+def _event_key(event: EventRecord) -> OrderKey:
+    return OrderKey(event.created_at, event.id)

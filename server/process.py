@@ -6,6 +6,8 @@ from collections.abc import Callable
 import uvicorn
 
 from persistence.database import Database
+from persistence.feed import PaymentFeed
+from persistence.ledger import PaymentLedger
 from persistence.schema import require_current
 from server.app import create_app
 from server.http2 import RecyclingProtocol
@@ -35,8 +37,17 @@ async def serve(settings: Settings, database_url: str, ready: Callable[[str], ob
     with listener:
         async with database:
             await require_current(database)
+            feed = PaymentFeed(
+                PaymentLedger(database), database_url, connect_timeout=settings.connect_timeout
+            )
+            app = create_app(
+                database,
+                feed,
+                status_guard=settings.status_guard,
+                max_request_bytes=settings.max_request_bytes,
+            )
             config = uvicorn.Config(
-                create_app(database, max_request_bytes=settings.max_request_bytes),
+                app,
                 http=RecyclingProtocol,
                 ws="none",
                 lifespan="off",
@@ -47,18 +58,31 @@ async def serve(settings: Settings, database_url: str, ready: Callable[[str], ob
                 timeout_keep_alive=_KEEP_ALIVE,
                 timeout_graceful_shutdown=_DRAIN,
             )
-            server = _AnnouncingServer(config, lambda: ready(_base_url(listener)))
-            await server.serve(sockets=[listener])
+            server = _Server(config, lambda: ready(_base_url(listener)), feed.end)
+            async with feed:
+                await server.serve(sockets=[listener])
 
 
-class _AnnouncingServer(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], object]) -> None:
+class _Server(uvicorn.Server):
+    """uvicorn, and what is to be called once it serves, and before it stops."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        started: Callable[[], object],
+        stopping: Callable[[], object],
+    ) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._started = started
+        self._stopping = stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._ready()
+        self._started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._stopping()  # streams, which would not end by themselves
+        await super().shutdown(sockets)
 
 
 def _listen(host: str, port: int) -> socket.socket:

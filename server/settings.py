@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     pool_size: int = Field(10, ge=1, le=1000, description="most connections to PostgreSQL")
     connect_timeout: _Seconds = Field(2.0, description="limit for one connection attempt")
     statement_timeout: _Seconds = Field(5.0, description="limit for one SQL statement")
+    status_guard: bool = Field(
+        True, description="refuse to replace a settled payment status by a late event; on or off"
+    )
     max_request_bytes: int = Field(
         64 * 1024, ge=1024, le=4 * 1024 * 1024, description="largest request, decompressed"
     )

@@ -1,6 +1,6 @@
 """The rules written in the proto, enforced before a handler runs."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import protovalidate
@@ -29,9 +29,25 @@ class ValidationInterceptor:
         ctx: RequestContext[_Request, _Response],
     ) -> _Response:
         """Validate ``request``, then hand it on."""
-        if violations := protovalidate.collect_violations(request):
-            raise _refusal(violations)
+        _check(request)
         return await call_next(request, ctx)
+
+    def intercept_server_stream(
+        self,
+        call_next: Callable[
+            [_Request, RequestContext[_Request, _Response]], AsyncIterator[_Response]
+        ],
+        request: _Request,
+        ctx: RequestContext[_Request, _Response],
+    ) -> AsyncIterator[_Response]:
+        """Validate ``request``, then hand it on."""
+        _check(request)
+        return call_next(request, ctx)
+
+
+def _check(request: Message[Any]) -> None:
+    if violations := protovalidate.collect_violations(request):
+        raise _refusal(violations)
 
 
 def _refusal(violations: list[protovalidate.Violation]) -> ConnectError:

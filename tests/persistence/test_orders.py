@@ -12,11 +12,13 @@ import pytest
 from persistence import errors
 from persistence.database import Database
 from persistence.orders import OrderRepository
-from persistence.records import PAYMENT_COLUMNS, Order
+from persistence.records import PAYMENT_COLUMNS, Order, Origin
 from tests.support import wire
 from tests.support.orders import Orders
 
 pytestmark = pytest.mark.anyio
+
+ORIGIN = Origin("test")
 
 
 @asynccontextmanager
@@ -34,14 +36,14 @@ async def test_every_set_of_fields(database_url: str) -> None:
         for size in range(1, len(PAYMENT_COLUMNS) + 1):
             for columns in combinations(PAYMENT_COLUMNS, size):
                 before = orders.row(order_id)
-                params = {name: f"{name[8:13]} {columns.index(name)} {size}" for name in columns}
+                params = {name: f"{name[8:13]} {before['updated_at']}" for name in columns}
 
-                returned = await repo.update_payment_info(order_id, params)
+                returned = await repo.update_payment_info(order_id, params, ORIGIN)
 
                 after = orders.row(order_id)
                 assert after == before | params | {"updated_at": after["updated_at"]}
                 assert after["updated_at"] > before["updated_at"]
-                assert returned._asdict() == after
+                assert returned.order._asdict() == after
 
 
 async def test_an_update_is_one_round_trip(database_url: str, tmp_path: Path) -> None:
@@ -50,11 +52,11 @@ async def test_an_update_is_one_round_trip(database_url: str, tmp_path: Path) ->
         wire.counted(database_url, tmp_path) as (url, counts),
         repository(url, max_connections=1) as repo,
     ):
-        await repo.update_payment_info(order_id, {"payment_status": "prepared"})
+        await repo.update_payment_info(order_id, {"payment_status": "prepared"}, ORIGIN)
         before = counts.round_trips
         assert before > 0
         for number in range(10):
-            await repo.update_payment_info(order_id, {"payment_status": f"{number}"})
+            await repo.update_payment_info(order_id, {"payment_status": f"{number}"}, ORIGIN)
         assert counts.round_trips - before == 10
 
 
@@ -64,19 +66,21 @@ async def test_what_is_wrong_with_an_update(database_url: str) -> None:
     before = orders.row(first), orders.row(second)
     async with repository(database_url) as repo:
         with pytest.raises(errors.OrderNotFound, match="there is no order 404"):
-            await repo.update_payment_info(404, {"payment_status": "paid"})
+            await repo.update_payment_info(404, {"payment_status": "paid"}, ORIGIN)
         with pytest.raises(errors.IdempotencyKeyReused):
             await repo.update_payment_info(
-                second, {"payment_status": "paid", "payment_idempotency_key": "taken"}
+                second,
+                {"payment_status": "paid", "payment_idempotency_key": "taken"},
+                ORIGIN,
             )
         for value in ("a\0b", "\ud800", "x" * 51):
             with pytest.raises(errors.InvalidValue):
-                await repo.update_payment_info(second, {"payment_status": value})
+                await repo.update_payment_info(second, {"payment_status": value}, ORIGIN)
         with pytest.raises(errors.InvalidValue):
-            await repo.update_payment_info(2**63, {"payment_status": "paid"})
+            await repo.update_payment_info(2**63, {"payment_status": "paid"}, ORIGIN)
         for params in ({}, {"status": "shipped"}, {"payment_status": "paid", "id": "3"}):
             with pytest.raises(ValueError, match="payment"):
-                await repo.update_payment_info(second, params)
+                await repo.update_payment_info(second, params, ORIGIN)
     assert (orders.row(first), orders.row(second)) == before
 
 
@@ -87,7 +91,7 @@ async def test_updated_at_moves_even_when_the_clock_does_not(database_url: str) 
         connection.execute("UPDATE orders SET updated_at = now() + interval '1 hour'")
     before = orders.row(order_id)["updated_at"]
     async with repository(database_url) as repo:
-        order = await repo.update_payment_info(order_id, {"payment_status": "paid"})
+        order = (await repo.update_payment_info(order_id, {"payment_status": "paid"}, ORIGIN)).order
     assert order.updated_at > before
 
 
@@ -97,9 +101,11 @@ async def test_a_statement_that_takes_too_long_is_cancelled(database_url: str) -
         with psycopg.connect(database_url) as holder:
             holder.execute("SELECT FROM orders FOR UPDATE")
             with pytest.raises(errors.DatabaseTimeout):
-                await repo.update_payment_info(order_id, {"payment_status": "late"})
+                await repo.update_payment_info(order_id, {"payment_status": "late"}, ORIGIN)
         # The one connection is good again, and the update did not happen after all.
-        order = await repo.update_payment_info(order_id, {"payment_provider": "stripe"})
+        order = (
+            await repo.update_payment_info(order_id, {"payment_provider": "stripe"}, ORIGIN)
+        ).order
         assert order.payment_status == "pending"
 
 
@@ -109,7 +115,9 @@ async def test_waiting_for_a_connection_has_an_end(database_url: str) -> None:
     async with repository(database_url, statement_timeout=0.2, max_connections=1) as repo:
         with psycopg.connect(database_url) as holder:
             holder.execute("SELECT FROM orders FOR UPDATE")
-            updates = [repo.update_payment_info(order_id, {"payment_status": "x"}) for _ in "12345"]
+            updates = [
+                repo.update_payment_info(order_id, {"payment_status": "x"}, ORIGIN) for _ in "12345"
+            ]
             failures = await asyncio.gather(*updates, return_exceptions=True)
     assert all(isinstance(each, errors.DatabaseTimeout) for each in failures)
     assert sum("no connection" in str(each) for each in failures) >= 3
@@ -122,7 +130,7 @@ async def test_a_server_that_hangs_does_not_keep_the_pool_from_closing(
     async with wire.counted(database_url, tmp_path) as (url, counts):
         try:
             async with repository(url, statement_timeout=0.2) as repo:
-                await repo.update_payment_info(order_id, {"payment_status": "paid"})
+                await repo.update_payment_info(order_id, {"payment_status": "paid"}, ORIGIN)
                 counts.answering.clear()
         finally:
             counts.answering.set()
@@ -134,7 +142,7 @@ async def test_cancelled_callers_leave_the_pool_whole(database_url: str) -> None
     async with repository(database_url, max_connections=2) as repo:
         for round_ in range(100):
             tasks = [
-                asyncio.create_task(repo.update_payment_info(each, {"payment_status": "x"}))
+                asyncio.create_task(repo.update_payment_info(each, {"payment_status": "x"}, ORIGIN))
                 for each in order_ids
             ]
             for _ in range(round_ % 12):
@@ -144,7 +152,10 @@ async def test_cancelled_callers_leave_the_pool_whole(database_url: str) -> None
             await asyncio.gather(*tasks, return_exceptions=True)
         async with asyncio.timeout(5):
             await asyncio.gather(
-                *(repo.update_payment_info(each, {"payment_status": "y"}) for each in order_ids)
+                *(
+                    repo.update_payment_info(each, {"payment_status": "y"}, ORIGIN)
+                    for each in order_ids
+                )
             )
     assert {orders.row(each)["payment_status"] for each in order_ids} == {"y"}
 
@@ -165,7 +176,7 @@ async def test_a_server_that_is_not_there(url: str) -> None:
 async def test_connections_that_are_lost_are_replaced(database_url: str) -> None:
     order_id = Orders(database_url).add()
     async with repository(database_url) as repo:
-        await repo.update_payment_info(order_id, {"payment_status": "before"})
+        await repo.update_payment_info(order_id, {"payment_status": "before"}, ORIGIN)
         with psycopg.connect(database_url, autocommit=True) as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
@@ -173,7 +184,9 @@ async def test_connections_that_are_lost_are_replaced(database_url: str) -> None
             )
         for attempt in range(3):
             try:
-                order = await repo.update_payment_info(order_id, {"payment_status": "after"})
+                order = (
+                    await repo.update_payment_info(order_id, {"payment_status": "after"}, ORIGIN)
+                ).order
                 break
             except errors.DatabaseUnavailable:
                 assert attempt < 2

@@ -54,7 +54,7 @@ def test_two_orders_that_race_for_one_key(running: Service, orders: Orders) -> N
                 order_id=order_id, payment_status="paid", payment_idempotency_key=key
             )
             try:
-                return call(request).success
+                return bool(call(request).success)
             except Failure as failure:
                 assert failure.code == "already_exists"
                 return False

@@ -22,10 +22,10 @@ def test_what_is_set_is_stored_and_the_rest_stays(
     call: Call, orders: Orders, payments: list[dict[str, str]]
 ) -> None:
     order_id = orders.add()
-    for payment in payments:
-        # A key belongs to one order: make it this order's own, within its length.
+    for number, payment in enumerate(payments):
+        # A key takes effect once: make it this update's own, within its length.
         if key := payment.get("payment_idempotency_key"):
-            payment["payment_idempotency_key"] = f"{order_id}_{key}"[:255]
+            payment["payment_idempotency_key"] = f"{order_id}_{number}_{key}"[:255]
         before = orders.row(order_id)
 
         response = call(UpdateOrderPaymentRequest(order_id=order_id, **payment))

@@ -1,6 +1,7 @@
 """One way to call the service over each protocol that it speaks."""
 
 import base64
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -15,11 +16,8 @@ from protobuf import Message
 from pyqwest import HTTPVersion, SyncClient, SyncHTTPTransport
 
 from server.gen.google.rpc import error_details_pb
+from server.gen.listings.v1 import orders_pb
 from server.gen.listings.v1.orders_connect import OrderServiceClientSync
-from server.gen.listings.v1.orders_pb import (
-    UpdateOrderPaymentRequest,
-    UpdateOrderPaymentResponse,
-)
 
 PATH = "/listings.v1.OrderService/UpdateOrderPayment"
 
@@ -33,42 +31,57 @@ class Failure(Exception):
     details: tuple[Message[Any], ...] = ()
 
 
-Call = Callable[[UpdateOrderPaymentRequest], UpdateOrderPaymentResponse]
-"""Sends a request and returns the response, or raises Failure."""
+Call = Callable[[Message[Any]], Any]
+"""Sends a request to the method that takes it and returns the response, or raises Failure."""
 
 Caller = Callable[[str], AbstractContextManager[Call]]
 """Connects to a base URL."""
+
+
+def path(request: Message[Any]) -> str:
+    """Return the path of the method that takes this request."""
+    return f"/listings.v1.OrderService/{_method(request)}"
+
+
+def response_type(request: Message[Any]) -> type[Message[Any]]:
+    """Return what the method that takes this request answers with."""
+    kind: type[Message[Any]] = getattr(orders_pb, f"{_method(request)}Response")
+    return kind
+
+
+def _method(request: Message[Any]) -> str:
+    return type(request).__name__.removesuffix("Request")
 
 
 @contextmanager
 def grpcio(base_url: str) -> Iterator[Call]:
     """gRPC by Google's implementation, the one that most callers use."""
     with grpc.insecure_channel(base_url.removeprefix("http://")) as channel:
-        method = channel.unary_unary(
-            PATH,
-            request_serializer=UpdateOrderPaymentRequest.to_binary,
-            response_deserializer=UpdateOrderPaymentResponse.from_binary,
-        )
 
-        def call(request: UpdateOrderPaymentRequest) -> UpdateOrderPaymentResponse:
+        def call(request: Message[Any]) -> Any:
+            method = channel.unary_unary(
+                path(request),
+                request_serializer=type(request).to_binary,
+                response_deserializer=response_type(request).from_binary,
+            )
             try:
-                response: UpdateOrderPaymentResponse = method(request, timeout=20)
-                return response
+                return method(request, timeout=20)
             except grpc.RpcError as error:
                 raise _grpc_failure(error) from error
 
         yield call
 
 
-def _connectrpc(protocol: ProtocolType, version: HTTPVersion) -> Caller:
+def _connectrpc(protocol: ProtocolType, version: HTTPVersion, **options: bool) -> Caller:
     @contextmanager
     def connected(base_url: str) -> Iterator[Call]:
         http_client = SyncClient(SyncHTTPTransport(http_version=version))
         with OrderServiceClientSync(base_url, protocol=protocol, http_client=http_client) as client:
 
-            def call(request: UpdateOrderPaymentRequest) -> UpdateOrderPaymentResponse:
+            def call(request: Message[Any]) -> Any:
+                method = re.sub("(?<!^)(?=[A-Z])", "_", _method(request)).lower()
                 try:
-                    return client.update_order_payment(request, timeout_ms=20_000)
+                    return getattr(client, method)(request, timeout_ms=20_000, **options)
                 except ConnectError as error:
                     details = (_detail(d.type_name, d.message_bytes) for d in error.details)
                     raise Failure(error.code.value, error.message, tuple(details)) from error
@@ -83,11 +96,11 @@ def _json(version: int) -> Caller:
     def connected(base_url: str) -> Iterator[Call]:
         with json_client(base_url, version) as client:
 
-            def call(request: UpdateOrderPaymentRequest) -> UpdateOrderPaymentResponse:
-                response = client.post(PATH, content=request.to_json())
+            def call(request: Message[Any]) -> Any:
+                response = client.post(path(request), content=request.to_json())
                 if response.status_code != 200:
                     raise json_failure(response)
-                return UpdateOrderPaymentResponse.from_json(response.content)
+                return response_type(request).from_json(response.content)
 
             yield call
 
@@ -140,3 +153,8 @@ CALLERS: dict[str, Caller] = {
     "connect-json-http1": _json(1),
     "connect-json-http2": _json(2),
 }
+
+READERS: dict[str, Caller] = CALLERS | {
+    "connect-get": _connectrpc(ProtocolType.CONNECT, HTTPVersion.HTTP1, use_get=True),
+}
+"""For methods without side effects."""

@@ -18,12 +18,15 @@ SETS = [
 @pytest.mark.parametrize("columns", SETS, ids=lambda columns: str(len(columns)))
 def test_only_what_is_named_is_set(columns: tuple[str, ...]) -> None:
     found = re.fullmatch(
-        r'UPDATE "orders" SET (.+),"updated_at"=greatest\(.+\) WHERE "id"=\$1 RETURNING (.+)',
+        r'UPDATE "orders" SET (.+),"updated_at"=greatest\(.+\) '
+        r'WHERE "id"=\$1 AND (.+) RETURNING (.+)',
         update_payment(columns),
     )
     assert found
-    assert found[1].split(",") == [f'"{name}"=${n}' for n, name in enumerate(columns, start=2)]
-    assert re.findall(r'"orders"\."(\w+)"', found[2]) == list(Order._fields)
+    assert found[1].split(",") == [f'"{name}"=${n}' for n, name in enumerate(columns, start=4)]
+    assert ("<>ALL" in found[2]) == ("payment_status" in columns)
+    assert ("IS DISTINCT FROM" in found[2]) == ("payment_idempotency_key" in columns)
+    assert re.findall(r'"orders"\."(\w+)"', found[3]) == list(Order._fields)
 
 
 def test_a_statement_is_written_once_for_each_set() -> None:

@@ -1,0 +1,39 @@
+"""The id of each request: the caller's own, or one that is made up."""
+
+import re
+import uuid
+from typing import Any, Final
+
+from connectrpc.code import Code
+from connectrpc.errors import ConnectError
+from connectrpc.request import RequestContext
+
+REQUEST_ID: Final = "x-request-id"
+"""The header that carries it, there and back."""
+
+_VISIBLE_ASCII = re.compile(r"[!-~]{1,128}")
+
+
+class RequestIdInterceptor:
+    """Gives every request an id, and answers with it."""
+
+    async def on_start(self, ctx: RequestContext[Any, Any]) -> None:
+        """Raises ConnectError, when the caller's own has other than visible ASCII characters."""
+        given = ctx.request_headers.get(REQUEST_ID)
+        if given is None:
+            given = ctx.request_headers[REQUEST_ID] = uuid.uuid4().hex
+        elif not _VISIBLE_ASCII.fullmatch(given):
+            raise ConnectError(
+                Code.INVALID_ARGUMENT, f"{REQUEST_ID} must be 1 to 128 visible ASCII characters"
+            )
+        ctx.response_headers[REQUEST_ID] = given
+
+    async def on_end(
+        self, _token: None, _ctx: RequestContext[Any, Any], _error: Exception | None
+    ) -> None:
+        """Do nothing; a metadata interceptor has to have it."""
+
+
+def request_id(ctx: RequestContext[Any, Any]) -> str:
+    """Return the id of the request."""
+    return ctx.request_headers[REQUEST_ID]
