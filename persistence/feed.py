@@ -70,6 +70,11 @@ class PaymentFeed:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    @property
+    def watchers(self) -> int:
+        """How many are watching now."""
+        return len(self._subscriptions)
+
     def committed(self) -> None:
         """Tell all processes, soon, that this one has committed something."""
         self._committed.set()
@@ -122,12 +127,8 @@ class PaymentFeed:
                 try:
                     async with self._advancing:
                         await self._advance()
-                except PersistenceError as error:
-                    _log.warning(
-                        "cannot read what is new for %d watchers: %s",
-                        len(self._subscriptions),
-                        error,
-                    )
+                except Exception as error:  # it is tried again, and nobody misses anything
+                    _log.warning("cannot read the changes of payments: %s", error)
             await asyncio.sleep(_PAUSE)
 
     async def _advance(self) -> Position:
@@ -135,8 +136,9 @@ class PaymentFeed:
         now = await self._ledger.snapshot()
         if self._position is not None and self._subscriptions:
             async for event, position in self._ledger.events_since(self._position, now):
-                for subscription in self._subscriptions:
-                    subscription.offer(event, position)
+                for subscription in [each for each in self._subscriptions if event in each.watched]:
+                    if not subscription.take(event, position):
+                        self._subscriptions.discard(subscription)
                 # Kept step by step: after an error in between, nothing is handed out twice.
                 self._position = position
         self._position = Position(now)
@@ -147,7 +149,7 @@ class PaymentFeed:
             try:
                 async with self._connection() as connection:
                     await self._announce(connection)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except Exception as error:  # whatever it is, listening must go on
                 _log.warning("not listening for changes of payments: %s", error)
             await asyncio.sleep(_RECONNECT)
 
@@ -176,18 +178,18 @@ class _Subscription:
     """The events that wait for one watcher."""
 
     def __init__(self, watched: Watched) -> None:
-        self._watched = watched
+        self.watched = watched
         self._waiting: deque[Seen] = deque()
         self._failure: PersistenceError | None = None
         self._changed = asyncio.Event()
 
-    def offer(self, event: PaymentEvent, position: Position) -> None:
-        """Keep ``event`` for the watcher, if it is watched."""
-        if self._failure is None and event in self._watched:
-            self._waiting.append((event, position))
-            self._changed.set()
-            if len(self._waiting) > _MOST_WAITING:
-                self.fail(WatcherTooSlow(f"more than {_MOST_WAITING} events are waiting"))
+    def take(self, event: PaymentEvent, position: Position) -> bool:
+        """Keep ``event`` for the watcher. Return False, and fail, when too many are waiting."""
+        self._waiting.append((event, position))
+        self._changed.set()
+        if len(self._waiting) > _MOST_WAITING:
+            self.fail(WatcherTooSlow(f"more than {_MOST_WAITING} events are waiting"))
+        return self._failure is None
 
     def fail(self, failure: PersistenceError) -> None:
         """End the watching with ``failure``, and let go of what waits."""

@@ -1,7 +1,7 @@
 """The composition root: the parts of the service are wired together here, and nowhere else."""
 
 from connectrpc.codec import proto_binary_codec
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -30,6 +30,8 @@ def create_app(
     ``max_request_bytes``, counted after decompression, are refused.
     """
     metrics = CollectorRegistry()
+    watchers = Gauge("listings_watchers", "Streams of WatchOrderPayments.", registry=metrics)
+    watchers.set_function(lambda: feed.watchers)
     orders = OrderServiceASGIApplication(
         OrderHandler(
             OrderRepository(database, guard_status=status_guard, committed=feed.committed),

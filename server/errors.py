@@ -28,11 +28,6 @@ _PASSING = {
         "the database took too long; try again",
         [],
     ),
-    errors.WatchEnded: (
-        Code.UNAVAILABLE,
-        "the server stops; go on with last_event_id at another one",
-        [_RETRY_DELAY],
-    ),
     errors.TransactionConflict: (
         Code.ABORTED,
         "a concurrent change stood in the way; try again",
@@ -125,6 +120,9 @@ def _refusal(error: Exception) -> ConnectError | None:
             code = Code.RESOURCE_EXHAUSTED
             text = f"{error}; read faster, and go on with last_event_id"
             info = _info("WATCHER_TOO_SLOW")
+        case errors.WatchEnded():
+            text = "the server stops; go on with last_event_id at another one"
+            return ConnectError(Code.UNAVAILABLE, text, [_RETRY_DELAY])
         case errors.InvalidPosition():
             return invalid_field(
                 "last_event_id", "is not the event_id of a message", "LAST_EVENT_ID_INVALID"

@@ -26,20 +26,27 @@ Hence the graceful shutdown of RFC 9113, section 6.8:
 
 The same steps end an idle connection and drain the server on shutdown, where uvicorn itself would
 answer new streams with 503 or drop them.
+
+A stream whose client does not read is held back as well. zttp keeps what the client's flow-control
+window has no room for, without a limit, and uvicorn does not ask it; here the application waits.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
-from typing import Any, ClassVar
+from collections.abc import Awaitable, Callable, Generator
+from functools import partial
+from typing import Any, ClassVar, TypeAlias
 
 import zttp
+from uvicorn._types import ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.http.auto_zttp_impl import AutoZttpProtocol
-from uvicorn.protocols.http.zttp_h2_impl import ZttpH2Protocol
+from uvicorn.protocols.http.zttp_h2_impl import RequestResponseCycle, ZttpH2Protocol
 from uvicorn.protocols.http.zttp_impl import ZttpProtocol
 from uvicorn.server import ServerState
+
+Send: TypeAlias = Callable[[ASGISendEvent], Awaitable[None]]
 
 # RFC 9113, section 7.
 NO_ERROR = 0x0
@@ -51,6 +58,9 @@ MAX_STREAM_ID = 2**31 - 1
 # RFC 9113, section 6.7: length 8, type 6, no flags, stream 0, and eight bytes of the sender's
 # choice. zttp answers PINGs but has no call to send one.
 PING_FRAME = b"\x00\x00\x08\x06\x00" + bytes(4) + bytes(8)
+
+# Bytes of a response that may wait for the client to read, before the application waits with it.
+MOST_PENDING = 64 * 1024
 
 # How far the end of a connection has come. Plain integers, because every frame is held against
 # them, and a member of an Enum takes ten times as long to look up.
@@ -91,6 +101,7 @@ class RecyclingH2Protocol(ZttpH2Protocol):
         self.phase_timer: asyncio.TimerHandle | None = None
         self.next_phase_at = nth_stream_id(self.announce_after_streams)
         self.resets = 0
+        self.heard = asyncio.Event()
 
     # What comes in
 
@@ -99,6 +110,7 @@ class RecyclingH2Protocol(ZttpH2Protocol):
         if self.phase == IGNORING:
             return
         super().data_received(data)
+        self.heard.set()
         if self.phase == REFUSING:
             # A WINDOW_UPDATE may have let the last bytes of a response go.
             self._close_connection()
@@ -128,6 +140,9 @@ class RecyclingH2Protocol(ZttpH2Protocol):
             return
         try:
             super().handle_request(event)
+            cycle = self.cycles[event.stream_id]
+            # It is uvicorn that makes the cycle, and runs it with its own send.
+            cycle.send = partial(self.send_in_step, cycle, cycle.send)  # type: ignore[method-assign]
         except UnicodeDecodeError:
             # uvicorn decodes the path as ASCII, and zttp lets other bytes through. Unhandled, the
             # error would cost the whole connection, with everybody else's calls.
@@ -137,6 +152,15 @@ class RecyclingH2Protocol(ZttpH2Protocol):
                 self.announce_end()
             else:
                 self.refuse_new_streams()
+
+    async def send_in_step(
+        self, cycle: RequestResponseCycle, send: Send, message: ASGISendEvent
+    ) -> None:
+        """Send a part of a response, and wait until the client has read what went before."""
+        await send(message)
+        while (cycle.stream.pending_bytes or 0) > MOST_PENDING and not cycle.disconnected:
+            self.heard.clear()
+            await self.heard.wait()
 
     def handle_rst_stream(self, event: zttp.RstStream) -> None:
         """End a stream that the client gave up, and count it."""
@@ -153,6 +177,7 @@ class RecyclingH2Protocol(ZttpH2Protocol):
         """Tell the application, and leave no timer behind."""
         self._cancel_phase_timer()
         super().connection_lost(exc)
+        self.heard.set()
 
     # What ends the connection
 

@@ -67,7 +67,7 @@ def grpcio(base_url: str) -> Iterator[Call]:
             try:
                 return method(request, timeout=20)
             except grpc.RpcError as error:
-                raise _grpc_failure(error) from error
+                raise grpc_failure(error) from error
 
         yield call
 
@@ -83,8 +83,7 @@ def _connectrpc(protocol: ProtocolType, version: HTTPVersion, **options: bool) -
                 try:
                     return getattr(client, method)(request, timeout_ms=20_000, **options)
                 except ConnectError as error:
-                    details = (_detail(d.type_name, d.message_bytes) for d in error.details)
-                    raise Failure(error.code.value, error.message, tuple(details)) from error
+                    raise connect_failure(error) from error
 
             yield call
 
@@ -126,7 +125,14 @@ def json_failure(response: httpx.Response) -> Failure:
     return Failure(body["code"], body["message"], tuple(details))
 
 
-def _grpc_failure(error: grpc.RpcError) -> Failure:
+def connect_failure(error: ConnectError) -> Failure:
+    """Return what an error of connectrpc's says."""
+    details = (_detail(each.type_name, each.message_bytes) for each in error.details)
+    return Failure(error.code.value, error.message, tuple(details))
+
+
+def grpc_failure(error: grpc.RpcError) -> Failure:
+    """Return what an error of grpcio's says."""
     details: tuple[Message[Any], ...] = ()
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":

@@ -40,6 +40,12 @@ class Orders:
         insert = f"INSERT INTO orders ({names}) VALUES ({places}) RETURNING id"
         return int(_only_row(self.url, insert, row)["id"])
 
+    def change(self, order_id: int, **values: object) -> None:
+        """Change an order by hand."""
+        sets = ", ".join(f"{name} = %({name})s" for name in values)
+        statement = f"UPDATE orders SET {sets} WHERE id = %(id)s RETURNING id"
+        _only_row(self.url, statement, values | {"id": order_id})
+
     def row(self, order_id: int) -> dict[str, Any]:
         """Return the row of that order, by column."""
         return _only_row(self.url, "SELECT * FROM orders WHERE id = %(id)s", {"id": order_id})

@@ -1,0 +1,327 @@
+"""WatchOrderPayments: over every protocol that streams, and what goes wrong."""
+
+import re
+import socket
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import psutil
+import psycopg
+import pytest
+from psycopg import sql
+
+from server.gen.google.rpc.error_details_pb import BadRequest, ErrorInfo, RetryInfo
+from server.gen.listings.v1.orders_pb import (
+    OrderPaymentEvent,
+    PaymentState,
+    UpdateOrderPaymentRequest,
+    WatchOrderPaymentsRequest,
+    WatchOrderPaymentsResponse,
+)
+from tests.support import callers, databases, service
+from tests.support.callers import Failure
+from tests.support.orders import Orders
+from tests.support.service import Service
+from tests.support.watchers import WATCHERS, Stream, Watch, grpcio
+
+
+@pytest.fixture(scope="session", params=WATCHERS)
+def watch(request: pytest.FixtureRequest, running: Service) -> Iterator[Watch]:
+    with WATCHERS[request.param](running.base_url) as watch:
+        yield watch
+
+
+@pytest.fixture(scope="session")
+def update(running: Service) -> Iterator[callers.Call]:
+    with callers.grpcio(running.base_url) as call:
+        yield call
+
+
+def of(*order_ids: int, after: str = "") -> WatchOrderPaymentsRequest:
+    return WatchOrderPaymentsRequest(order_ids=list(order_ids), last_event_id=after)
+
+
+def begun(stream: Stream) -> str:
+    """Read the message that a stream begins with, and return its event_id."""
+    first = next(stream)
+    assert first.event is None
+    return first.event_id
+
+
+def event(response: WatchOrderPaymentsResponse) -> OrderPaymentEvent:
+    assert response.event is not None
+    return response.event
+
+
+def statuses(stream: Stream, count: int) -> list[str]:
+    found = []
+    for _ in range(count):
+        after = event(next(stream)).after
+        assert after is not None
+        found.append(after.payment_status)
+    return found
+
+
+def test_each_change_arrives_once_and_in_order(
+    watch: Watch, update: callers.Call, orders: Orders
+) -> None:
+    order_id, other = orders.add(), orders.add()
+    with watch(of(order_id)) as stream:
+        begun(stream)
+        for status in ("processing", "paid", "refunded"):
+            update(UpdateOrderPaymentRequest(order_id=other, payment_status=status))
+            update(
+                UpdateOrderPaymentRequest(
+                    order_id=order_id,
+                    payment_status=status,
+                    payment_idempotency_key=f"{order_id} {status}",
+                )
+            )
+        first = event(next(stream))
+        assert statuses(stream, 2) == ["paid", "refunded"]
+    assert first.order_id == order_id
+    assert first.before == PaymentState(payment_status="pending")
+    assert first.after == PaymentState(
+        payment_status="processing", payment_idempotency_key=f"{order_id} processing"
+    )
+    assert first.payment_idempotency_key == f"{order_id} processing"
+    assert first.has_field("request_id")
+
+
+def test_a_storefront_is_watched_with_the_orders_that_come_later(
+    watch: Watch, orders: Orders
+) -> None:
+    storefront = 1_000_000 + orders.add()
+    with watch(WatchOrderPaymentsRequest(storefront_id=storefront)) as stream:
+        begun(stream)
+        orders.add(payment_status="paid", storefront_id=storefront + 1)
+        order_id = orders.add(payment_status="paid", storefront_id=storefront)
+        found = event(next(stream))
+    assert found.order_id == order_id
+    assert found.before == PaymentState()
+
+
+def test_a_change_by_hand_arrives_without_a_request(watch: Watch, orders: Orders) -> None:
+    order_id = orders.add()
+    with watch(of(order_id)) as stream:
+        begun(stream)
+        orders.change(order_id, payment_status="paid")
+        found = event(next(stream))
+    assert not found.has_field("request_id")
+    assert found.database_role != ""
+
+
+def test_what_was_committed_meanwhile_comes_after_a_reconnect(watch: Watch, orders: Orders) -> None:
+    """Also what had begun before the last event, and was committed after it."""
+    late, early = orders.add(), orders.add()
+    with psycopg.connect(orders.url) as slow:
+        with watch(of(late, early)) as stream:
+            begun(stream)
+            slow.execute("UPDATE orders SET payment_status = 'slow' WHERE id = %s", (late,))
+            orders.change(early, payment_status="first")
+            seen = next(stream)
+            assert event(seen).order_id == early
+        slow.commit()
+    orders.change(early, payment_status="second")
+
+    with watch(of(late, early, after=seen.event_id)) as stream:
+        assert begun(stream) == seen.event_id
+        assert statuses(stream, 2) == ["slow", "second"]
+        orders.change(early, payment_status="third")
+        assert statuses(stream, 1) == ["third"]
+
+
+def test_going_on_in_the_middle_of_what_came_at_once(watch: Watch, orders: Orders) -> None:
+    order_id = orders.add()
+    with watch(of(order_id)) as stream:
+        start = begun(stream)
+    expected = [f"status {number}" for number in range(7)]
+    for status in expected:
+        orders.change(order_id, payment_status=status)
+    found: list[str] = []
+    after = start
+    while len(found) < len(expected):
+        with watch(of(order_id, after=after)) as stream:
+            begun(stream)
+            for _ in range(min(3, len(expected) - len(found))):
+                message = next(stream)
+                after = message.event_id
+                state = event(message).after
+                assert state is not None
+                found.append(state.payment_status)
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        WatchOrderPaymentsRequest(),
+        WatchOrderPaymentsRequest(order_ids=[1], storefront_id=1),
+        WatchOrderPaymentsRequest(order_ids=[0]),
+        WatchOrderPaymentsRequest(order_ids=list(range(1, 1002))),
+        WatchOrderPaymentsRequest(storefront_id=-1),
+        *(of(1, after=text) for text in ("x", "ä", "MTox", "MTo5OjM6", "OToxOg", "MTo5OjUgMTo5Og")),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_a_request(watch: Watch, request_: WatchOrderPaymentsRequest) -> None:
+    with watch(request_) as stream, pytest.raises(Failure) as caught:
+        next(stream)
+    assert caught.value.code == "invalid_argument"
+    (detail,) = caught.value.details
+    assert isinstance(detail, BadRequest)
+    if request_.last_event_id:
+        assert [each.field for each in detail.field_violations] == ["last_event_id"]
+
+
+def test_changes_arrive_soon(running: Service, orders: Orders) -> None:
+    """Far sooner than by looking without being told."""
+    order_id, times = orders.add(), []
+    with grpcio(running.base_url) as watch, watch(of(order_id)) as stream:
+        begun(stream)
+        for number in range(15):
+            orders.change(order_id, payment_status=f"{number}")
+            start = time.monotonic()
+            next(stream)
+            times.append(time.monotonic() - start)
+    assert statistics.median(times) < 0.1
+
+
+def watchers(base_url: str) -> float:
+    found = re.search(r"^listings_watchers (\S+)$", httpx.get(f"{base_url}/metrics").text, re.M)
+    assert found
+    return float(found[1])
+
+
+def until_nobody_watches(base_url: str) -> None:
+    deadline = time.monotonic() + 10
+    while watchers(base_url):
+        assert time.monotonic() < deadline, "somebody still watches"
+
+
+def test_a_caller_that_goes_away_is_forgotten(watch: Watch, running: Service) -> None:
+    with watch(of(1)) as stream:
+        begun(stream)
+        assert watchers(running.base_url) == 1
+    until_nobody_watches(running.base_url)
+
+
+@pytest.fixture
+def apart(tmp_path: Path, database_url: str) -> Iterator[Service]:
+    """A service of its own."""
+    with service.running(database_url, tmp_path / "log") as running:
+        yield running
+
+
+def test_changes_through_another_replica(apart: Service, tmp_path: Path, database_url: str) -> None:
+    order_id = Orders(database_url).add()
+    with (
+        service.running(database_url, tmp_path / "log 2") as other,
+        callers.grpcio(other.base_url) as update,
+        grpcio(apart.base_url) as watch,
+        watch(of(order_id)) as stream,
+    ):
+        begun(stream)
+        times = []
+        for number in range(9):
+            update(UpdateOrderPaymentRequest(order_id=order_id, payment_status=f"{number}"))
+            start = time.monotonic()
+            assert statuses(stream, 1) == [f"{number}"]
+            times.append(time.monotonic() - start)
+    assert statistics.median(times) < 0.1
+
+
+def test_a_lost_connection_loses_no_change(apart: Service) -> None:
+    orders = Orders(apart.database_url)
+    order_id = orders.add()
+    server, name = databases.server_and_name(orders.url)
+    with grpcio(apart.base_url) as watch, watch(of(order_id)) as stream:
+        begun(stream)
+        with psycopg.connect(server, autocommit=True) as connection:
+            connection.execute(
+                sql.SQL(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                    " WHERE datname = {}"
+                ).format(name)
+            )
+        for number in range(3):
+            orders.change(order_id, payment_status=f"{number}")
+        assert statuses(stream, 3) == ["0", "1", "2"]
+
+
+def test_a_stop_of_the_server_ends_a_stream_at_once(apart: Service) -> None:
+    with grpcio(apart.base_url) as watch, watch(of(1)) as stream:
+        begun(stream)
+        start = time.monotonic()
+        assert apart.stop() == 0
+        assert time.monotonic() - start < 10
+        with pytest.raises(Failure) as caught:
+            next(stream)
+    assert caught.value.code == "unavailable"
+    assert [type(each) for each in caught.value.details] == [RetryInfo]
+
+
+EVENTS = 6_000
+
+
+def many_changes(orders: Orders, storefront: int) -> None:
+    """Make so many that neither the client's window nor the kernel's buffers hold them."""
+    ids = [orders.add(storefront_id=storefront) for _ in range(EVENTS // 60)]
+    with psycopg.connect(orders.url, autocommit=True) as connection:
+        for number in range(60):
+            connection.execute(
+                "UPDATE orders SET payment_transaction_id = %s, payment_session_id = %s"
+                " WHERE id = ANY(%s)",
+                (f"{number}".zfill(250), f"{number}".zfill(250), ids),
+            )
+
+
+def test_a_slow_reader_is_dropped_and_can_go_on(apart: Service) -> None:
+    orders, process = Orders(apart.database_url), psutil.Process(apart.process.pid)
+    storefront, found, after = 77, 0, ""
+    request = WatchOrderPaymentsRequest(storefront_id=storefront)
+    with grpcio(apart.base_url) as watch:
+        with watch(request) as stream:
+            after = begun(stream)
+            before = process.memory_info().rss
+            many_changes(orders, storefront)
+            until_nobody_watches(apart.base_url)  # it reads the stream no further than this
+            assert process.memory_info().rss - before < 16 * 2**20
+            with pytest.raises(Failure) as caught:
+                for message in stream:
+                    found, after = found + 1, message.event_id
+        assert caught.value.code == "resource_exhausted"
+        (detail,) = caught.value.details
+        assert isinstance(detail, ErrorInfo)
+        assert detail.reason == "WATCHER_TOO_SLOW"
+        assert found < EVENTS
+        while found < EVENTS:
+            request = WatchOrderPaymentsRequest(storefront_id=storefront, last_event_id=after)
+            with watch(request) as stream:
+                begun(stream)
+                for message in stream:
+                    found, after = found + 1, message.event_id
+                    if found == EVENTS:
+                        break
+
+
+def test_a_reader_over_http_1_that_does_not_read_costs_no_memory(apart: Service) -> None:
+    process = psutil.Process(apart.process.pid)
+    body = b'{"storefrontId": "78"}'
+    envelope = b"\x00" + len(body).to_bytes(4) + body
+    with closing(socket.create_connection(("127.0.0.1", apart.port))) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(
+            b"POST /listings.v1.OrderService/WatchOrderPayments HTTP/1.1\r\nHost: test\r\n"
+            b"Content-Type: application/connect+json\r\nConnect-Protocol-Version: 1\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(envelope) + envelope
+        )
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        before = process.memory_info().rss
+        many_changes(Orders(apart.database_url), 78)
+        until_nobody_watches(apart.base_url)
+        assert process.memory_info().rss - before < 16 * 2**20

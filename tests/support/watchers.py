@@ -1,0 +1,88 @@
+"""One way to watch payments over each protocol that streams."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from typing import Any, cast
+
+import grpc
+from connectrpc.codec import Codec, proto_binary_codec, proto_json_codec
+from connectrpc.errors import ConnectError
+from connectrpc.protocol import ProtocolType
+from pyqwest import HTTPVersion, SyncClient, SyncHTTPTransport
+
+from server.gen.listings.v1.orders_connect import OrderServiceClientSync
+from server.gen.listings.v1.orders_pb import WatchOrderPaymentsRequest, WatchOrderPaymentsResponse
+from tests.support.callers import connect_failure, grpc_failure, path
+
+Stream = Iterator[WatchOrderPaymentsResponse]
+"""Yields the messages of a stream, or raises Failure."""
+
+Watch = Callable[[WatchOrderPaymentsRequest], AbstractContextManager[Stream]]
+"""Begins to watch; at the end of the context the caller goes away."""
+
+Watcher = Callable[[str], AbstractContextManager[Watch]]
+"""Connects to a base URL."""
+
+
+@contextmanager
+def grpcio(base_url: str) -> Iterator[Watch]:
+    """gRPC by Google's implementation."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(base_url.removeprefix("http://"), options) as channel:
+        method = channel.unary_stream(
+            path(WatchOrderPaymentsRequest()),
+            request_serializer=WatchOrderPaymentsRequest.to_binary,
+            response_deserializer=WatchOrderPaymentsResponse.from_binary,
+        )
+
+        @contextmanager
+        def watch(request: WatchOrderPaymentsRequest) -> Iterator[Stream]:
+            call = method(request, timeout=60)
+
+            def stream() -> Stream:
+                try:
+                    yield from call
+                except grpc.RpcError as error:
+                    raise grpc_failure(error) from error
+
+            yield stream()
+            call.cancel()
+
+        yield watch
+
+
+def _connectrpc(protocol: ProtocolType, version: HTTPVersion, codec: Codec) -> Watcher:
+    @contextmanager
+    def connected(base_url: str) -> Iterator[Watch]:
+        http_client = SyncClient(SyncHTTPTransport(http_version=version))
+        with OrderServiceClientSync(
+            base_url, protocol=protocol, http_client=http_client, codec=codec
+        ) as client:
+
+            @contextmanager
+            def watch(request: WatchOrderPaymentsRequest) -> Iterator[Stream]:
+                responses = client.watch_order_payments(request, timeout_ms=60_000)
+                with closing(cast("Any", responses)):
+
+                    def stream() -> Stream:
+                        try:
+                            yield from responses
+                        except ConnectError as error:
+                            raise connect_failure(error) from error
+
+                    yield stream()
+
+            yield watch
+
+    return connected
+
+
+_BINARY, _JSON = proto_binary_codec(), proto_json_codec()
+
+WATCHERS: dict[str, Watcher] = {
+    "grpcio": grpcio,
+    "grpc-connectrpc": _connectrpc(ProtocolType.GRPC, HTTPVersion.HTTP2, _BINARY),
+    "grpc-web": _connectrpc(ProtocolType.GRPC_WEB, HTTPVersion.HTTP1, _BINARY),
+    "connect-binary": _connectrpc(ProtocolType.CONNECT, HTTPVersion.HTTP2, _BINARY),
+    "connect-json": _connectrpc(ProtocolType.CONNECT, HTTPVersion.HTTP1, _JSON),
+}
