@@ -12,6 +12,7 @@ import json
 import random
 import sys
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -31,10 +32,13 @@ _CHANNELS = 4
 class Job:
     """``requests`` updates of random orders out of ``orders``; ``seed`` says which.
 
+    With ``keyed``, each has an idempotency key that was never used before.
+
     A closed loop: each of ``concurrency`` callers sends its next one when it has its answer.
     """
 
     protocol: str
+    keyed: bool
     base_url: str
     requests: int
     concurrency: int
@@ -135,6 +139,7 @@ def _requests(job: Job) -> Iterator[UpdateOrderPaymentRequest]:
             order_id=rng.randint(1, job.orders),
             payment_status="paid",
             payment_transaction_id=f"txn_{rng.getrandbits(96):024x}",
+            payment_idempotency_key=str(uuid.uuid4()) if job.keyed else None,
         )
 
 

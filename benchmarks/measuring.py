@@ -93,7 +93,7 @@ class _Bench:
 
     def round(self, contestant: Contestant, running: Server) -> dict[str, float]:
         """Return what one round of calls takes."""
-        self.database.tidy()
+        self.database.tidy(history=contestant.history)
         processes = {"server_cpu": running.process}
         if self.database.postmaster:
             processes["postgres_cpu"] = self.database.postmaster
@@ -111,6 +111,7 @@ class _Bench:
     ) -> Timing:
         job = Job(
             protocol=contestant.protocol,
+            keyed=contestant.keyed,
             base_url=running.base_url,
             requests=requests,
             concurrency=concurrency,

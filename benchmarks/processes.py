@@ -38,11 +38,12 @@ class Server:
 
 @contextmanager
 def server(contestant: Contestant, database_url: str, log: Path) -> Iterator[Server]:
-    """Run a contestant on a free port, with the defaults of all its settings."""
+    """Run a contestant on a free port, with the defaults of all settings but its own."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LISTINGS_")} | {
         "LISTINGS_DATABASE_URL": database_url,
         "LISTINGS_PORT": "0",
         "LISTINGS_POOL_SIZE": str(_POOL_SIZE),
+        **contestant.settings,
     }
     with (
         log.open("wb") as output,

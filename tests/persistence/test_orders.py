@@ -52,12 +52,15 @@ async def test_an_update_is_one_round_trip(database_url: str, tmp_path: Path) ->
         wire.counted(database_url, tmp_path) as (url, counts),
         repository(url, max_connections=1) as repo,
     ):
-        await repo.update_payment_info(order_id, {"payment_status": "prepared"}, ORIGIN)
-        before = counts.round_trips
-        assert before > 0
-        for number in range(10):
-            await repo.update_payment_info(order_id, {"payment_status": f"{number}"}, ORIGIN)
-        assert counts.round_trips - before == 10
+        for key in ({}, {"payment_idempotency_key": "key"}):
+            params = {"payment_status": "prepared"} | key
+            await repo.update_payment_info(order_id, params, ORIGIN)
+            before = counts.round_trips
+            assert before > 0
+            for number in range(10):
+                used = {name: f"{number}" for name in params}
+                await repo.update_payment_info(order_id, used, ORIGIN)
+            assert counts.round_trips - before == 10
 
 
 async def test_what_is_wrong_with_an_update(database_url: str) -> None:
