@@ -20,7 +20,8 @@ _EXPLANATIONS = {
     415: (
         "invalid_argument",
         "content type {type} is not understood; use application/json, application/proto, "
-        "application/grpc or application/grpc-web",
+        "application/grpc or application/grpc-web, and for a stream application/connect+json or "
+        "application/connect+proto instead of the first two",
     ),
 }
 

@@ -1,7 +1,7 @@
 """The id of each request: the caller's own, or one that is made up."""
 
 import re
-import uuid
+import secrets
 from typing import Any, Final
 
 from connectrpc.code import Code
@@ -21,7 +21,7 @@ class RequestIdInterceptor:
         """Raises ConnectError, when the caller's own has other than visible ASCII characters."""
         given = ctx.request_headers.get(REQUEST_ID)
         if given is None:
-            given = ctx.request_headers[REQUEST_ID] = uuid.uuid4().hex
+            given = ctx.request_headers[REQUEST_ID] = secrets.token_hex(16)
         elif not _VISIBLE_ASCII.fullmatch(given):
             raise ConnectError(
                 Code.INVALID_ARGUMENT, f"{REQUEST_ID} must be 1 to 128 visible ASCII characters"

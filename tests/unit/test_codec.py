@@ -10,7 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.codec import StrictJSONCodec
-from server.gen.listings.v1.orders_pb import Order, UpdateOrderPaymentRequest
+from server.gen.listings.v1.orders_pb import (
+    Order,
+    UpdateOrderPaymentRequest,
+    WatchOrderPaymentsRequest,
+)
 from tests.support import strategies
 
 codec = StrictJSONCodec()
@@ -86,6 +90,12 @@ def test_no_number_is_read_as_its_neighbour(text: str, quoted: bool) -> None:
         assert error.code.value == "invalid_argument"
     else:
         assert read.order_id == Decimal(text)
+
+
+@pytest.mark.parametrize("order_id", ['"1_0"', "1.5", "null", '"x"', "true", "1e400"])
+def test_the_numbers_of_a_list_are_read_as_strictly(order_id: str) -> None:
+    with pytest.raises(ConnectError, match=r"order_ids\[1\] must be an integer"):
+        codec.decode(b'{"orderIds": [7, %s]}' % order_id.encode(), WatchOrderPaymentsRequest)
 
 
 def test_messages_other_than_requests() -> None:
