@@ -58,7 +58,7 @@ async def test_an_update_is_one_round_trip(database_url: str, tmp_path: Path) ->
             before = counts.round_trips
             assert before > 0
             for number in range(10):
-                used = {name: f"{number}" for name in params}
+                used = dict.fromkeys(params, f"{number}")
                 await repo.update_payment_info(order_id, used, ORIGIN)
             assert counts.round_trips - before == 10
 

@@ -1,0 +1,250 @@
+"""Random lives of a few orders, held against a model of the rules in the contract."""
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from persistence import errors
+from persistence.database import Database
+from persistence.ledger import PaymentLedger
+from persistence.orders import OrderRepository
+from persistence.records import PAYMENT_COLUMNS, Origin
+from tests.support import databases
+from tests.support.orders import Orders
+
+Params: TypeAlias = dict[str, str]
+State: TypeAlias = dict[str, str | None]
+
+KEY: Final = "payment_idempotency_key"
+EMPTY: Final[State] = dict.fromkeys(PAYMENT_COLUMNS) | {"payment_status": "pending"}
+
+# The contract's words, a second time: what may follow, besides the status itself.
+UNSETTLED: Final = {
+    *("pending", "processing", "requires_action", "authorized"),
+    *("failed", "cancelled", "expired"),
+}
+NEXT: Final = dict.fromkeys(UNSETTLED, UNSETTLED | {"paid", "partially_refunded", "refunded"}) | {
+    "paid": {"partially_refunded", "refunded", "disputed"},
+    "partially_refunded": {"refunded", "disputed"},
+    "disputed": {"paid", "charged_back"},
+    "refunded": set(),
+    "charged_back": set(),
+}
+
+
+class Request(NamedTuple):
+    order: int  # one of the example's orders, or one more that does not exist
+    params: Params
+
+
+class Send(NamedTuple):
+    """Send a request, and give up after so many turns of the event loop, if at all."""
+
+    request: Request
+    patience: int | None
+
+
+class SendAgain(NamedTuple):
+    """Send one of the requests so far once more, however old it is."""
+
+    back: int
+    patience: int | None
+
+
+class Event(NamedTuple):
+    before: State
+    after: State
+    key: str | None
+
+
+@dataclass
+class Model:
+    """What the contract says of each order. The answers are tuples, as ``answer`` makes them."""
+
+    guarded: bool
+    states: list[State]
+    events: list[list[Event]] = field(default_factory=list)
+    used: dict[str, Request] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.events = [[] for _ in self.states]
+
+    def expected(self, request: Request) -> tuple[object, ...]:
+        order, params = request
+        key = params.get(KEY)
+        if key in self.used:
+            if self.used[key] != request:
+                return ("key reused",)
+            return ("replayed", self.states[order])
+        if order == len(self.states):
+            return ("not found",)
+        state = self.states[order]
+        current, new = state["payment_status"], params.get("payment_status")
+        if (
+            self.guarded
+            and current in NEXT
+            and new in NEXT
+            and new not in {current, *NEXT[current]}
+        ):
+            return ("refused", current, new, NEXT[current] - {current})
+        return ("applied", state | params)
+
+    def apply(self, request: Request) -> None:
+        order, params = request
+        before = self.states[order]
+        after = before | params
+        if after != before:
+            self.events[order].append(Event(before, after, params.get(KEY)))
+        if key := params.get(KEY):
+            self.used[key] = request
+        self.states[order] = after
+
+
+@dataclass
+class System:
+    """The repository, as a client uses it that may give up."""
+
+    orders: Orders
+    repository: OrderRepository
+    ledger: PaymentLedger
+    numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    async def answer(
+        self, order_id: int, params: Params, patience: int | None
+    ) -> tuple[object, ...] | None:
+        """Return what became of an update; None, when the client gave up before."""
+        origin = Origin(f"request {next(self.numbers)}")
+        call = asyncio.ensure_future(self.repository.update_payment_info(order_id, params, origin))
+        for _ in range(patience or 0):
+            await asyncio.sleep(0)
+        if patience is not None and not call.done():
+            call.cancel()
+        try:
+            update = await call
+        except asyncio.CancelledError:
+            return None
+        except errors.OrderNotFound:
+            return ("not found",)
+        except errors.IdempotencyKeyReused:
+            return ("key reused",)
+        except errors.PaymentStatusRefused as refusal:
+            return ("refused", refusal.current, refusal.new, set(refusal.allowed))
+        state = {name: getattr(update.order, name) for name in PAYMENT_COLUMNS}
+        return ("replayed" if update.replayed else "applied", state)
+
+    def state(self, order_id: int) -> State:
+        row = self.orders.row(order_id)
+        return {name: row[name] for name in PAYMENT_COLUMNS}
+
+    async def events(self, order_id: int) -> list[Event]:
+        return [
+            Event(
+                {name: getattr(event, f"{name}_before") for name in PAYMENT_COLUMNS},
+                {name: getattr(event, f"{name}_after") for name in PAYMENT_COLUMNS},
+                event.idempotency_key,
+            )
+            for event in await self.ledger.list_events(order_id, 1_000)
+        ]
+
+
+_patience = st.none() | st.integers(0, 40)
+_statuses = st.sampled_from([*NEXT, "paid", "pending", "on_hold"])
+
+
+def _params(words: Any) -> st.SearchStrategy[Params]:
+    fields: dict[str, st.SearchStrategy[str]] = dict.fromkeys(PAYMENT_COLUMNS, words)
+    fields |= {"payment_status": _statuses, KEY: st.sampled_from("klmno")}
+    some = st.sets(st.sampled_from(PAYMENT_COLUMNS), min_size=1)
+    return some.flatmap(lambda names: st.fixed_dictionaries({n: fields[n] for n in sorted(names)}))
+
+
+_requests = st.builds(Request, st.integers(0, 2), _params(st.sampled_from("ab")))
+_steps = st.lists(
+    st.builds(Send, _requests, _patience) | st.builds(SendAgain, st.integers(0, 30), _patience),
+    min_size=20,
+    max_size=60,
+)
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["guarded", "unguarded"])
+def system(request: pytest.FixtureRequest, runner: asyncio.Runner) -> Iterator[System]:
+    with databases.clone() as url:
+        # One connection: when a call was given up, the next one waits for what became of it.
+        database = Database(
+            url + "&options=-csynchronous_commit%3Doff",
+            max_connections=1,
+            connect_timeout=5,
+            statement_timeout=5,
+        )
+        runner.run(database.__aenter__())
+        repository = OrderRepository(database, guard_status=request.param)
+        yield System(Orders(url), repository, PaymentLedger(database))
+        runner.run(database.__aexit__(None, None, None))
+
+
+@settings(
+    max_examples=80,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(steps=_steps)
+def test_answers_rows_and_ledger_agree_with_the_model(
+    system: System, runner: asyncio.Runner, request: pytest.FixtureRequest, steps: list[Any]
+) -> None:
+    guarded = "unguarded" not in request.node.name
+    runner.run(_live(system, steps, guarded=guarded))
+
+
+async def _live(system: System, steps: list[Any], *, guarded: bool) -> None:
+    ids = [system.orders.add(), system.orders.add()]
+    model = Model(guarded, [dict(EMPTY) for _ in ids])
+    sent: list[Request] = []
+    for step in steps:
+        if isinstance(step, Send):
+            # A key is of this example alone: the database lives on.
+            own = (
+                {KEY: f"{ids[0]} {step.request.params[KEY]}"} if KEY in step.request.params else {}
+            )
+            request = Request(step.request.order, step.request.params | own)
+            sent.append(request)
+        elif sent:
+            request = sent[-1 - step.back % len(sent)]
+        else:
+            continue
+        order_id = ids[request.order] if request.order < len(ids) else 2**62
+        expected = model.expected(request)
+        answer = await system.answer(order_id, request.params, step.patience)
+        if answer is None:
+            # Nobody knows whether it was written. But it was, or it was not.
+            await system.repository.get(ids[0])
+            if expected[0] == "applied" and system.state(order_id) == expected[1]:
+                model.apply(request)
+            expected = model.expected(request)
+            answer = await system.answer(order_id, request.params, None)
+        assert answer == expected
+        if answer[0] == "applied":
+            model.apply(request)
+        if request.order < len(ids):
+            assert system.state(order_id) == model.states[request.order]
+    for number, each in enumerate(ids):
+        events = await system.events(each)
+        assert events == model.events[number]
+        state = EMPTY
+        for event in events:
+            assert event.before == state
+            if guarded and event.before["payment_status"] not in UNSETTLED | {"on_hold"}:
+                assert event.after["payment_status"] not in UNSETTLED
+            state = event.after
+        assert state == model.states[number] == system.state(each)

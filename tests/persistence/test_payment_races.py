@@ -1,0 +1,269 @@
+"""Many writers at once: what is in the ledger afterwards explains every answer."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final
+
+import psycopg
+import pytest
+
+from persistence import errors
+from persistence.database import Database
+from persistence.ledger import PaymentLedger
+from persistence.orders import OrderRepository
+from persistence.records import PAYMENT_COLUMNS, Origin, PaymentEvent, Update
+from tests.support.orders import Orders
+
+pytestmark = pytest.mark.anyio
+
+KEY: Final = "payment_idempotency_key"
+WRITERS, ORDERS, REQUESTS, UPDATES = 16, 4, 150, 25
+STATUSES: Final = (
+    *("pending", "processing", "failed", "paid", "paid"),
+    *("partially_refunded", "disputed", "on_hold", "on_hold"),
+)
+
+EMPTY: Final[dict[str, str | None]] = dict.fromkeys(PAYMENT_COLUMNS) | {"payment_status": "pending"}
+SETTLED: Final = {"paid", "partially_refunded", "disputed"}
+UNSETTLED: Final = {"pending", "processing", "failed"}
+
+Answer = Update | errors.IdempotencyKeyReused | errors.PaymentStatusRefused
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one writer asked for, what it was told, and when."""
+
+    request_id: str
+    order_id: int
+    params: dict[str, str]
+    answer: Answer
+    began: float
+    ended: float
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[tuple[OrderRepository, PaymentLedger]]:
+    database = Database(url, max_connections=8, connect_timeout=5, statement_timeout=5)
+    async with database:
+        yield OrderRepository(database), PaymentLedger(database)
+
+
+async def update(
+    repository: OrderRepository, order_id: int, request_id: str = "r", **params: str
+) -> Answer:
+    try:
+        return await repository.update_payment_info(order_id, params, Origin(request_id))
+    except (errors.IdempotencyKeyReused, errors.PaymentStatusRefused) as refusal:
+        return refusal
+
+
+def before(event: PaymentEvent) -> dict[str, str | None]:
+    return {name: getattr(event, f"{name}_before") for name in PAYMENT_COLUMNS}
+
+
+def after(event: PaymentEvent) -> dict[str, str | None]:
+    return {name: getattr(event, f"{name}_after") for name in PAYMENT_COLUMNS}
+
+
+def payment(update: Update) -> dict[str, str | None]:
+    return {name: getattr(update.order, name) for name in PAYMENT_COLUMNS}
+
+
+def requests(random: Random, order_ids: list[int]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Make what the writers send: each of it more than once, and late."""
+    for _ in range(REQUESTS):
+        params = {"payment_status": random.choice(STATUSES)}
+        if random.random() < 0.5:
+            params["payment_transaction_id"] = f"{random.randint(1, 3)}"
+        if random.random() < 0.7:
+            params[KEY] = f"key {random.randint(1, REQUESTS)}"
+        yield random.choice(order_ids), params
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_ledger_is_a_serial_history_that_explains_every_answer(
+    database_url: str, seed: int
+) -> None:
+    orders = Orders(database_url)
+    order_ids = [orders.add() for _ in range(ORDERS)]
+    shared = list(requests(Random(seed), order_ids))
+    calls: list[Call] = []
+
+    async def write(repository: OrderRepository, writer: int) -> None:
+        random = Random(f"{seed} {writer}")
+        for number in range(UPDATES):
+            order_id, params = random.choice(shared)
+            request_id, began = f"{writer} {number}", time.monotonic()
+            answer = await update(repository, order_id, request_id, **params)
+            calls.append(Call(request_id, order_id, params, answer, began, time.monotonic()))
+
+    async with opened(database_url) as (repository, ledger):
+        await asyncio.gather(*(write(repository, writer) for writer in range(WRITERS)))
+        events = {each: await ledger.list_events(each, 10_000) for each in order_ids}
+
+    assert len(calls) == WRITERS * UPDATES
+    for order_id in order_ids:
+        check_chain(orders.row(order_id), events[order_id])
+    history = History(events, {call.request_id: call for call in calls})
+    for call in calls:
+        history.explain(call)
+    # Each event was made by a call that was told so.
+    applied = {call.request_id for call in calls if name(call.answer) == "applied"}
+    assert history.by_request.keys() <= applied
+    assert len(history.by_request) == sum(map(len, events.values()))
+    assert {name(call.answer) for call in calls} == {
+        *("applied", "replayed", "IdempotencyKeyReused", "PaymentStatusRefused")
+    }
+
+
+@dataclass
+class History:
+    """The events of each order, the calls, and who made which event."""
+
+    events: dict[int, list[PaymentEvent]]
+    calls: dict[str, Call]
+
+    def __post_init__(self) -> None:
+        everything = [event for each in self.events.values() for event in each]
+        self.by_request = {str(event.request_id): event for event in everything}
+        self.by_key = {event.idempotency_key: event for event in everything}
+
+    def explain(self, call: Call) -> None:
+        """Fail unless the answer to ``call`` follows from what happened."""
+        written = self.by_request.get(call.request_id)
+        answer = call.answer
+        if isinstance(answer, Update) and not answer.replayed:
+            if written is None:  # it changed nothing, and so had no key
+                assert KEY not in call.params
+                assert call.params.items() <= payment(answer).items()
+                assert payment(answer) in [EMPTY, *map(after, self.events[call.order_id])]
+            else:
+                assert after(written) == before(written) | call.params == payment(answer)
+            return
+        assert written is None
+        if isinstance(answer, errors.PaymentStatusRefused):
+            assert answer.new == call.params["payment_status"]
+            assert answer.current in self.statuses_during(call)
+            return
+        first = self.by_key[call.params[KEY]]
+        by = self.calls[str(first.request_id)]
+        assert by.began < call.ended
+        same = (by.order_id, by.params) == (call.order_id, call.params)
+        assert same == isinstance(answer, Update)
+
+    def statuses_during(self, call: Call) -> set[str]:
+        """Return every status that the order may have had while ``call`` was under way."""
+        statuses = {"pending"}
+        for event in self.events[call.order_id]:
+            by = self.calls[str(event.request_id)]
+            if by.ended < call.began:  # it was over by then, and so was all before it
+                statuses.clear()
+            if by.began < call.ended:
+                statuses.add(event.payment_status_after)
+        return statuses
+
+
+def check_chain(row: dict[str, Any], events: list[PaymentEvent]) -> None:
+    """Check that each event begins where the one before ended, and that none goes back."""
+    state = EMPTY
+    for event in events:
+        assert before(event) == state
+        state = after(event)
+        if event.payment_status_before in SETTLED:
+            assert event.payment_status_after not in UNSETTLED
+    assert state == {name: row[name] for name in PAYMENT_COLUMNS}
+
+
+def statuses_during(
+    call: Call, events: list[PaymentEvent], *, began: dict[str, float], ended: dict[str, float]
+) -> set[str]:
+    """Return every status that the order may have had between a call's beginning and its end."""
+    # Whatever had been answered before the call began was over; of that, only the last one counts.
+    past = [n for n, event in enumerate(events) if ended[str(event.request_id)] < call.began]
+    first = past[-1] if past else -1
+    found = {events[first].payment_status_after if past else "pending"}
+    for event in events[first + 1 :]:
+        if began[str(event.request_id)] < call.ended:
+            found.add(event.payment_status_after)
+    return found
+
+
+def name(answer: Answer) -> str:
+    if isinstance(answer, Update):
+        return "replayed" if answer.replayed else "applied"
+    return type(answer).__name__
+
+
+async def both(*calls: Coroutine[Any, Any, Answer]) -> set[str]:
+    """Run them at the same instant, and name their answers."""
+    return set(map(name, await asyncio.gather(*calls)))
+
+
+@pytest.mark.parametrize("order", ["paid first", "pending first", "as it comes"])
+async def test_paid_and_a_late_pending_end_in_paid(database_url: str, order: str) -> None:
+    orders = Orders(database_url)
+    async with opened(database_url) as (repository, _):
+        for _ in range(20):
+            order_id = orders.add(payment_status="processing")
+            statuses = ["pending", "paid"] if order == "pending first" else ["paid", "pending"]
+            if order == "as it comes":
+                await both(*(update(repository, order_id, payment_status=s) for s in statuses))
+            else:
+                await in_turn(database_url, repository, order_id, statuses)
+            assert orders.row(order_id)["payment_status"] == "paid"
+
+
+async def in_turn(
+    url: str, repository: OrderRepository, order_id: int, statuses: list[str]
+) -> None:
+    """Let the updates wait for the order's lock in this very order, then let them go."""
+    with psycopg.connect(url) as holder, psycopg.connect(url, autocommit=True) as observer:
+        holder.execute("SELECT FROM orders WHERE id = %s FOR UPDATE", (order_id,))
+        calls = []
+        for status in statuses:
+            calls.append(asyncio.create_task(update(repository, order_id, payment_status=status)))
+            while waiting(observer) < len(calls):  # noqa: ASYNC110 - nothing else tells
+                await asyncio.sleep(0)
+        holder.rollback()
+        await asyncio.gather(*calls)
+
+
+def waiting(observer: psycopg.Connection) -> int:
+    row = observer.execute(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def test_two_equal_requests_at_the_same_instant(database_url: str) -> None:
+    orders = Orders(database_url)
+    async with opened(database_url) as (repository, ledger):
+        for number in range(30):
+            order_id = orders.add()
+            params = {"payment_status": "paid", KEY: f"{number}"}
+            answers = await both(
+                *(update(repository, order_id, f"{each}", **params) for each in range(2))
+            )
+            assert answers == {"applied", "replayed"}
+            assert len(await ledger.list_events(order_id, 10)) == 1
+
+
+async def test_two_orders_that_race_for_a_key(database_url: str) -> None:
+    orders = Orders(database_url)
+    async with opened(database_url) as (repository, ledger):
+        for number in range(30):
+            ids = [orders.add(), orders.add()]
+            params = {"payment_status": "paid", KEY: f"{number}"}
+            answers = await both(*(update(repository, each, **params) for each in ids))
+            assert answers == {"applied", "IdempotencyKeyReused"}
+            statuses = [orders.row(each)["payment_status"] for each in ids]
+            assert sorted(statuses) == ["paid", "pending"]
+            found = [len(await ledger.list_events(each, 10)) for each in ids]
+            assert found == [int(status == "paid") for status in statuses]
