@@ -143,6 +143,10 @@ class RecyclingH2Protocol(ZttpH2Protocol):
             cycle = self.cycles[event.stream_id]
             # It is uvicorn that makes the cycle, and runs it with its own send.
             cycle.send = partial(self.send_in_step, cycle, cycle.send)  # type: ignore[method-assign]
+            if event.end_stream:
+                # No event for the end of its body follows, which uvicorn waits for.
+                cycle.more_body = False
+                cycle.message_event.set()
         except UnicodeDecodeError:
             # uvicorn decodes the path as ASCII, and zttp lets other bytes through. Unhandled, the
             # error would cost the whole connection, with everybody else's calls.

@@ -12,12 +12,17 @@ import pytest
 
 from server.http2 import NO_ERROR, RecyclingH2Protocol
 from tests.support.http2 import (
+    ECHO,
+    END_HEADERS,
+    END_STREAM,
     GOAWAY,
+    HEADERS,
     HOLD,
     PROTOCOL_ERROR,
     REFUSED_STREAM,
     WINDOW_UPDATE,
     Peer,
+    header_block,
     run,
     serving,
     until,
@@ -64,6 +69,18 @@ def test_the_two_phases() -> None:
             await peer.end()
         assert served.app.started == {b"1": 1, b"3": 1, b"5": 1, b"7": 1}
         assert len(peer.goaways) == 2
+
+    run(test())
+
+
+def test_a_request_may_end_with_its_headers() -> None:
+    """As a POST without a body does; it must not be waited for."""
+
+    async def test() -> None:
+        async with serving() as served, Peer.connected(served) as peer:
+            peer.send(HEADERS, END_HEADERS | END_STREAM, 1, header_block(ECHO))
+            await peer.until(lambda: 1 in peer.answered)
+        assert served.app.started == {b"": 1}
 
     run(test())
 
