@@ -100,8 +100,8 @@ class OrderRepository:
         """Return the order that has ever had ``value`` as ``reference``.
 
         ``reference`` is one of ``queries.REFERENCES``. With a ``provider``, only an order that has
-        this provider, or had it together with the reference. Raises PaymentNotFound,
-        PaymentAmbiguous or another PersistenceError.
+        ever had this provider. Raises PaymentNotFound, PaymentAmbiguous or another
+        PersistenceError.
         """
         sql = queries.find_order(reference, by_provider=provider is not None)
         rows = await self._database.fetch_rows(

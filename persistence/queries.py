@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 from pypika import CustomFunction, Field, Order, Parameter, PostgreSQLQuery, Table, Tuple
 from pypika.enums import Comparator
-from pypika.terms import BasicCriterion, Criterion, Interval, Term
+from pypika.terms import BasicCriterion, Criterion, ExistsCriterion, Interval, Term
 
 from persistence.records import PAYMENT_COLUMNS, PaymentEvent
 from persistence.records import Order as OrderRecord
@@ -21,6 +21,7 @@ _Builder: TypeAlias = Any
 
 _orders = Table("orders")
 _events = Table("order_payment_events")
+_others = Table("order_payment_events").as_("others")
 
 _all_of = CustomFunction("ALL", ["array"])
 _any_of = CustomFunction("ANY", ["array"])
@@ -113,8 +114,8 @@ def get_order() -> str:
 def find_order(reference: str, *, by_provider: bool) -> str:
     """Return the SELECT of up to two orders that have ever had ``$1`` as ``reference``.
 
-    ``reference`` is one of ``REFERENCES``. With ``by_provider``, ``$2`` is the provider that the
-    order has, or had together with the reference.
+    ``reference`` is one of ``REFERENCES``. With ``by_provider``, only orders that have ever had
+    ``$2`` as their provider.
     """
     if reference == "payment_idempotency_key":
         brought = _events.idempotency_key == Parameter("$1")
@@ -124,9 +125,10 @@ def find_order(reference: str, *, by_provider: bool) -> str:
     query: _Builder = PostgreSQLQuery.from_(_events).join(_orders)
     query = query.on(_orders.id == _events.order_id).where(brought)
     if by_provider:
-        provider = Parameter("$2")
-        then, now = _events.payment_provider_after, _orders.payment_provider
-        query = query.where((then == provider) | (now == provider))
+        of_provider = PostgreSQLQuery.from_(_others).select(_others.id)
+        of_provider = of_provider.where(_others.order_id == _orders.id)
+        of_provider = of_provider.where(_others.payment_provider_after == Parameter("$2"))
+        query = query.where(ExistsCriterion(of_provider))
     query = query.select(*_columns(_orders, OrderRecord._fields)).distinct()
     return str(query.orderby(_orders.id).limit(2))
 
@@ -140,11 +142,13 @@ def list_orders(filters: tuple[str, ...], *, after_key: bool) -> str:
     """
     numbers = count(4 if after_key else 2)
     query = _select_orders()
+    if after_key:
+        # One comparison of rows, which is one range of an index. It comes first, because
+        # PostgreSQL begins to read at the first of two upper limits: at `created_before`, it would
+        # go through all pages before this one.
+        query = query.where(Tuple(*_AGE) < Tuple(Parameter("$2"), Parameter("$3")))
     for name in filters:
         query = query.where(FILTERS[name](Parameter(f"${next(numbers)}")))
-    if after_key:
-        # One comparison of rows, which is one range of an index.
-        query = query.where(Tuple(*_AGE) < Tuple(Parameter("$2"), Parameter("$3")))
     return str(query.orderby(*_AGE, order=Order.desc).limit(Parameter("$1")))
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from connectrpc.request import RequestContext
@@ -100,8 +100,8 @@ class OrderHandler(OrderService):
             payment_provider=_given(request, "payment_provider"),
             storefront_id=_given(request, "storefront_id"),
             buyer_id=_given(request, "buyer_id"),
-            created_from=_time(request.created_from),
-            created_before=_time(request.created_before),
+            created_from=_limit(request.created_from),
+            created_before=_limit(request.created_before),
         )
         found = await self._orders.list_orders(wanted, page.limit, page.after)
         orders, token = page.cut(found, _order_key)
@@ -153,8 +153,18 @@ def _given(request: Any, name: str) -> Any:
     return getattr(request, name) if request.has_field(name) else None
 
 
-def _time(timestamp: Timestamp | None) -> datetime | None:
-    return timestamp.to_datetime() if timestamp else None
+def _limit(timestamp: Timestamp | None) -> datetime | None:
+    """Return a limit of a time range, in the microseconds that PostgreSQL's times have.
+
+    Rounded up: what is not before the one is not before the other either.
+    """
+    if timestamp is None:
+        return None
+    microseconds = timestamp.seconds * 1_000_000 - (-timestamp.nanos // 1_000)
+    try:
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)
 
 
 def _order_key(order: OrderRecord) -> OrderKey:
