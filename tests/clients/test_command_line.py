@@ -139,13 +139,9 @@ def test_a_database_that_is_not_there() -> None:
         assert "hunter2" not in done.stderr + done.stdout
 
 
-@pytest.mark.parametrize(
-    "url",
-    ["postgresql://u:hun%zzter2@h/db", "postgresql://u@h:hunter2/db", "postgresql:///?x=hunter2"],
-)
-def test_a_url_that_cannot_be_read(url: str) -> None:
+def test_a_url_that_cannot_be_read() -> None:
     for command in (["serve"], ["migrate", "up"], ["seed", "--orders", "1"]):
-        done = listings(*command, url=url)
+        done = listings(*command, url="postgresql://u:hun%zzter2@h/db")
         assert done.returncode == 1
         assert re.match(r"Error: .*expected postgresql://", done.stderr)
         assert "Traceback" not in done.stderr + done.stdout

@@ -72,7 +72,7 @@ class Node(NamedTuple):
         return self.kind == "Seq Scan" or ("Sort" in self.kind and self.rows > A_FEW)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def connection() -> Iterator[psycopg.ClientCursor[Any]]:
     with databases.clone() as url:
         _fill(url)
@@ -208,10 +208,7 @@ def nodes(plan: Mapping[str, Any]) -> Iterator[Node]:
         yield from nodes(below)
 
 
-@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
-def test_what_is_read_is_found_by_an_index(
-    connection: psycopg.ClientCursor[Any], mode: str
-) -> None:
+def is_found_by_an_index(connection: psycopg.ClientCursor[Any], mode: str) -> None:
     """Whether PostgreSQL plans with the values, or once for all of them."""
     connection.execute(f"SET plan_cache_mode = {mode}".encode())
     bad = {}
@@ -222,7 +219,7 @@ def test_what_is_read_is_found_by_an_index(
     assert bad == {}
 
 
-def test_what_is_read_touches_little_else(connection: psycopg.ClientCursor[Any]) -> None:
+def touches_little_else(connection: psycopg.ClientCursor[Any]) -> None:
     """However little is found. Only a second filter passes over what it does not let through."""
     connection.execute("SET plan_cache_mode = force_custom_plan")
     bad = {}
@@ -233,18 +230,7 @@ def test_what_is_read_touches_little_else(connection: psycopg.ClientCursor[Any])
     assert bad == {}
 
 
-@pytest.mark.parametrize(
-    "filters",
-    [
-        (),
-        ("payment_status",),
-        ("payment_provider",),
-        ("storefront_id",),
-        ("created_from",),
-        ("created_before",),
-    ],
-)
-def test_a_page_in_the_middle_costs_what_the_first_one_does(
+def costs_the_same_in_the_middle(
     connection: psycopg.ClientCursor[Any], filters: tuple[str, ...]
 ) -> None:
     connection.execute("SET plan_cache_mode = force_custom_plan")
@@ -258,3 +244,27 @@ def test_a_page_in_the_middle_costs_what_the_first_one_does(
     cost, cost_in_the_middle = map(touched, plans)
     assert 0 < cost < 60
     assert cost_in_the_middle <= cost + 10
+
+
+FILTERS: Final = [
+    (),
+    ("payment_status",),
+    ("payment_provider",),
+    ("storefront_id",),
+    ("created_from",),
+    ("created_before",),
+]
+
+
+def test_reads_of_a_million_orders(
+    connection: psycopg.ClientCursor[Any], subtests: pytest.Subtests
+) -> None:
+    """One test, so that the orders are made once."""
+    for mode in ("force_custom_plan", "force_generic_plan"):
+        with subtests.test("is found by an index", mode=mode):
+            is_found_by_an_index(connection, mode)
+    with subtests.test("touches little else"):
+        touches_little_else(connection)
+    for filters in FILTERS:
+        with subtests.test("costs the same in the middle", filters=filters):
+            costs_the_same_in_the_middle(connection, filters)
