@@ -4,6 +4,10 @@ Those who follow it need to know how far they are, and ids cannot tell: of two u
 the one with the lower id may be committed later. A ``pg_snapshot`` can. It says of each transaction
 whether it was committed by then; so between two snapshots lies what was committed in the meantime,
 neither more nor less, and without waiting for anybody's transaction to end.
+
+A snapshot also tells of transactions that left nothing behind, not even on disk. After a crash,
+PostgreSQL gives their numbers to others, whose events would then count as seen. So a position ends
+with the last event that there is: whatever came before that is on disk.
 """
 
 import base64
@@ -67,16 +71,18 @@ class Position:
 
 @dataclass(frozen=True)
 class Watched:
-    """The payments that somebody follows: those of some orders, or of one storefront."""
+    """The payments that somebody follows: those of some orders and of some storefronts."""
 
     order_ids: frozenset[int] = frozenset()
-    storefront_id: int | None = None
+    storefront_ids: frozenset[int] = frozenset()
 
     def __contains__(self, event: PaymentEvent) -> bool:
         """Whether ``event`` is one of theirs."""
-        if self.storefront_id is not None:
-            return event.storefront_id == self.storefront_id
-        return event.order_id in self.order_ids
+        return event.order_id in self.order_ids or event.storefront_id in self.storefront_ids
+
+    def __or__(self, other: "Watched") -> "Watched":
+        """Return what is followed by either."""
+        return Watched(self.order_ids | other.order_ids, self.storefront_ids | other.storefront_ids)
 
 
 class PaymentLedger:
@@ -91,19 +97,24 @@ class PaymentLedger:
         return list(map(PaymentEvent._make, rows))
 
     async def snapshot(self) -> Snapshot:
-        """Return what is committed by now."""
+        """Return what is committed by now, up to the last event."""
         row = await self._database.fetch_row(queries.current_snapshot())
         assert row is not None  # noqa: S101 - it has no WHERE
-        return Snapshot(*row[0])
+        (xmin, xmax, in_progress), last = row
+        end = min(xmax, 1 + (last or 0))
+        return Snapshot(min(xmin, end), end, tuple(each for each in in_progress if each < end))
 
     async def events_since(
-        self, position: Position, upto: Snapshot, watched: Watched | None = None
+        self, position: Position, upto: Snapshot, watched: Watched
     ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
         """Yield what was committed after ``position`` and up to ``upto``, each with its position.
 
         The events of one order come in the order in which they were committed. Raises
-        PersistenceError; going on from the last position then leaves nothing out.
+        InvalidPosition, when ``position`` lies beyond ``upto``, or another PersistenceError; going
+        on from the last position then leaves nothing out.
         """
+        if upto.xmax < (position.reaching or position.seen).xmax:
+            raise InvalidPosition("the position is one of another database")
         if position.reaching is not None:
             async for each in self._between(position, position.reaching, watched):
                 yield each
@@ -112,25 +123,18 @@ class PaymentLedger:
             yield each
 
     async def _between(
-        self, position: Position, upto: Snapshot, watched: Watched | None
+        self, position: Position, upto: Snapshot, watched: Watched
     ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
-        kind, given = _filter(watched)
-        sql = queries.events_between(kind)
-        last_id, more = position.last_id, True
+        order_ids, storefront_ids = list(watched.order_ids), list(watched.storefront_ids)
+        sql = queries.events_between(order_ids=bool(order_ids), storefront_ids=bool(storefront_ids))
+        given = [ids for ids in (order_ids, storefront_ids) if ids]
+        last_id, more = position.last_id, position.seen != upto and bool(given)
         while more:
             rows = await self._database.fetch_rows(sql, _PAGE, position.seen, upto, last_id, *given)
             for event in map(PaymentEvent._make, rows):
                 last_id = event.id
                 yield event, Position(position.seen, upto, last_id)
             more = len(rows) == _PAGE
-
-
-def _filter(watched: Watched | None) -> tuple[str | None, tuple[object, ...]]:
-    if watched is None:
-        return None, ()
-    if watched.storefront_id is not None:
-        return "storefront_id", (watched.storefront_id,)
-    return "order_ids", (list(watched.order_ids),)
 
 
 def _text(snapshot: Snapshot) -> str:

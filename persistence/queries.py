@@ -10,7 +10,14 @@ from typing import Any, Final, TypeAlias
 
 from pypika import CustomFunction, Field, Order, Parameter, PostgreSQLQuery, Table, Tuple
 from pypika.enums import Comparator
-from pypika.terms import BasicCriterion, Criterion, ExistsCriterion, Interval, Term
+from pypika.terms import (
+    BasicCriterion,
+    Criterion,
+    EmptyCriterion,
+    ExistsCriterion,
+    Interval,
+    Term,
+)
 
 from persistence.records import PAYMENT_COLUMNS, PaymentEvent
 from persistence.records import Order as OrderRecord
@@ -188,17 +195,22 @@ def list_events() -> str:
 
 @cache
 def current_snapshot() -> str:
-    """Return the SELECT of what is committed by now, as a ``pg_snapshot``."""
-    return str(PostgreSQLQuery.select(_current_snapshot()))
+    """Return the SELECT of what is committed by now, as a ``pg_snapshot``, and of the last event.
+
+    The last one by its ``transaction_id``; null, when there are no events.
+    """
+    last: _Builder = PostgreSQLQuery.from_(_events).select(_events.transaction_id)
+    last = last.orderby(_events.transaction_id, order=Order.desc).limit(1)
+    return str(PostgreSQLQuery.select(_current_snapshot(), last))
 
 
 @cache
-def events_between(watched: str | None) -> str:
+def events_between(*, order_ids: bool, storefront_ids: bool) -> str:
     """Return the SELECT of the events committed after one ``pg_snapshot``, up to another.
 
-    ``$1`` is how many, ``$2`` and ``$3`` are the snapshots; with ids above ``$4`` only. ``watched``
-    is ``order_ids``, with an array of ids as ``$5``, ``storefront_id``, with the id as ``$5``, or
-    None for all. Sorted by id, which for one order is the order in which they were committed.
+    ``$1`` is how many, ``$2`` and ``$3`` are the snapshots; with ids above ``$4`` only. The next
+    parameters are arrays: of orders and of storefronts, or of either. An event has to be of one of
+    them. Sorted by id, which for one order is the order in which they were committed.
     """
     transaction, since, upto = _events.transaction_id, Parameter("$2"), Parameter("$3")
     query = _select_events().where(_events.id > Parameter("$4"))
@@ -207,10 +219,15 @@ def events_between(watched: str | None) -> str:
     query = query.where(transaction < _snapshot_xmax(upto))
     query = query.where(_visible_in(transaction, since).negate())
     query = query.where(_visible_in(transaction, upto))
-    if watched == "order_ids":
-        query = query.where(_events.order_id == _any_of(Parameter("$5")))
-    elif watched == "storefront_id":
-        query = query.where(_events.storefront_id == Parameter("$5"))
+    numbers = count(5)
+    watched = EmptyCriterion()
+    for column, is_given in (
+        (_events.order_id, order_ids),
+        (_events.storefront_id, storefront_ids),
+    ):
+        if is_given:
+            watched |= column == _any_of(Parameter(f"${next(numbers)}"))
+    query = query.where(watched)
     return str(query.orderby(_events.id).limit(Parameter("$1")))
 
 

@@ -125,7 +125,7 @@ def _refusal(error: Exception) -> ConnectError | None:
             return ConnectError(Code.UNAVAILABLE, text, [_RETRY_DELAY])
         case errors.InvalidPosition():
             return invalid_field(
-                "last_event_id", "is not the event_id of a message", "LAST_EVENT_ID_INVALID"
+                "last_event_id", "is not the event_id of a message here", "LAST_EVENT_ID_INVALID"
             )
         case errors.InvalidValue():
             code, text = Code.INVALID_ARGUMENT, "a value cannot be stored as it came"

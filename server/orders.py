@@ -140,7 +140,8 @@ class OrderHandler(OrderService):
         self, request: WatchOrderPaymentsRequest, _ctx: RequestContext[Any, Any]
     ) -> AsyncIterator[WatchOrderPaymentsResponse]:
         """Send what happens to some payments, as it is committed."""
-        watched = Watched(frozenset(request.order_ids), _given(request, "storefront_id"))
+        storefronts = [request.storefront_id] if request.has_field("storefront_id") else []
+        watched = Watched(frozenset(request.order_ids), frozenset(storefronts))
         position = Position.parse(request.last_event_id) if request.last_event_id else None
         async with aclosing(self._feed.watch(watched, position)) as stream:
             async for event, seen in stream:

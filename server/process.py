@@ -16,6 +16,13 @@ from server.settings import Settings, SettingsError
 # Seconds. Longer than proxies keep an idle connection, so that they are the ones to close it.
 _KEEP_ALIVE = 75
 
+# Seconds until a silent client is asked, seconds between two questions, and how many are asked.
+_TCP_KEEP_ALIVE = {
+    socket.TCP_KEEPIDLE: 60,
+    socket.TCP_KEEPINTVL: 15,
+    socket.TCP_KEEPCNT: 4,
+}
+
 # Seconds. A client that never sends the rest of its request must not keep the process from ending.
 _DRAIN = 30
 
@@ -88,9 +95,14 @@ class _Server(uvicorn.Server):
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise SettingsError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    # Connections inherit it. A watcher that vanished without a word would be kept for ever.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _TCP_KEEP_ALIVE.items():
+        listener.setsockopt(socket.IPPROTO_TCP, option, value)
+    return listener
 
 
 def _base_url(listener: socket.socket) -> str:

@@ -90,7 +90,7 @@ _INDEXES = {
 }
 
 
-def _insert(before: str, after: str, source: str = "", **others: str) -> str:
+def _insert(ledger: str, before: str, after: str, source: str = "", **others: str) -> str:
     """Return the INSERT of an event: ``before`` and ``after`` are what has the columns."""
     values = {"order_id": f"{after}.id", "storefront_id": f"{after}.storefront_id"}
     for field in _FIELDS:
@@ -98,9 +98,7 @@ def _insert(before: str, after: str, source: str = "", **others: str) -> str:
         values[f"{field}_after"] = f"{after}.{field}"
     values |= others
     columns = ", ".join(values)
-    return (
-        f"INSERT INTO order_payment_events ({columns}) SELECT {', '.join(values.values())} {source}"
-    )
+    return f"INSERT INTO {ledger} ({columns}) SELECT {', '.join(values.values())} {source}"
 
 
 def _has_payment(row: str) -> str:
@@ -109,22 +107,27 @@ def _has_payment(row: str) -> str:
     return f"NOT ({row}.payment_status = 'pending' AND {' AND '.join(empty)})"
 
 
-def _first_event(row: str, source: str = "") -> str:
+def _first_event(ledger: str, row: str, source: str = "") -> str:
     """Return the INSERT of what ``row`` of ``orders`` held before there was a ledger."""
     since, key = f"{row}.updated_at", f"{row}.payment_idempotency_key"
-    return _insert("", row, source, created_at=since, idempotency_key=key)
+    return _insert(ledger, "", row, source, created_at=since, idempotency_key=key)
 
 
-def _record(*, entering: bool) -> str:
-    """Return the trigger function; ``entering`` while payments from before are being entered."""
+def _record(ledger: str, *, entering: bool) -> str:
+    """Return the trigger function; ``entering`` while payments from before are being entered.
+
+    ``ledger`` is the table's name with its schema. Without it, the name would mean whatever the
+    session of a change finds first by it: a temporary table, or nothing.
+    """
     enter = f"""
         IF TG_OP = 'UPDATE' AND {_has_payment("OLD")} AND NOT EXISTS (
-            SELECT FROM order_payment_events WHERE order_id = OLD.id
+            SELECT FROM {ledger} WHERE order_id = OLD.id
         ) THEN
-            {_first_event("OLD")};
+            {_first_event(ledger, "OLD")};
         END IF;
     """
     record = _insert(
+        ledger,
         "OLD",  # whose columns are null when the trigger is an INSERT's
         "NEW",
         idempotency_key="""
@@ -198,12 +201,21 @@ def create(connection: Connection) -> None:
     connection.execute(_TABLE)
     indexes.build(connection, _INDEXES)  # of an empty table; the keys must be unique from the start
     indexes.limit_lock_waits(connection)
-    connection.execute(_record(entering=True))
+    ledger = _qualified(connection)
+    connection.execute(_record(ledger, entering=True))
     with connection.transaction():
         for statement in _TRIGGERS:
             connection.execute(statement)
     _enter_payments(connection)
-    connection.execute(_record(entering=False))
+    connection.execute(_record(ledger, entering=False))
+
+
+def _qualified(connection: Connection) -> str:
+    row = connection.execute(
+        "SELECT format('%I.order_payment_events', current_schema())"
+    ).fetchone()
+    assert row is not None  # noqa: S101 - it has no WHERE
+    return str(row[0])
 
 
 def _enter_payments(connection: Connection) -> None:
@@ -218,7 +230,8 @@ def _enter_payments(connection: Connection) -> None:
                 (last, _BATCH),
             ).fetchone()
             first, last = last, row[0] if row else None
-            connection.execute(_first_event("orders", _WITHOUT_EVENT), (first, last))
+            insert = _first_event("order_payment_events", "orders", _WITHOUT_EVENT)
+            connection.execute(insert, (first, last))
 
 
 def drop(connection: Connection) -> None:

@@ -311,6 +311,20 @@ def ledger_module() -> Any:
     raise AssertionError(f"there is no {LEDGER}")
 
 
+def test_a_session_that_finds_other_tables_first_is_recorded_too(database_url: str) -> None:
+    order_id = Orders(database_url).add()
+    with connect(database_url) as connection:
+        connection.execute(
+            "CREATE TEMPORARY TABLE order_payment_events (LIKE public.order_payment_events)"
+        )
+        connection.execute("UPDATE orders SET payment_status = 'paid'")
+        connection.execute("DROP TABLE pg_temp.order_payment_events")
+        connection.execute("SET search_path = ''")
+        connection.execute("UPDATE public.orders SET payment_status = 'refunded'")
+    found = [each["payment_status_after"] for each in events(database_url, order_id)]
+    assert found == ["paid", "refunded"]
+
+
 def run_until_payments_are_entered(url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Kill the migration when it begins to enter payments, and return its module."""
     module = ledger_module()
@@ -318,7 +332,8 @@ def run_until_payments_are_entered(url: str, monkeypatch: pytest.MonkeyPatch) ->
     def killed(_connection: object) -> None:
         raise Killed
 
-    with monkeypatch.context() as patch, connect(url) as connection:
+    # As yoyo connects, without our row factory.
+    with monkeypatch.context() as patch, psycopg.connect(url, autocommit=True) as connection:
         patch.setattr(module, "_enter_payments", killed)
         with pytest.raises(Killed):
             module.create(connection)
@@ -372,7 +387,7 @@ def test_a_run_that_was_interrupted_is_run_again(live_url: str, undo: str) -> No
     paid, unpaid = add_orders(live_url)
     migrations.up(live_url)
     with connect(live_url) as connection:
-        connection.execute(ledger_module()._record(entering=True))
+        connection.execute(ledger_module()._record("order_payment_events", entering=True))
         connection.execute(undo.encode())
         connection.execute("DELETE FROM _yoyo_migration WHERE migration_id = %s", (LEDGER,))
 

@@ -161,14 +161,12 @@ def reads() -> Iterator[tuple[str, Read]]:
             yield f"stuck {provider} {after}", Read(sql, values)
     yield "event by key", Read(queries.get_event_by_key(), ("evt_0050005",))
     yield "events", Read(queries.list_events(), (51, MILLION // 2, 0))
-    for watched, wanted in (
-        (None, ()),
-        ("order_ids", ([999_990, 999_995, 7],)),
-        ("order_ids", (list(range(1, 1_001)),)),
-        ("storefront_id", (8,)),
-    ):
+    few, many, storefronts = [999_990, 999_995, 7], list(range(1, 1_001)), [8]
+    for order_ids, storefront_ids in ((few, []), (many, []), ([], storefronts), (few, storefronts)):
+        sql = queries.events_between(order_ids=bool(order_ids), storefront_ids=bool(storefront_ids))
+        wanted = [ids for ids in (order_ids, storefront_ids) if ids]
         values = (500, "999900:999950:999910", "999990:1000001:999991,999993", 0, *wanted)
-        yield f"between {watched}", Read(queries.events_between(watched), values)
+        yield f"between {wanted}", Read(sql, values)
 
 
 def lists_of_orders(

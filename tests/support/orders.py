@@ -46,6 +46,11 @@ class Orders:
         statement = f"UPDATE orders SET {sets} WHERE id = %(id)s RETURNING id"
         _only_row(self.url, statement, values | {"id": order_id})
 
+    def value(self, statement: str) -> Any:
+        """Run a statement by hand and return the value of its only row."""
+        (value,) = _only_row(self.url, statement, {}).values()
+        return value
+
     def row(self, order_id: int) -> dict[str, Any]:
         """Return the row of that order, by column."""
         return _only_row(self.url, "SELECT * FROM orders WHERE id = %(id)s", {"id": order_id})
