@@ -67,6 +67,6 @@ image *args:
 
 # Write the lock files; --upgrade for the newest packages
 lock *args:
-    {{ compile }} --output-file requirements/service.txt "$@"
-    {{ compile }} --extra embedded --group dev --constraint requirements/service.txt \
+    {{ compile }} --extra otel --output-file requirements/service.txt "$@"
+    {{ compile }} --extra embedded --extra otel --group dev --constraint requirements/service.txt \
         --output-file requirements/dev.txt "$@"

@@ -18,30 +18,25 @@ from server.orders import OrderHandler
 from server.outcomes import UpdateOutcomes
 from server.refusals import ExplainRefusals
 from server.requests import RequestIdInterceptor
+from server.settings import Settings
 from server.validation import ValidationInterceptor
 
 
-def create_app(
-    database: Database, feed: PaymentFeed, *, status_guard: bool, max_request_bytes: int
-) -> Starlette:
-    """Return the service as one ASGI application, on parts that its caller opens.
-
-    With ``status_guard``, a settled payment stays settled. Requests of more than
-    ``max_request_bytes``, counted after decompression, are refused.
-    """
+def create_app(settings: Settings, database: Database, feed: PaymentFeed) -> Starlette:
+    """Return the service as one ASGI application, on parts that its caller opens."""
     metrics = CollectorRegistry()
     watchers = Gauge("listings_watchers", "Streams of WatchOrderPayments.", registry=metrics)
     watchers.set_function(lambda: feed.watchers)
     orders = OrderServiceASGIApplication(
         OrderHandler(
-            OrderRepository(database, guard_status=status_guard, committed=feed.committed),
+            OrderRepository(database, guard_status=settings.status_guard, committed=feed.committed),
             PaymentLedger(database),
             feed,
             UpdateOutcomes(metrics),
         ),
         interceptors=[RequestIdInterceptor(), ErrorInterceptor(), ValidationInterceptor()],
         codecs=[proto_binary_codec(), StrictJSONCodec()],
-        read_max_bytes=max_request_bytes,
+        read_max_bytes=settings.max_request_bytes,
     )
     return Starlette(
         routes=[

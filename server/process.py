@@ -47,14 +47,8 @@ async def serve(settings: Settings, database_url: str, ready: Callable[[str], ob
             feed = PaymentFeed(
                 PaymentLedger(database), database_url, connect_timeout=settings.connect_timeout
             )
-            app = create_app(
-                database,
-                feed,
-                status_guard=settings.status_guard,
-                max_request_bytes=settings.max_request_bytes,
-            )
             config = uvicorn.Config(
-                app,
+                create_app(settings, database, feed),
                 http=RecyclingProtocol,
                 ws="none",
                 lifespan="off",
