@@ -1,4 +1,4 @@
-"""The connection pool, and the translation of a driver's errors into our own.
+"""The connection pool: who gets a connection, for how long, and what becomes of a lost one.
 
 ``databases`` owns the pool, on asyncpg. Statements run on its raw connection: given to
 ``databases`` as text, each would be parsed and compiled anew by SQLAlchemy, which halves the
@@ -7,6 +7,7 @@ updates a second (measured: 0.4 to 0.5 of asyncpg's own rate against 0.93 to 1.0
 
 import asyncio
 import logging
+import random
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -15,22 +16,16 @@ import asyncpg
 import databases
 
 from persistence import errors
+from persistence.sqlstates import meaning
 from persistence.url import asyncpg_dsn
 
-_UNAVAILABLE = (
-    "08",  # connection exceptions
-    "53",  # insufficient resources: disk, memory, connections
-    "57P",  # the server is shutting down, crashed or starting
-    "25006",  # read-only: a standby, or a primary that was demoted
-)
-_TIMEOUT = (
-    "57014",  # cancelled: statement_timeout
-    "55P03",  # lock_timeout
-)
-_CONFLICT = (
-    "40001",  # serialization failure
-    "40P01",  # deadlock
-)
+_PAUSES = (0.01, 0.02, 0.04, 0.08)
+"""Seconds, at most, before a statement is tried again that another transaction stood in the way of.
+
+Each pause is a random part of these, so that two that met do not meet again.
+"""
+
+_PREPARED = 100  # statements that each connection keeps
 
 _log = logging.getLogger(__name__)
 
@@ -38,28 +33,49 @@ _log = logging.getLogger(__name__)
 class Database:
     """A pool of connections to one PostgreSQL database. Use it as an async context manager."""
 
-    def __init__(
-        self, url: str, *, max_connections: int, connect_timeout: float, statement_timeout: float
+    def __init__(  # noqa: PLR0913 - each of them has a name
+        self,
+        url: str,
+        *,
+        max_connections: int,
+        connect_timeout: float,
+        statement_timeout: float,
+        max_waiting: int = 100,
+        prepared_statements: bool = True,
     ) -> None:
         """Describe the pool; nothing is opened yet.
 
         ``url`` is a libpq URL, with all that asyncpg understands of one: several hosts, Unix
         sockets, ``sslmode``, ``target_session_attrs``. Time-outs are in seconds; the one for
-        statements is also how long one waits for a connection of the pool to come free.
+        statements includes the wait for a connection, and every repetition. Up to ``max_waiting``
+        statements may wait for a connection. Without ``prepared_statements``, none is kept on a
+        connection from one statement to the next, as a pooler between us and PostgreSQL may
+        demand; each then takes two round trips.
 
         Raises InvalidDatabaseURL.
         """
         self._statement_timeout = statement_timeout
+        self._max_connections = max_connections
+        self._max_running = max_connections + max_waiting
+        self._running = 0
+        self._refused = 0
+        self._releases: set[asyncio.Task[None]] = set()
         # The URL goes to asyncpg as its `dsn`: databases' own reading of a URL knows neither Unix
         # sockets nor several hosts, and ignores most options without a word.
         self._databases = databases.Database(
             "postgresql:///",
             dsn=asyncpg_dsn(url),
             database=None,
-            min_size=1,
+            # One connection shows at the start that there is a database. More come when needed:
+            # a floor would be restored in the background, with a traceback for each failure.
+            init_size=1,
+            min_size=0,
             max_size=max_connections,
             timeout=connect_timeout,
+            # Never reached by a statement, which is cancelled before. It is also how long asyncpg
+            # waits for PostgreSQL to take note of that, before it gives the connection up.
             command_timeout=statement_timeout,
+            statement_cache_size=_PREPARED if prepared_statements else 0,
             reset=_keep_session,
         )
 
@@ -79,16 +95,34 @@ class Database:
     ) -> None:
         """Close the pool, after the connections in use have come back."""
         try:
-            await self._databases.disconnect()
+            async with asyncio.timeout(self._statement_timeout):
+                await self._databases.disconnect()
         except (TimeoutError, OSError) as failure:
             # asyncpg has dropped the connections by now. There is nothing left to lose.
             _log.warning("PostgreSQL did not take leave: %s", failure or type(failure).__name__)
+
+    @property
+    def in_use(self) -> int:
+        """How many connections are in use."""
+        return min(self._running, self._max_connections)
+
+    @property
+    def waiting(self) -> int:
+        """How many statements wait for a connection."""
+        return max(self._running - self._max_connections, 0)
+
+    @property
+    def refused(self) -> int:
+        """How many statements have been refused so far, because too many were waiting."""
+        return self._refused
 
     async def fetch_row(self, sql: str, *args: object) -> Sequence[Any] | None:
         """Run one statement and return its first row, or None when it returns none.
 
         The statement is a transaction of its own, and one round trip once it is prepared on the
-        connection. Raises a PersistenceError, whatever the driver raises.
+        connection. One that PostgreSQL gave up for another transaction is tried again some times;
+        nothing else is. Raises a PersistenceError, whatever the driver raises. When the task is
+        cancelled, so is the statement, in PostgreSQL.
         """
         row: Sequence[Any] | None = await self._run("fetchrow", sql, args)
         return row
@@ -99,22 +133,65 @@ class Database:
         return rows
 
     async def _run(self, fetch: str, sql: str, args: Sequence[object]) -> Any:
-        waiting = asyncio.timeout(self._statement_timeout)
         try:
-            async with waiting, self._databases.connection() as connection:
-                waiting.reschedule(None)  # from here on, asyncpg keeps the time
-                # databases types its raw connection as Any.
-                raw: asyncpg.Connection[asyncpg.Record] = connection.raw_connection
-                try:
-                    return await getattr(raw, fetch)(sql, *args)
-                except Exception as error:
-                    raise _translated(error, lost=raw.is_closed()) from error
-        except errors.PersistenceError:
+            async with asyncio.timeout(self._statement_timeout):
+                for pause in _PAUSES:
+                    try:
+                        return await self._try(fetch, sql, args)
+                    except errors.TransactionConflict:
+                        await asyncio.sleep(random.uniform(0, pause))  # noqa: S311
+                return await self._try(fetch, sql, args)
+        except TimeoutError as error:
+            raise errors.DatabaseTimeout("the database did not answer in time") from error
+
+    async def _try(self, fetch: str, sql: str, args: Sequence[object]) -> Any:
+        if self._running >= self._max_running:
+            self._refused += 1
+            raise errors.DatabaseOverloaded("too many calls are waiting for the database")
+        self._running += 1
+        connection = self._databases.connection()
+        try:
+            await connection.__aenter__()
+        except BaseException as error:
+            self._running -= 1
+            if isinstance(error, Exception):
+                raise errors.DatabaseUnreachable("the database cannot be reached") from error
             raise
-        except Exception as error:  # while a connection was being had: nothing has run
-            if waiting.expired():
-                raise errors.DatabaseTimeout("no connection came free in time") from error
-            raise errors.DatabaseUnavailable("no connection to PostgreSQL could be had") from error
+        # databases types its raw connection as Any.
+        raw: asyncpg.Connection[asyncpg.Record] = connection.raw_connection
+        try:
+            result = await getattr(raw, fetch)(sql, *args)
+        except asyncio.CancelledError:
+            # asyncpg asks PostgreSQL to cancel the statement, and until it has, the connection is
+            # not free. That may take long; whoever has cancelled us must not wait for it.
+            release = asyncio.create_task(self._release(connection))
+            self._releases.add(release)
+            release.add_done_callback(self._releases.discard)
+            raise
+        except Exception as error:
+            failure = meaning(error, lost=_is_lost(raw))
+            if isinstance(failure, errors.DatabaseReadOnly):
+                raw.terminate()  # the next connection may find the primary
+            await self._release(connection)
+            raise failure from error
+        await self._release(connection)
+        return result
+
+    async def _release(self, connection: databases.core.Connection) -> None:
+        """Give the connection back. What was run on it stays done, also when that fails."""
+        try:
+            await connection.__aexit__()
+        except Exception as error:  # asyncpg has dropped the connection
+            _log.warning("a connection to PostgreSQL was dropped: %s", error)
+        finally:
+            self._running -= 1
+
+
+def _is_lost(connection: "asyncpg.Connection[asyncpg.Record]") -> bool:
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:  # the pool has taken it back already
+        return True
 
 
 async def _keep_session(_connection: object) -> None:
@@ -123,22 +200,3 @@ async def _keep_session(_connection: object) -> None:
     Nothing here changes a session's state. asyncpg itself still rolls back a transaction that was
     left open.
     """
-
-
-def _translated(error: Exception, *, lost: bool) -> errors.PersistenceError:
-    """Say in this package's words what a driver's ``error`` means for the statement that ran."""
-    state = str(getattr(error, "sqlstate", None) or "")
-    # Before OSError, which TimeoutError is one of.
-    if isinstance(error, TimeoutError) or state in _TIMEOUT:
-        return errors.DatabaseTimeout("PostgreSQL did not answer in time")
-    if lost or state.startswith(_UNAVAILABLE) or isinstance(error, OSError):
-        return errors.DatabaseUnavailable("the connection to PostgreSQL was lost")
-    if state in _CONFLICT:
-        return errors.TransactionConflict("a concurrent transaction stood in the way")
-    if isinstance(error, asyncpg.UniqueViolationError):
-        return errors.UniqueViolation(error.constraint_name)
-    if state.startswith("22") or isinstance(error, asyncpg.DataError | UnicodeError):
-        return errors.InvalidValue("PostgreSQL cannot store a value of this statement")
-    return errors.DatabaseFailure(
-        f"PostgreSQL refused a statement ({state or type(error).__name__})"
-    )

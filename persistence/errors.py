@@ -75,6 +75,22 @@ class DatabaseUnavailable(PersistenceError):
     """The database cannot be reached. What was under way may or may not have been written."""
 
 
+class DatabaseUnreachable(DatabaseUnavailable):
+    """No connection to the database could be had. Nothing was written."""
+
+
+class DatabaseFull(DatabaseUnavailable):
+    """The database has no disk left to write on. Nothing was written."""
+
+
+class DatabaseReadOnly(DatabaseUnavailable):
+    """The database takes no writes, as a standby. Nothing was written."""
+
+
+class DatabaseOverloaded(PersistenceError):
+    """More statements than allowed are waiting for a connection. Nothing was written."""
+
+
 class DatabaseTimeout(PersistenceError):
     """A statement took longer than allowed. It may or may not have been written."""
 

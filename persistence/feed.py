@@ -162,7 +162,10 @@ class PaymentFeed:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
         connection = await asyncpg.connect(
-            dsn=self._dsn, timeout=self._connect_timeout, command_timeout=self._connect_timeout
+            dsn=self._dsn,
+            timeout=self._connect_timeout,
+            command_timeout=self._connect_timeout,
+            statement_cache_size=0,  # it prepares none
         )
         try:
             yield connection

@@ -34,6 +34,7 @@ _all_of = CustomFunction("ALL", ["array"])
 _any_of = CustomFunction("ANY", ["array"])
 _clock_timestamp = CustomFunction("clock_timestamp")
 _greatest = CustomFunction("greatest", ["first", "second"])
+_emit_message = CustomFunction("pg_logical_emit_message", ["transactional", "prefix", "content"])
 _set_config = CustomFunction("set_config", ["name", "value", "is_local"])
 _current_snapshot = CustomFunction("pg_current_snapshot")
 _snapshot_xmin = CustomFunction("pg_snapshot_xmin", ["snapshot"])
@@ -181,8 +182,16 @@ def list_stuck(*, by_provider: bool, after_key: bool) -> str:
 
 @cache
 def get_event_by_key() -> str:
-    """Return the SELECT of the event that the idempotency key ``$1`` was used for."""
-    return str(_select_events().where(_events.idempotency_key == Parameter("$1")))
+    """Return the SELECT of the event that the idempotency key ``$1`` was used for.
+
+    What it returns is as durable as an update that PostgreSQL has acknowledged. With synchronous
+    replication, an event can be seen before the standby has it: PostgreSQL shows a transaction
+    whose wait for the standby was cut short, by a cancel or a crash. Answered as a replay, and lost
+    in a fail-over, it would be a payment that was acknowledged and lost. So when there is an event,
+    the statement writes to the log, too, and waits until the standby has come as far.
+    """
+    query = _select_events().where(_events.idempotency_key == Parameter("$1"))
+    return str(query.where(_emit_message(True, "listings", "").isnotnull()))
 
 
 @cache

@@ -12,6 +12,7 @@ from persistence.feed import PaymentFeed
 from persistence.ledger import PaymentLedger
 from persistence.orders import OrderRepository
 from server.codec import StrictJSONCodec
+from server.deadlines import DeadlineInterceptor
 from server.errors import ErrorInterceptor
 from server.gen.listings.v1.orders_connect import OrderServiceASGIApplication
 from server.orders import OrderHandler
@@ -34,7 +35,12 @@ def create_app(settings: Settings, database: Database, feed: PaymentFeed) -> Sta
             feed,
             UpdateOutcomes(metrics),
         ),
-        interceptors=[RequestIdInterceptor(), ErrorInterceptor(), ValidationInterceptor()],
+        interceptors=[
+            RequestIdInterceptor(),
+            ErrorInterceptor(),
+            ValidationInterceptor(),
+            DeadlineInterceptor(settings.statement_timeout),
+        ],
         codecs=[proto_binary_codec(), StrictJSONCodec()],
         read_max_bytes=settings.max_request_bytes,
     )

@@ -3,11 +3,12 @@
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 from connectrpc.request import RequestContext
+from protobuf import Message
 from protobuf.wkt import Duration
 
 from persistence import errors
@@ -16,23 +17,18 @@ from server.gen.google.rpc.error_details_pb import BadRequest, ErrorInfo, RetryI
 _DOMAIN = "listings.v1"
 _RETRY_DELAY = RetryInfo(retry_delay=Duration(seconds=1))
 
-# What may succeed when it is tried again, and says so.
-_PASSING = {
-    errors.DatabaseUnavailable: (
-        Code.UNAVAILABLE,
-        "the database cannot be reached; try again",
-        [_RETRY_DELAY],
-    ),
-    errors.DatabaseTimeout: (
-        Code.DEADLINE_EXCEEDED,
-        "the database took too long; try again",
-        [],
-    ),
-    errors.TransactionConflict: (
-        Code.ABORTED,
-        "a concurrent change stood in the way; try again",
-        [_RETRY_DELAY],
-    ),
+# What may succeed when it is tried again, and says so: the code, what became of an update, and a
+# reason where the message does not say it all. The first that fits.
+_UNTOUCHED = "nothing was written; try again"
+_UNKNOWN = "an update may or may not have been made; send the same again"
+_PASSING: Final = {
+    errors.DatabaseFull: (Code.UNAVAILABLE, _UNTOUCHED, "DATABASE_FULL"),
+    errors.DatabaseReadOnly: (Code.UNAVAILABLE, _UNTOUCHED, "DATABASE_READ_ONLY"),
+    errors.DatabaseUnreachable: (Code.UNAVAILABLE, _UNTOUCHED, None),
+    errors.DatabaseUnavailable: (Code.UNAVAILABLE, _UNKNOWN, None),
+    errors.DatabaseTimeout: (Code.DEADLINE_EXCEEDED, _UNKNOWN, None),
+    errors.DatabaseOverloaded: (Code.RESOURCE_EXHAUSTED, _UNTOUCHED, "OVERLOADED"),
+    errors.TransactionConflict: (Code.ABORTED, _UNTOUCHED, None),
 }
 
 _Request = TypeVar("_Request")
@@ -92,10 +88,12 @@ def invalid_field(field: str, description: str, reason: str) -> ConnectError:
 def _connect_error(error: Exception, ctx: RequestContext[Any, Any]) -> ConnectError:
     if refusal := _refusal(error):
         return refusal
-    for kind, (code, message, details) in _PASSING.items():
+    for kind, (code, outcome, reason) in _PASSING.items():
         if isinstance(error, kind):
+            details: list[Message[Any]] = [] if code is Code.DEADLINE_EXCEEDED else [_RETRY_DELAY]
+            details += [_info(reason)] if reason else []
             _log.warning("%s: %s (%s)", ctx.method.name, error, error.__cause__)
-            return ConnectError(code, message, details)
+            return ConnectError(code, f"{error}; {outcome}", details)
     _log.error("%s failed", ctx.method.name, exc_info=error)
     return ConnectError(Code.INTERNAL, "internal error")
 

@@ -40,6 +40,8 @@ async def serve(settings: Settings, database_url: str, ready: Callable[[str], ob
         max_connections=settings.pool_size,
         connect_timeout=settings.connect_timeout,
         statement_timeout=settings.statement_timeout,
+        max_waiting=settings.queue_size,
+        prepared_statements=settings.prepared_statements,
     )
     with listener:
         async with database:

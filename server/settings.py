@@ -31,8 +31,16 @@ class Settings(BaseSettings):
         Path(".listings"), description="where the embedded PostgreSQL keeps its files"
     )
     pool_size: int = Field(10, ge=1, le=1000, description="most connections to PostgreSQL")
+    queue_size: int = Field(
+        100, ge=0, le=100_000, description="calls that may wait for one of them; more are refused"
+    )
+    prepared_statements: bool = Field(
+        True, description="off behind PgBouncer in transaction mode; on or off"
+    )
     connect_timeout: _Seconds = Field(2.0, description="limit for one connection attempt")
-    statement_timeout: _Seconds = Field(5.0, description="limit for one SQL statement")
+    statement_timeout: _Seconds = Field(
+        5.0, description="limit for a call whose caller sets no shorter one"
+    )
     status_guard: bool = Field(
         True, description="refuse to replace a settled payment status by a late event; on or off"
     )

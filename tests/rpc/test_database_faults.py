@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from server.gen.google.rpc.error_details_pb import RetryInfo
+from server.gen.google.rpc.error_details_pb import ErrorInfo, RetryInfo
 from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
 from tests.support import databases, service
 from tests.support.callers import CALLERS, Call, Failure
@@ -78,18 +78,20 @@ def test_an_unexpected_error_is_internal_and_says_nothing(
 
 
 @pytest.mark.parametrize(
-    ("sqlstate", "code"),
+    ("sqlstate", "code", "reason"),
     [
-        ("40001", "aborted"),
-        ("40P01", "aborted"),
-        ("57014", "deadline_exceeded"),
-        ("55P03", "deadline_exceeded"),
-        ("57P01", "unavailable"),
-        ("53100", "unavailable"),
-        ("25006", "unavailable"),
+        ("40001", "aborted", None),
+        ("40P01", "aborted", None),
+        ("57014", "deadline_exceeded", None),
+        ("55P03", "deadline_exceeded", None),
+        ("57P01", "unavailable", None),
+        ("53100", "unavailable", "DATABASE_FULL"),
+        ("25006", "unavailable", "DATABASE_READ_ONLY"),
     ],
 )
-def test_an_error_that_passes_says_so(call: Call, orders: Orders, sqlstate: str, code: str) -> None:
+def test_an_error_that_passes_says_so(
+    call: Call, orders: Orders, sqlstate: str, code: str, reason: str | None
+) -> None:
     order_id = orders.add()
     before = orders.row(order_id)
     fail_with(orders, sqlstate)
@@ -98,9 +100,10 @@ def test_an_error_that_passes_says_so(call: Call, orders: Orders, sqlstate: str,
 
     assert found.code == code
     assert SECRET not in found.message
-    assert [type(each) for each in found.details] == (
-        [] if code == "deadline_exceeded" else [RetryInfo]
-    )
+    retry = [each for each in found.details if isinstance(each, RetryInfo)]
+    assert len(retry) == (code != "deadline_exceeded")
+    info = [each.reason for each in found.details if isinstance(each, ErrorInfo)]
+    assert info == ([reason] if reason else [])
     assert orders.row(order_id) == before
 
 
