@@ -74,7 +74,7 @@ def up() -> None:
     """Apply the migrations that are missing."""
     from persistence import migrations
 
-    with _reported(), _database(Settings.read()) as url:
+    with _reported(), _direct_database(Settings.read()) as url:
         _report("Applied", migrations.up(url))
 
 
@@ -88,7 +88,7 @@ def down(version: str, *, yes: bool) -> None:
     """
     from persistence import migrations
 
-    with _reported(), _database(Settings.read()) as url:
+    with _reported(), _direct_database(Settings.read()) as url:
         if not yes:
             click.confirm(
                 f"Rolling back to {version} deletes columns or tables, with the payments in them. "
@@ -124,6 +124,16 @@ def seed_command(orders: int, *, yes: bool) -> None:
             click.confirm("The database has orders. Add demo orders to them?", abort=True)
         with click.progressbar(length=orders, label="Adding demo orders") as bar:
             asyncio.run(seeding.seed(url, orders, bar.update))
+
+
+@contextmanager
+def _direct_database(settings: Settings) -> Iterator[str]:
+    """Yield the URL of the database, past a pooler: a migration needs a session to itself."""
+    if settings.direct_database_url is not None:
+        yield settings.direct_database_url.get_secret_value()
+        return
+    with _database(settings) as url:
+        yield url
 
 
 @contextmanager

@@ -46,8 +46,11 @@ async def serve(settings: Settings, database_url: str, ready: Callable[[str], ob
     with listener:
         async with database:
             await require_current(database)
+            direct = settings.direct_database_url
             feed = PaymentFeed(
-                PaymentLedger(database), database_url, connect_timeout=settings.connect_timeout
+                PaymentLedger(database),
+                direct.get_secret_value() if direct else database_url,
+                connect_timeout=settings.connect_timeout,
             )
             config = uvicorn.Config(
                 create_app(settings, database, feed),

@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(
         None, description="libpq URL of a PostgreSQL server; without it, an embedded one is used"
     )
+    direct_database_url: SecretStr | None = Field(
+        None, description="the same database past a pooler, to migrate and to listen by"
+    )
     data_dir: Path = Field(
         Path(".listings"), description="where the embedded PostgreSQL keeps its files"
     )
@@ -48,7 +51,7 @@ class Settings(BaseSettings):
         64 * 1024, ge=1024, le=4 * 1024 * 1024, description="largest request, decompressed"
     )
 
-    @field_validator("database_url")
+    @field_validator("database_url", "direct_database_url")
     @classmethod
     def _is_a_libpq_url(cls, url: SecretStr | None) -> SecretStr | None:
         if url and not url.get_secret_value().startswith(("postgresql://", "postgres://")):

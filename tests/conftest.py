@@ -5,16 +5,25 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.support import databases
+from tests.support import databases, pooler
 
 _stack = pytest.StashKey[ExitStack]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the whole suite run behind a pooler."""
+    parser.addoption(
+        "--pgbouncer", action="store_true", help="test through PgBouncer in transaction mode"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before the workers of a parallel run start
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Start PostgreSQL once for the whole run."""
     if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
-        session.config.stash[_stack] = databases.start()
+        session.config.stash[_stack] = stack = databases.start()
+        if session.config.option.pgbouncer:
+            stack.enter_context(pooler.start(databases.server()))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -10,12 +10,12 @@ import asyncpg
 import psycopg
 import pytest
 
-from persistence.database import Database
 from persistence.errors import DatabaseUnavailable, InvalidPosition, WatchEnded, WatcherTooSlow
 from persistence.feed import PaymentFeed
 from persistence.ledger import PaymentLedger, Position, Snapshot, Watched
 from persistence.records import PaymentEvent
 from persistence.url import asyncpg_dsn
+from tests.support import databases, pooler
 from tests.support.orders import Orders
 
 pytestmark = pytest.mark.anyio
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.anyio
 @asynccontextmanager
 async def feed(url: str) -> AsyncIterator[PaymentFeed]:
     async with (
-        Database(url, max_connections=4, connect_timeout=5, statement_timeout=5) as database,
-        PaymentFeed(PaymentLedger(database), url, connect_timeout=5) as opened,
+        databases.pool(url, max_connections=4) as database,
+        PaymentFeed(PaymentLedger(database), pooler.through(url), connect_timeout=5) as opened,
     ):
         yield opened
 
@@ -169,11 +169,11 @@ class Interrupted(PaymentLedger):
 async def test_after_an_error_in_between_nothing_comes_twice(database_url: str) -> None:
     orders = Orders(database_url)
     order_id = orders.add()
-    database = Database(database_url, max_connections=2, connect_timeout=5, statement_timeout=5)
+    database = databases.pool(database_url)
     ledger = Interrupted(database)
     async with (
         database,
-        PaymentFeed(ledger, database_url, connect_timeout=5) as opened,
+        PaymentFeed(ledger, pooler.through(database_url), connect_timeout=5) as opened,
         asyncio.timeout(10),
         aclosing(opened.watch(Watched(frozenset([order_id])), None)) as stream,
     ):
@@ -229,9 +229,7 @@ async def test_many_changes_that_nobody_watches_delay_nothing(database_url: str)
 async def test_a_position_ends_with_the_last_event(database_url: str) -> None:
     """What came after it may not be on disk, and its number be given out again after a crash."""
     orders = Orders(database_url)
-    async with Database(
-        database_url, max_connections=1, connect_timeout=5, statement_timeout=5
-    ) as database:
+    async with databases.pool(database_url, max_connections=1) as database:
         ledger = PaymentLedger(database)
         assert await ledger.snapshot() == Snapshot(1, 1, ())
         with psycopg.connect(database_url) as earlier, psycopg.connect(database_url) as later:

@@ -10,10 +10,9 @@ import psycopg
 import pytest
 
 from persistence import errors
-from persistence.database import Database
 from persistence.orders import OrderRepository
 from persistence.records import PAYMENT_COLUMNS, Order, Origin
-from tests.support import wire
+from tests.support import databases, wire
 from tests.support.orders import Orders
 
 pytestmark = pytest.mark.anyio
@@ -22,9 +21,8 @@ ORIGIN = Origin("test")
 
 
 @asynccontextmanager
-async def repository(url: str, **options: float) -> AsyncIterator[OrderRepository]:
-    chosen = {"max_connections": 2, "connect_timeout": 5.0, "statement_timeout": 5.0} | options
-    async with Database(url, **chosen) as database:  # type: ignore[arg-type]
+async def repository(url: str, **limits: float) -> AsyncIterator[OrderRepository]:
+    async with databases.pool(url, **limits) as database:
         yield OrderRepository(database)
 
 
@@ -99,12 +97,18 @@ async def test_updated_at_moves_even_when_the_clock_does_not(database_url: str) 
 
 
 async def test_a_statement_that_takes_too_long_is_cancelled(database_url: str) -> None:
-    order_id = Orders(database_url).add()
+    orders = Orders(database_url)
+    order_id = orders.add()
     async with repository(database_url, statement_timeout=0.2, max_connections=1) as repo:
         with psycopg.connect(database_url) as holder:
             holder.execute("SELECT FROM orders FOR UPDATE")
             with pytest.raises(errors.DatabaseTimeout):
                 await repo.update_payment_info(order_id, {"payment_status": "late"}, ORIGIN)
+            while orders.value(  # noqa: ASYNC110
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            ):
+                await asyncio.sleep(0.01)
         # The one connection is good again, and the update did not happen after all.
         order = (
             await repo.update_payment_info(order_id, {"payment_provider": "stripe"}, ORIGIN)
@@ -185,9 +189,7 @@ async def test_who_gives_up_does_not_wait_for_a_server_that_hangs(
 
 async def test_more_than_may_wait_are_refused(database_url: str) -> None:
     order_id = Orders(database_url).add()
-    async with Database(
-        database_url, max_connections=2, max_waiting=3, connect_timeout=5, statement_timeout=5
-    ) as database:
+    async with databases.pool(database_url, max_waiting=3) as database:
         repo = OrderRepository(database)
         with psycopg.connect(database_url) as holder:
             holder.execute("SELECT FROM orders FOR UPDATE")
@@ -248,10 +250,15 @@ async def test_only_conflicts_are_tried_again(
     assert orders.row(order_id)["payment_status"] == ("pending" if outcome else "paid")
 
 
-async def test_a_connection_that_takes_no_writes_is_replaced(database_url: str) -> None:
+async def test_a_connection_that_takes_no_writes_is_replaced(
+    database_url: str, tmp_path: Path
+) -> None:
     """Another one may lead to the primary, where there is one."""
     order_id = Orders(database_url).add()
-    async with repository(database_url, max_connections=1) as repo:
+    async with (
+        wire.counted(database_url, tmp_path) as (url, _),
+        repository(url, max_connections=1) as repo,
+    ):
         with psycopg.connect(database_url, autocommit=True) as connection:
             connection.execute(
                 "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET"
@@ -278,13 +285,7 @@ async def test_without_prepared_statements(database_url: str, tmp_path: Path) ->
     order_id = orders.add()
     async with (
         wire.counted(database_url, tmp_path) as (url, counts),
-        Database(
-            url,
-            max_connections=1,
-            connect_timeout=5,
-            statement_timeout=5,
-            prepared_statements=False,
-        ) as database,
+        databases.pool(url, max_connections=1, prepared_statements=False) as database,
     ):
         repo = OrderRepository(database)
         for number in range(3):

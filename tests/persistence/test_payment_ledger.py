@@ -19,6 +19,7 @@ from persistence.errors import IdempotencyKeyReused
 from persistence.orders import OrderRepository
 from persistence.records import PAYMENT_COLUMNS, Origin
 from persistence.schema import migrations_directory
+from tests.support import databases
 from tests.support.orders import Orders
 
 BEFORE_LEDGER: Final = "20251220000002"
@@ -120,7 +121,7 @@ def log_in(connection: psycopg.Connection[Any], role: str) -> None:
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Database]:
-    async with Database(url, max_connections=1, connect_timeout=5, statement_timeout=5) as database:
+    async with databases.pool(url, max_connections=1) as database:
         yield database
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from persistence import errors
-from persistence.database import Database
 from persistence.ledger import PaymentLedger
 from persistence.orders import OrderRepository
 from persistence.records import PAYMENT_COLUMNS, Origin
@@ -182,13 +182,11 @@ def runner() -> Iterator[asyncio.Runner]:
 @pytest.fixture(scope="module")
 def system(runner: asyncio.Runner) -> Iterator[System]:
     with databases.clone() as url:
+        with psycopg.connect(url, autocommit=True) as connection:  # it is done sooner
+            name = connection.info.dbname
+            connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
         # One connection: when a call was given up, the next one waits for what became of it.
-        database = Database(
-            url + "&options=-csynchronous_commit%3Doff",
-            max_connections=1,
-            connect_timeout=5,
-            statement_timeout=5,
-        )
+        database = databases.pool(url, max_connections=1)
         runner.run(database.__aenter__())
         yield System(
             Orders(url),

@@ -12,10 +12,10 @@ import psycopg
 import pytest
 
 from persistence import errors
-from persistence.database import Database
 from persistence.ledger import PaymentLedger
 from persistence.orders import OrderRepository
 from persistence.records import PAYMENT_COLUMNS, Origin, PaymentEvent, Update
+from tests.support import databases
 from tests.support.orders import Orders
 
 pytestmark = pytest.mark.anyio
@@ -48,7 +48,7 @@ class Call:
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[tuple[OrderRepository, PaymentLedger]]:
-    database = Database(url, max_connections=8, connect_timeout=5, statement_timeout=5)
+    database = databases.pool(url, max_connections=8)
     async with database:
         yield OrderRepository(database), PaymentLedger(database)
 

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from persistence import migrations, schema
-from persistence.database import Database
 from persistence.errors import MigrationError, SchemaOutdated
+from tests.support import databases
 from tests.support.orders import Orders
 
 FIRST, SECOND = "20251220000001_create_orders", "20251220000002_add_order_payment_fields"
@@ -284,9 +284,7 @@ async def test_the_service_wants_every_migration(empty_database_url: str, applie
         migrations.up(empty_database_url)
     if applied == 1:
         migrations.down(empty_database_url, FIRST)
-    async with Database(
-        empty_database_url, max_connections=1, connect_timeout=5, statement_timeout=5
-    ) as database:
+    async with databases.pool(empty_database_url, max_connections=1) as database:
         if applied == len(ALL):
             await schema.require_current(database)
             return

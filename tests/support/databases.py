@@ -7,12 +7,15 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 from psycopg import sql
 
 from persistence import embedded, migrations
+from persistence.database import Database
+from tests.support import pooler
 
 # The workers of a parallel run find the server that the first process started by these.
 _SERVER = "LISTINGS_TEST_SERVER_URL"
@@ -40,6 +43,18 @@ def start() -> ExitStack:
     return stack
 
 
+def server() -> str:
+    """Return the URL of the server's own database."""
+    return os.environ[_SERVER]
+
+
+def pool(url: str, **limits: float) -> Database:
+    """Return a pool on the database at ``url``, with some limits other than the usual ones."""
+    usual = {"max_connections": 2, "connect_timeout": 5.0, "statement_timeout": 5.0}
+    options: dict[str, Any] = usual | {"prepared_statements": not pooler.is_used()} | limits
+    return Database(pooler.through(url), **options)
+
+
 @contextmanager
 def clone() -> Iterator[str]:
     """Yield the URL of a fresh, migrated, empty database."""
@@ -59,14 +74,13 @@ def empty() -> Iterator[str]:
 
 @contextmanager
 def _database(name: str, template: str) -> Iterator[str]:
-    server = os.environ[_SERVER]
-    with psycopg.connect(server, autocommit=True) as connection:
+    with psycopg.connect(server(), autocommit=True) as connection:
         create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
         connection.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
     try:
-        yield _with_database(server, name)
+        yield _with_database(server(), name)
     finally:
-        with psycopg.connect(server, autocommit=True) as connection:
+        with psycopg.connect(server(), autocommit=True) as connection:
             drop = sql.SQL("DROP DATABASE {} WITH (FORCE)")
             connection.execute(drop.format(sql.Identifier(name)))
 
@@ -77,4 +91,4 @@ def _with_database(url: str, name: str) -> str:
 
 def server_and_name(url: str) -> tuple[str, str]:
     """Return the URL of the server's own database, and the name of the one at ``url``."""
-    return os.environ[_SERVER], urlsplit(url).path.removeprefix("/")
+    return server(), urlsplit(url).path.removeprefix("/")

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support import pooler
+
 _START_SECONDS = 30
 _STOP_SECONDS = 30
 
@@ -38,10 +40,13 @@ class Service:
 @contextmanager
 def running(database_url: str, log: Path, **settings: str) -> Iterator[Service]:
     """Run ``listings serve`` on a free port, and kill it at the end if it still runs."""
+    if pooler.is_used():
+        own = {"prepared_statements": "off", "direct_database_url": database_url}
+        settings = own | settings
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "server", "serve"],
-            env=environment(database_url, settings),
+            env=environment(pooler.through(database_url), settings),
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit, urlunsplit
@@ -60,15 +60,16 @@ async def _count(
             head = await reader.readexactly(5)
             counts.messages[head[0]] += 1
             writer.write(head + await reader.readexactly(int.from_bytes(head[1:]) - 4))
-    except asyncio.IncompleteReadError:
+    except (asyncio.IncompleteReadError, OSError):
         writer.close()
 
 
 async def _answer(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counts: Counts
 ) -> None:
-    while data := await reader.read(65536):
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            await counts.answering.wait()
+            writer.write(data)
         await counts.answering.wait()
-        writer.write(data)
-    await counts.answering.wait()
     writer.close()

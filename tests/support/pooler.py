@@ -1,0 +1,103 @@
+"""PgBouncer in transaction mode, between the service and PostgreSQL: ``pytest --pgbouncer``.
+
+The settings are those that the README names. Tests prepare and look by a connection of their own,
+past the pooler; what is under test goes through it.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import psycopg
+
+from persistence.url import parameters
+
+# The workers of a parallel run find the pooler that the first process started by these.
+_POOLER = "LISTINGS_TEST_POOLER"
+_SERVER = "LISTINGS_TEST_POOLED_SERVER"
+
+_PORT = 6432
+_START_SECONDS = 20
+
+_SETTINGS = """
+[databases]
+* = {server}
+
+[pgbouncer]
+pool_mode = transaction
+listen_addr =
+listen_port = {port}
+unix_socket_dir = {directory}
+auth_type = any
+default_pool_size = 20
+max_client_conn = 1000
+server_login_retry = 1
+ignore_startup_parameters = extra_float_digits,options
+logfile = {directory}/log
+"""
+
+
+def start(server_url: str) -> ExitStack:
+    """Start PgBouncer in front of that server. Close the result to stop it."""
+    binary = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    assert binary, "pgbouncer is not installed; on Debian: apt-get install pgbouncer"
+    stack = ExitStack()
+    directory = Path(tempfile.mkdtemp(prefix="listings-pooler-"))
+    stack.callback(shutil.rmtree, directory, ignore_errors=True)
+    server = {k: v for k, v in parameters(server_url).items() if k != "dbname"}
+    settings = directory / "pgbouncer.ini"
+    settings.write_text(
+        _SETTINGS.format(
+            server=" ".join(f"{name}={value}" for name, value in server.items()),
+            port=_PORT,
+            directory=directory,
+        )
+    )
+    # It refuses to run as root, and has to be let into the directory of PostgreSQL's socket.
+    owner = Path(server["host"]).stat() if server.get("host", "").startswith("/") else None
+    user = owner.st_uid if owner and os.geteuid() == 0 else None
+    for path in (directory, settings):
+        os.chown(path, user if user is not None else -1, -1)
+    process = subprocess.Popen(
+        [binary, "--quiet", str(settings)], user=user, stdin=subprocess.DEVNULL
+    )
+    stack.callback(process.wait, 30)
+    stack.callback(process.terminate)
+    os.environ[_POOLER] = str(directory)
+    os.environ[_SERVER] = server_url
+    stack.callback(os.environ.pop, _POOLER)
+    _until_it_answers(through(server_url))
+    return stack
+
+
+def is_used() -> bool:
+    """Whether what is under test goes through PgBouncer."""
+    return _POOLER in os.environ
+
+
+def through(url: str) -> str:
+    """Return the way to the same database through PgBouncer, if there is one in front of it."""
+    pooler = os.environ.get(_POOLER)
+    parts, server = urlsplit(url), urlsplit(os.environ.get(_SERVER, ""))
+    if pooler is None or (parts.netloc, parts.query) != (server.netloc, server.query):
+        return url
+    user = parts.netloc.rpartition("@")[0]
+    query = f"host={quote(pooler, safe='')}&port={_PORT}&sslmode=disable"
+    return urlunsplit(parts._replace(netloc=f"{user}@", query=query))
+
+
+def _until_it_answers(url: str) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            psycopg.connect(url).close()
+            return
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
