@@ -39,13 +39,20 @@ class Database:
     """A pool of connections to one PostgreSQL database. Use it as an async context manager."""
 
     def __init__(
-        self, url: str, *, max_connections: int, connect_timeout: float, statement_timeout: float
+        self,
+        url: str,
+        *,
+        max_connections: int,
+        connect_timeout: float,
+        statement_timeout: float,
+        eager: bool = True,
     ) -> None:
         """Describe the pool; nothing is opened yet.
 
         ``url`` is a libpq URL, with all that asyncpg understands of one: several hosts, Unix
         sockets, ``sslmode``, ``target_session_attrs``. Time-outs are in seconds; the one for
-        statements is also how long one waits for a connection of the pool to come free.
+        statements is also how long one waits for a connection of the pool to come free. An
+        ``eager`` pool connects when it is opened, any other with the first statement.
 
         Raises InvalidDatabaseURL.
         """
@@ -56,7 +63,7 @@ class Database:
             "postgresql:///",
             dsn=asyncpg_dsn(url),
             database=None,
-            min_size=1,
+            min_size=1 if eager else 0,
             max_size=max_connections,
             timeout=connect_timeout,
             command_timeout=statement_timeout,
@@ -64,7 +71,7 @@ class Database:
         )
 
     async def __aenter__(self) -> Self:
-        """Open the pool. Raises DatabaseUnavailable."""
+        """Open the pool. Raises DatabaseUnavailable, if it is eager."""
         try:
             await self._databases.connect()
         except Exception as error:

@@ -33,6 +33,10 @@ class Settings(BaseSettings):
     pool_size: int = Field(10, ge=1, le=1000, description="most connections to PostgreSQL")
     connect_timeout: _Seconds = Field(2.0, description="limit for one connection attempt")
     statement_timeout: _Seconds = Field(5.0, description="limit for one SQL statement")
+    workers: int | None = Field(
+        None, ge=1, le=256, description="processes; by default 1 embedded, else one a core"
+    )
+    shutdown_timeout: _Seconds = Field(30.0, description="limit for what is under way at the end")
     status_guard: bool = Field(
         True, description="refuse to replace a settled payment status by a late event; on or off"
     )
@@ -46,6 +50,13 @@ class Settings(BaseSettings):
         if url and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
             raise ValueError("expected postgresql://user:password@host:port/database")
         return url
+
+    @property
+    def worker_count(self) -> int:
+        """How many processes serve."""
+        if self.workers is None:
+            return 1 if self.database_url is None else len(os.sched_getaffinity(0))
+        return self.workers
 
     @classmethod
     def read(cls) -> Self:

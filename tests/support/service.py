@@ -55,7 +55,8 @@ def running(database_url: str, log: Path, **settings: str) -> Iterator[Service]:
 def environment(database_url: str, settings: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return an environment for the command line, with these ``LISTINGS_…`` settings alone."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("LISTINGS_")}
-    own = {"LISTINGS_DATABASE_URL": database_url, "LISTINGS_PORT": "0"}  # empty is unset
+    # An empty one is unset. One process, unless a test is about several.
+    own = {"LISTINGS_DATABASE_URL": database_url, "LISTINGS_PORT": "0", "LISTINGS_WORKERS": "1"}
     given = {f"LISTINGS_{name.upper()}": value for name, value in (settings or {}).items()}
     return inherited | own | given
 
