@@ -147,6 +147,23 @@ def seed_command(orders: int, *, yes: bool) -> None:
             asyncio.run(seeding.seed(url, orders, bar.update))
 
 
+@main.command("doctor")
+def doctor_command() -> None:
+    """Look for what is wrong, and say what to do about it.
+
+    Checks the configuration, the database, its schema and the port, one line each. Exits with 1
+    when something is wrong. Changes nothing, but starts an embedded database for the time.
+    """
+    from server import doctor
+
+    verdicts = []
+    for finding in doctor.examine(_database):
+        click.echo(f"{finding.verdict:<9}{finding.subject}: {finding.text}")
+        verdicts.append(finding.verdict)
+    if doctor.PROBLEM in verdicts:
+        raise SystemExit(1)
+
+
 @contextmanager
 def _database(settings: Settings) -> Iterator[str]:
     """Yield the URL of the database that is named, or of an embedded one that runs meanwhile."""

@@ -96,8 +96,9 @@ class DrainingServer(uvicorn.Server):
     async def _cut_off(self) -> None:
         state = self.server_state
         _log.warning(
-            "%d calls were cut off: they had not ended when LISTINGS_SHUTDOWN_TIMEOUT passed",
+            "calls cut off, because LISTINGS_SHUTDOWN_TIMEOUT passed: %d; connections: %d",
             len(state.tasks),
+            len(state.connections),
         )
         for connection in list(state.connections):
             connection.transport.abort()  # which the application hears of

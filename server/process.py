@@ -23,7 +23,7 @@ from server.settings import Settings
 _KEEP_ALIVE = 75
 
 # Seconds for PostgreSQL to take leave, once nobody waits for its answers any more.
-_CLOSE = 5
+_CLOSE = 2
 
 _log = logging.getLogger(__name__)
 

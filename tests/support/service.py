@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 _START_SECONDS = 30
 _STOP_SECONDS = 30
 
@@ -28,6 +30,11 @@ class Service:
     def port(self) -> int:
         """The port that it listens on, at 127.0.0.1."""
         return int(self.base_url.rpartition(":")[2])
+
+    def serving_processes(self) -> list[psutil.Process]:
+        """The workers, or the process itself where it has none."""
+        process = psutil.Process(self.process.pid)
+        return process.children() or [process]
 
     def stop(self) -> int:
         """Send SIGTERM and return the exit code."""

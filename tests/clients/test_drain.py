@@ -1,0 +1,218 @@
+"""SIGTERM: what has begun is finished, within a limit, and no connection is lost on the way."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import psycopg
+import pytest
+
+from persistence import embedded, migrations
+from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest, WatchOrderPaymentsRequest
+from tests.support import callers, service, watchers
+from tests.support.callers import PATH, Failure, path
+from tests.support.embedded import open_directory, processes
+from tests.support.orders import Orders
+from tests.support.service import Service
+
+STOPPED = 20  # seconds; far less than the limit of the drain where that must not be waited for
+
+
+def request_bytes(order_id: int) -> bytes:
+    body = f'{{"orderId": {order_id}, "paymentStatus": "paid"}}'.encode()
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def connected(running: Service) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", running.port), timeout=STOPPED)
+
+
+@contextmanager
+def locked(url: str, order_id: int) -> Iterator[psycopg.Connection]:
+    """Let updates of an order wait, until the connection that is yielded is rolled back."""
+    with psycopg.connect(url) as holder:
+        holder.execute("SELECT FROM orders WHERE id = %s FOR UPDATE", (order_id,))
+        yield holder
+
+
+def wait_for_waiting(url: str) -> None:
+    """Return when an update waits for a lock."""
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()" + (
+        " AND wait_event_type = 'Lock'"
+    )
+    deadline = time.monotonic() + STOPPED
+    with psycopg.connect(url, autocommit=True) as observer:
+        while not observer.execute(waiting).fetchone():
+            assert time.monotonic() < deadline
+
+
+class Updating(threading.Thread):
+    """An update in the background, over gRPC."""
+
+    def __init__(self, call: callers.Call, order_id: int) -> None:
+        super().__init__()
+        self._call, self._order_id = call, order_id
+        self.failure: Failure | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._call(UpdateOrderPaymentRequest(order_id=self._order_id, payment_status="paid"))
+        except Failure as failure:
+            self.failure = failure
+
+
+def test_the_limit_cuts_off_what_does_not_end(database_url: str, tmp_path: Path) -> None:
+    order_id = Orders(database_url).add()
+    settings = {"shutdown_timeout": "1", "statement_timeout": "600"}
+    with (
+        service.running(database_url, tmp_path / "log", **settings) as running,
+        callers.grpcio(running.base_url) as call,
+        locked(database_url, order_id),
+    ):
+        updating = Updating(call, order_id)
+        wait_for_waiting(database_url)
+        running.process.terminate()
+        assert running.process.wait(STOPPED) == 0
+        updating.join(STOPPED)
+        assert updating.failure is not None
+        assert "calls cut off, because LISTINGS_SHUTDOWN_TIMEOUT passed: 1;" in (
+            running.log.read_text()
+        )
+
+
+def test_a_database_that_hangs_does_not_hold_the_end_up(tmp_path: Path) -> None:
+    directory = open_directory() / "data"
+    with embedded.running(directory) as url:
+        migrations.up(url)
+        order_id = Orders(url).add()
+        with (
+            service.running(url, tmp_path / "log", shutdown_timeout="2") as running,
+            callers.grpcio(running.base_url) as call,
+        ):
+            call(UpdateOrderPaymentRequest(order_id=order_id, payment_provider="stripe"))
+            pids = processes(directory)
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                updating = Updating(call, order_id)
+                running.process.terminate()
+                assert running.process.wait(STOPPED) == 0
+            finally:
+                for pid in pids:
+                    os.kill(pid, signal.SIGCONT)
+            updating.join(STOPPED)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_connections_that_wait_to_be_accepted_are_served(
+    database_url: str, tmp_path: Path, workers: str
+) -> None:
+    order_id = Orders(database_url).add()
+    with service.running(database_url, tmp_path / "log", workers=workers) as running:
+        stopped = running.serving_processes()
+        for process in stopped:
+            process.suspend()
+        clients = [connected(running) for _ in range(40)]
+        silent, late = clients[:2]
+        for client in clients[2:]:
+            client.sendall(request_bytes(order_id))
+        running.process.terminate()
+        for process in stopped:
+            process.resume()
+        assert b"200 OK" in clients[2].recv(65536)
+        late.sendall(request_bytes(order_id))
+        for client in clients[3:] + [late]:
+            assert b"200 OK" in client.recv(65536)
+        assert silent.recv(1) == b""
+        assert running.process.wait(STOPPED) == 0
+        with pytest.raises(ConnectionRefusedError):
+            connected(running)
+        for client in clients:
+            client.close()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_every_connection_that_is_made_meanwhile_is_answered(
+    database_url: str, tmp_path: Path, workers: str
+) -> None:
+    order_id = Orders(database_url).add()
+    answers: list[bytes] = []
+    with service.running(database_url, tmp_path / "log", workers=workers) as running:
+
+        def connect_again_and_again() -> None:
+            while True:
+                try:
+                    client = connected(running)
+                except ConnectionRefusedError:
+                    return
+                with client:
+                    try:
+                        client.sendall(request_bytes(order_id))
+                        answers.append(client.recv(65536))
+                    except OSError as error:
+                        answers.append(str(error).encode())
+
+        threads = [threading.Thread(target=connect_again_and_again) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        while len(answers) < 100:
+            time.sleep(0.001)
+        running.process.terminate()
+        assert running.process.wait(STOPPED) == 0
+        for thread in threads:
+            thread.join(STOPPED)
+    assert [answer for answer in answers if b"200 OK" not in answer] == []
+
+
+def test_a_watcher_that_does_not_read_is_not_waited_for(database_url: str, tmp_path: Path) -> None:
+    """Nor does it cost the others on its connection their answers."""
+    orders = Orders(database_url)
+    watched, order_id = orders.add(), orders.add()
+    request = WatchOrderPaymentsRequest(order_ids=[watched])
+    settings = {"shutdown_timeout": "300", "statement_timeout": "60"}
+    with (
+        service.running(database_url, tmp_path / "log", **settings) as running,
+        callers.grpcio(running.base_url) as call,
+        grpc.insecure_channel(f"127.0.0.1:{running.port}") as same_connection,
+        watchers.grpcio(running.base_url) as watch,
+        watch(request) as read,
+        locked(database_url, order_id) as holder,
+    ):
+        unread = same_connection.unary_stream(path(request))(request.to_binary())
+        assert next(unread)
+        assert next(read).event is None
+        fill(database_url, watched, 300)
+        for _ in range(300):
+            next(read)
+        updating = Updating(call, order_id)
+        wait_for_waiting(database_url)
+        running.process.terminate()
+        with pytest.raises(Failure) as ended:
+            next(read)
+        assert ended.value.code == "unavailable"
+        time.sleep(3)  # longer than the one that does not read is given
+        holder.rollback()
+        updating.join(STOPPED)
+        assert updating.failure is None
+        assert running.process.wait(STOPPED) == 0
+        assert "cut off" not in running.log.read_text()
+        with pytest.raises(grpc.RpcError):
+            list(unread)
+
+
+def fill(url: str, order_id: int, count: int) -> None:
+    """Change an order's payment that often, with values of some length."""
+    with psycopg.connect(url) as connection:
+        for number in range(count):
+            connection.execute(
+                "UPDATE orders SET payment_session_id = %s, payment_intent_id = %s WHERE id = %s",
+                (f"{number:0255}", f"{number:0255}", order_id),
+            )
