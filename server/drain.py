@@ -3,7 +3,7 @@
 1. Nobody is asked to come any more: readiness turns false, and streams without an end are ended.
 2. No new connection begins, and those that wait to be accepted are. The socket closes.
 3. Each connection is told: HTTP/2 by GOAWAY (see ``server.http2``), HTTP/1.1 by closing it when it
-   has nothing to answer. One that has not said yet which of them it speaks is given a second.
+   has nothing to answer. One that has not said yet which of them it speaks is given two seconds.
 4. Calls finish, and their answers leave. A client that does not read what it is sent is not waited
    for.
 5. When the limit has passed, the rest is cut off.
@@ -22,7 +22,7 @@ from server.listeners import all_taken, turn_away
 
 # Seconds.
 _LOOK = 0.05  # between two looks at what is still there
-_FIRST_BYTES = 1.0  # for a new connection to say what it is
+_FIRST_BYTES = 2.0  # for a new connection to say what it is
 _READING = 2.0  # for a client to take some of what it is sent
 _CUT_OFF = 1.0  # for a call to end that was cut off
 

@@ -1,5 +1,6 @@
 """SIGTERM: what has begun is finished, within a limit, and no connection is lost on the way."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -8,18 +9,35 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import grpc
 import psycopg
 import pytest
+from protobuf import Message
 
 from persistence import embedded, migrations
-from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest, WatchOrderPaymentsRequest
+from server.gen.listings.v1.orders_pb import (
+    UpdateOrderPaymentRequest,
+    UpdateOrderPaymentResponse,
+    WatchOrderPaymentsRequest,
+)
 from tests.support import callers, service, watchers
 from tests.support.callers import PATH, Failure, path
 from tests.support.embedded import open_directory, processes
+from tests.support.http2 import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    SETTINGS,
+    Peer,
+    header_block,
+    prefixed,
+)
 from tests.support.orders import Orders
 from tests.support.service import Service
+
+INITIAL_WINDOW_SIZE = b"\x00\x04"  # RFC 9113, section 6.5.2
 
 STOPPED = 20  # seconds; far less than the limit of the drain where that must not be waited for
 
@@ -94,7 +112,9 @@ def test_a_database_that_hangs_does_not_hold_the_end_up(tmp_path: Path) -> None:
         migrations.up(url)
         order_id = Orders(url).add()
         with (
-            service.running(url, tmp_path / "log", shutdown_timeout="2") as running,
+            service.running(
+                url, tmp_path / "log", shutdown_timeout="2", statement_timeout="60"
+            ) as running,
             callers.grpcio(running.base_url) as call,
         ):
             call(UpdateOrderPaymentRequest(order_id=order_id, payment_provider="stripe"))
@@ -128,8 +148,9 @@ def test_connections_that_wait_to_be_accepted_are_served(
         for process in stopped:
             process.resume()
         assert b"200 OK" in clients[2].recv(65536)
+        time.sleep(0.5)  # By now the others are told.
         late.sendall(request_bytes(order_id))
-        for client in clients[3:] + [late]:
+        for client in [*clients[3:], late]:
             assert b"200 OK" in client.recv(65536)
         assert silent.recv(1) == b""
         assert running.process.wait(STOPPED) == 0
@@ -172,40 +193,50 @@ def test_every_connection_that_is_made_meanwhile_is_answered(
     assert [answer for answer in answers if b"200 OK" not in answer] == []
 
 
-def test_a_watcher_that_does_not_read_is_not_waited_for(database_url: str, tmp_path: Path) -> None:
+@pytest.mark.anyio
+async def test_a_watcher_that_does_not_read_is_not_waited_for(
+    database_url: str, tmp_path: Path
+) -> None:
     """Nor does it cost the others on its connection their answers."""
     orders = Orders(database_url)
     watched, order_id = orders.add(), orders.add()
-    request = WatchOrderPaymentsRequest(order_ids=[watched])
     settings = {"shutdown_timeout": "300", "statement_timeout": "60"}
     with (
         service.running(database_url, tmp_path / "log", **settings) as running,
-        callers.grpcio(running.base_url) as call,
-        grpc.insecure_channel(f"127.0.0.1:{running.port}") as same_connection,
         watchers.grpcio(running.base_url) as watch,
-        watch(request) as read,
+        watch(WatchOrderPaymentsRequest(order_ids=[watched])) as read,
         locked(database_url, order_id) as holder,
     ):
-        unread = same_connection.unary_stream(path(request))(request.to_binary())
-        assert next(unread)
+        peer = Peer(*await asyncio.open_connection("127.0.0.1", running.port))
+        peer.writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        peer.send(SETTINGS, payload=INITIAL_WINDOW_SIZE + (16_384).to_bytes(4))
+        grpc_call(peer, 1, WatchOrderPaymentsRequest(order_ids=[watched]))
+        grpc_call(peer, 3, UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid"))
+        await peer.until(lambda: 1 in peer.messages)
+        wait_for_waiting(database_url)
+
         assert next(read).event is None
         fill(database_url, watched, 300)
         for _ in range(300):
             next(read)
-        updating = Updating(call, order_id)
-        wait_for_waiting(database_url)
         running.process.terminate()
         with pytest.raises(Failure) as ended:
             next(read)
         assert ended.value.code == "unavailable"
-        time.sleep(3)  # longer than the one that does not read is given
-        holder.rollback()
-        updating.join(STOPPED)
-        assert updating.failure is None
-        assert running.process.wait(STOPPED) == 0
+        async with asyncio.timeout(STOPPED):
+            await peer.until(lambda: 1 in peer.resets)
+            holder.rollback()
+            await peer.until(lambda: 3 in peer.answered)
+        assert UpdateOrderPaymentResponse.from_binary(peer.messages[3][5:]).success
+        assert await asyncio.to_thread(running.process.wait, STOPPED) == 0
         assert "cut off" not in running.log.read_text()
-        with pytest.raises(grpc.RpcError):
-            list(unread)
+        peer.writer.close()
+
+
+def grpc_call(peer: Peer, stream_id: int, request: Message[Any]) -> None:
+    headers = header_block(path(request).encode(), (b"content-type", b"application/grpc"))
+    peer.send(HEADERS, END_HEADERS, stream_id, headers)
+    peer.send(DATA, END_STREAM, stream_id, prefixed(request.to_binary()))
 
 
 def fill(url: str, order_id: int, count: int) -> None:
