@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NoReturn, Self
 
 import asyncpg
 
@@ -70,25 +70,18 @@ class Pulse:
                 self._found(_described(error), error)
             await asyncio.sleep(_PAUSE)
 
-    async def _ask_again_and_again(self) -> None:
-        """Ask until the connection is lost or the answer does not come, and raise that."""
+    async def _ask_again_and_again(self) -> NoReturn:
+        """Ask until the connection is lost or no answer comes, which is raised."""
         connection = await asyncpg.connect(
             dsn=self._dsn, timeout=_PATIENCE, command_timeout=_PATIENCE
         )
         try:
-            lost = asyncio.Event()
-            connection.add_termination_listener(lambda _: lost.set())
-            while not lost.is_set():
+            while True:
                 # Without arguments it is a simple query: no prepared statement, which a
                 # connection pooler might not know.
                 await connection.execute("SELECT")
                 self._found(None)
-                try:
-                    async with asyncio.timeout(_PAUSE):
-                        await lost.wait()
-                except TimeoutError:
-                    pass
-            raise ConnectionError("the connection was lost")
+                await asyncio.sleep(_PAUSE)
         finally:
             connection.terminate()
 

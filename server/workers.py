@@ -192,8 +192,10 @@ class _Parent:
     @staticmethod
     def _signal(places: Sequence[_Place], number: signal.Signals) -> None:
         for place in places:
-            if place.worker is not None and place.worker.pid is not None:
-                os.kill(place.worker.pid, number)  # not waited for yet, so the number is its own
+            worker = place.worker
+            # One that has no exit code was not waited for, so the number is still its own.
+            if worker is not None and worker.exitcode is None and worker.pid is not None:
+                os.kill(worker.pid, number)
 
     # What the worker does
 

@@ -30,7 +30,8 @@ def count(url: str) -> int:
     ("arguments", "words"),
     [
         ([], ["serve", "migrate", "seed", "LISTINGS_DATABASE_URL"]),
-        (["serve"], ["--host", "--port", "SIGTERM"]),
+        (["serve"], ["--host", "--port", "--workers", "SIGTERM"]),
+        (["doctor"], ["configuration", "database", "schema", "port"]),
         (["migrate"], ["up", "down", "status"]),
         (["migrate", "down"], ["VERSION", "--yes"]),
         (["seed"], ["--orders", "--yes"]),

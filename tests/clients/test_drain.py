@@ -106,6 +106,31 @@ def test_the_limit_cuts_off_what_does_not_end(database_url: str, tmp_path: Path)
         )
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_for_the_second_time_does_not_wait(
+    database_url: str, tmp_path: Path, workers: str
+) -> None:
+    order_id = Orders(database_url).add()
+    settings = {"shutdown_timeout": "300", "statement_timeout": "600", "workers": workers}
+    with (
+        service.running(database_url, tmp_path / "log", **settings) as running,
+        callers.grpcio(running.base_url) as call,
+        locked(database_url, order_id),
+    ):
+        updating = Updating(call, order_id)
+        wait_for_waiting(database_url)
+        running.process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + STOPPED
+        while running.log.read_text().count("stopping") < int(workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert running.process.poll() is None
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(STOPPED) == 0
+        updating.join(STOPPED)
+        assert updating.failure is not None
+
+
 def test_a_database_that_hangs_does_not_hold_the_end_up(tmp_path: Path) -> None:
     directory = open_directory() / "data"
     with embedded.running(directory) as url:
@@ -207,9 +232,7 @@ async def test_a_watcher_that_does_not_read_is_not_waited_for(
         watch(WatchOrderPaymentsRequest(order_ids=[watched])) as read,
         locked(database_url, order_id) as holder,
     ):
-        peer = Peer(*await asyncio.open_connection("127.0.0.1", running.port))
-        peer.writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-        peer.send(SETTINGS, payload=INITIAL_WINDOW_SIZE + (16_384).to_bytes(4))
+        peer = await http2_peer(running, window=16_384)
         grpc_call(peer, 1, WatchOrderPaymentsRequest(order_ids=[watched]))
         grpc_call(peer, 3, UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid"))
         await peer.until(lambda: 1 in peer.messages)
@@ -231,6 +254,30 @@ async def test_a_watcher_that_does_not_read_is_not_waited_for(
         assert await asyncio.to_thread(running.process.wait, STOPPED) == 0
         assert "cut off" not in running.log.read_text()
         peer.writer.close()
+
+
+@pytest.mark.anyio
+async def test_an_answer_that_is_not_read_is_not_waited_for(
+    database_url: str, tmp_path: Path
+) -> None:
+    order_id = Orders(database_url).add()
+    with service.running(database_url, tmp_path / "log", shutdown_timeout="300") as running:
+        peer = await http2_peer(running, window=0)
+        grpc_call(peer, 1, UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid"))
+        async with asyncio.timeout(STOPPED):
+            while Orders(database_url).row(order_id)["payment_status"] != "paid":  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        running.process.terminate()
+        assert await asyncio.to_thread(running.process.wait, STOPPED) == 0
+        peer.writer.close()
+
+
+async def http2_peer(running: Service, *, window: int) -> Peer:
+    """Connect a client that reads that many bytes of each stream, and then no more."""
+    peer = Peer(*await asyncio.open_connection("127.0.0.1", running.port))
+    peer.writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    peer.send(SETTINGS, payload=INITIAL_WINDOW_SIZE + window.to_bytes(4))
+    return peer
 
 
 def grpc_call(peer: Peer, stream_id: int, request: Message[Any]) -> None:

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
-from tests.support import callers, service
+from tests.support import callers, databases, service
 from tests.support.callers import PATH
 from tests.support.embedded import open_directory, servers_below
 from tests.support.orders import Orders
@@ -74,6 +74,31 @@ class Client(threading.Thread):
                 self.errors.append(response.text)
             self.calls += 1
         http.close()
+
+
+CANNOT_START = """
+from server.listeners import listen
+from server.workers import serve_with_workers, shared_metrics
+
+def work(listener, ready, lifeline):
+    raise SystemExit(3)
+
+with shared_metrics():
+    serve_with_workers(work, listen("127.0.0.1", 0, 2), lambda: print("Serving"), limit=30)
+"""
+
+
+def test_workers_that_cannot_start_are_not_tried_for_ever() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CANNOT_START],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "ended with exit code 3 before it served" in done.stderr.splitlines()[-1]
 
 
 @contextmanager
@@ -163,6 +188,31 @@ def test_a_worker_that_dies_at_once_again_and_again(database_url: str, tmp_path:
             pauses.append(float(running.log.read_text().partition(told)[2].split(" ")[0]))
             eventually(lambda: len(running.serving_processes()) == 2)
         assert pauses[0] == 0 < pauses[1] < pauses[2]
+        assert running.stop() == 0
+
+
+def test_workers_are_replaced_while_the_database_is_away(database_url: str, tmp_path: Path) -> None:
+    server, name = databases.server_and_name(database_url)
+    with (
+        service.running(database_url, tmp_path / "log", workers="2") as running,
+        psycopg.connect(server, autocommit=True) as admin,
+    ):
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
+        )
+        workers = running.serving_processes()
+        for worker in workers:
+            worker.kill()
+
+        def readiness() -> int:
+            with callers.json_client(running.base_url) as http:
+                return http.get("/readyz").status_code
+
+        assert readiness() == 503
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        eventually(lambda: readiness() == 200)
+        assert set(workers).isdisjoint(running.serving_processes())
         assert running.stop() == 0
 
 
