@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -131,8 +132,15 @@ def test_ctrl_c_for_the_second_time_does_not_wait(
         assert updating.failure is not None
 
 
-def test_a_database_that_hangs_does_not_hold_the_end_up(tmp_path: Path) -> None:
-    directory = open_directory() / "data"
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """For a PostgreSQL that may be stopped."""
+    directory = open_directory()
+    yield directory / "data"
+    shutil.rmtree(directory)
+
+
+def test_a_database_that_hangs_does_not_hold_the_end_up(directory: Path, tmp_path: Path) -> None:
     with embedded.running(directory) as url:
         migrations.up(url)
         order_id = Orders(url).add()
