@@ -43,6 +43,7 @@ def server(contestant: Contestant, database_url: str, log: Path) -> Iterator[Ser
         "LISTINGS_DATABASE_URL": database_url,
         "LISTINGS_PORT": "0",
         "LISTINGS_POOL_SIZE": str(_POOL_SIZE),
+        "LISTINGS_WORKERS": "1",  # as many as the peers have
         **contestant.settings,
     }
     with (

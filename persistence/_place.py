@@ -109,6 +109,19 @@ class Place:
         return owned and status.st_mode & 0o777 == 0o700
 
 
+def exists(data_dir: Path) -> bool:
+    """Whether there is something at the place for `data_dir`, ours or not. Changes nothing."""
+    wanted = Path(os.path.realpath(data_dir))
+    if os.geteuid() == 0 and (SHARED / _digest(wanted)).exists():
+        return True
+    try:
+        return bool(os.listdir(wanted))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
 def find(data_dir: Path) -> Place:
     """Decide on the place for `data_dir`; make our directory and its lock files if missing.
 

@@ -45,6 +45,7 @@ class Database:
         statement_timeout: float,
         max_waiting: int = 200,
         prepared_statements: bool = True,
+        eager: bool = True,
     ) -> None:
         """Describe the pool; nothing is opened yet.
 
@@ -53,7 +54,8 @@ class Database:
         statements includes the wait for a connection, and every repetition. Up to ``max_waiting``
         statements may wait for a connection, fewer while the pool cannot keep up. Without
         ``prepared_statements``, none is kept on a connection from one statement to the next, as a
-        pooler between us and PostgreSQL may demand; each then takes two round trips.
+        pooler between us and PostgreSQL may demand; each then takes two round trips. An ``eager``
+        pool connects when it is opened, any other with the first statement.
 
         Raises InvalidDatabaseURL.
         """
@@ -70,9 +72,9 @@ class Database:
             "postgresql:///",
             dsn=asyncpg_dsn(url),
             database=None,
-            # One connection shows at the start that there is a database. More come when needed:
-            # a floor would be restored in the background, with a traceback for each failure.
-            init_size=1,
+            # A first connection may show that there is a database. More come when needed: a floor
+            # would be restored in the background, with a traceback for each failure.
+            init_size=1 if eager else 0,
             min_size=0,
             max_size=max_connections,
             timeout=connect_timeout,
@@ -84,7 +86,7 @@ class Database:
         )
 
     async def __aenter__(self) -> Self:
-        """Open the pool. Raises DatabaseUnavailable."""
+        """Open the pool. Raises DatabaseUnavailable, if it is eager."""
         try:
             await self._databases.connect()
         except Exception as error:

@@ -44,6 +44,11 @@ _LEFTOVER_SECONDS = 10.0
 """How long the processes of a killed server may take to notice and end."""
 
 
+def exists(data_dir: Path) -> bool:
+    """Whether `data_dir` has been used, or has something else in it. Changes nothing."""
+    return _place.exists(data_dir)
+
+
 @contextmanager
 def running(data_dir: Path) -> Iterator[str]:
     """Keep the server of `data_dir` running, and yield the libpq URL of its database `listings`.

@@ -20,8 +20,8 @@ _ROOT = PROTO.parent
 _OUTPUT = _ROOT / "server" / "gen"
 _FINGERPRINT = ".fingerprint"
 
-# The error details that our responses carry are generated along with our own messages.
-_ERROR_DETAILS = "google/rpc/error_details.proto"
+# Generated along with our own: the error details of our responses, and the health service.
+_THIRD_PARTY = ("google/rpc/error_details.proto", "grpc_health/v1/health.proto")
 
 # The code for the validation rules is generated already, in the protovalidate package.
 _OPTIONS = "map_imports=buf/**:protovalidate._gen"
@@ -82,7 +82,7 @@ def _generate(fingerprint: str) -> None:
         for name in ("py", "connectrpc"):
             plugin = Path(sysconfig.get_path("scripts"), f"protoc-gen-{name}")
             arguments += [f"--plugin={plugin}", f"--{name}_out={new}", f"--{name}_opt={_OPTIONS}"]
-        protoc(*arguments, *own_protos(), _ERROR_DETAILS)
+        protoc(*arguments, *own_protos(), *_THIRD_PARTY)
         (new / _FINGERPRINT).write_text(fingerprint)
         with suppress(FileNotFoundError):
             _OUTPUT.rename(Path(scratch, "old"))
@@ -90,8 +90,9 @@ def _generate(fingerprint: str) -> None:
 
 
 def _third_party_descriptors() -> bytes:
-    """Return, as a serialised FileDescriptorSet, what our protos may import."""
+    """Return, as a serialised FileDescriptorSet, all that is not ours."""
     from google.rpc import error_details_pb2
+    from grpc_health.v1 import health_pb2
     from protobuf import DescFile
     from protobuf.wkt import FileDescriptorProto, FileDescriptorSet
     from protovalidate._gen.buf.validate import validate_pb
@@ -104,9 +105,10 @@ def _third_party_descriptors() -> bytes:
         files[file.name] = file.proto
 
     add(validate_pb.desc())
-    # It imports google/protobuf/duration.proto alone, which the validation rules import too.
-    details = FileDescriptorProto.from_binary(error_details_pb2.DESCRIPTOR.serialized_pb)
-    return FileDescriptorSet(file=[*files.values(), details]).to_binary()
+    # They import google/protobuf/duration.proto alone, which the validation rules import too.
+    for descriptor in (error_details_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR):
+        files[descriptor.name] = FileDescriptorProto.from_binary(descriptor.serialized_pb)
+    return FileDescriptorSet(file=list(files.values())).to_binary()
 
 
 if __name__ == "__main__":

@@ -3,8 +3,7 @@
 from connectrpc.codec import proto_binary_codec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from persistence.database import Database
@@ -14,16 +13,21 @@ from persistence.orders import OrderRepository
 from server.codec import StrictJSONCodec
 from server.deadlines import DeadlineInterceptor
 from server.errors import ErrorInterceptor
+from server.gen.grpc_health.v1.health_connect import HealthASGIApplication
 from server.gen.listings.v1.orders_connect import OrderServiceASGIApplication
+from server.health import HealthHandler, HealthPages, Readiness
 from server.orders import OrderHandler
 from server.outcomes import UpdateOutcomes
+from server.reflection import reflection
 from server.refusals import ExplainRefusals
 from server.requests import RequestIdInterceptor
 from server.settings import Settings
 from server.validation import ValidationInterceptor
 
 
-def create_app(settings: Settings, database: Database, feed: PaymentFeed) -> Starlette:
+def create_app(
+    settings: Settings, database: Database, feed: PaymentFeed, readiness: Readiness
+) -> Starlette:
     """Return the service as one ASGI application, on parts that its caller opens."""
     metrics = CollectorRegistry()
     watchers = Gauge("listings_watchers", "Streams of WatchOrderPayments.", registry=metrics)
@@ -44,19 +48,23 @@ def create_app(settings: Settings, database: Database, feed: PaymentFeed) -> Sta
         codecs=[proto_binary_codec(), StrictJSONCodec()],
         read_max_bytes=settings.max_request_bytes,
     )
+    health = HealthASGIApplication(
+        HealthHandler(readiness),
+        interceptors=[ErrorInterceptor()],
+        codecs=[proto_binary_codec(), StrictJSONCodec()],
+        read_max_bytes=settings.max_request_bytes,
+    )
+    services = (orders, health, *reflection(readiness.stopping, settings.max_request_bytes))
+    pages = HealthPages(readiness)
     return Starlette(
         routes=[
-            Mount(orders.path, app=ExplainRefusals(orders)),
-            Route("/livez", live),
+            *(Mount(service.path, app=ExplainRefusals(service)) for service in services),
+            Route("/livez", pages.live),
+            Route("/readyz", pages.ready),
             Route("/metrics", lambda _: report(metrics)),
             Mount("/", app=ExplainRefusals(Response(status_code=404))),
         ]
     )
-
-
-async def live(_request: Request) -> PlainTextResponse:
-    """Say that the process answers, whatever the state of its database."""
-    return PlainTextResponse("ok\n")
 
 
 def report(metrics: CollectorRegistry) -> Response:

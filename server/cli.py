@@ -7,7 +7,8 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
@@ -39,29 +40,49 @@ def main() -> None:
 @main.command("serve")
 @click.option("--host", help="Address to listen on, instead of LISTINGS_HOST.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port, instead of LISTINGS_PORT.")
-def serve_command(host: str | None, port: int | None) -> None:
-    """Serve until SIGTERM or Ctrl-C.
+@click.option(
+    "--workers", type=click.IntRange(1, 256), help="Processes, instead of LISTINGS_WORKERS."
+)
+def serve_command(**options: str | int | None) -> None:
+    """Serve until SIGTERM or Ctrl-C, which let what is under way finish.
 
     An embedded database is migrated first, and gets some demo orders while it is empty. A database
     that LISTINGS_DATABASE_URL names is neither migrated nor filled: see `listings migrate`.
     """
-    import uvloop
-
     from persistence import migrations, seeding
-    from server.process import serve
 
-    with _reported():
-        settings = Settings.read()
-        given = {"host": host, "port": port}
-        settings = settings.model_copy(update={k: v for k, v in given.items() if v is not None})
-        with _database(settings) as url:
-            if settings.database_url is None:
-                migrations.up(url)
-                asyncio.run(seeding.seed_if_empty(url, _DEMO_ORDERS))
-            # Ctrl-C ends serving as SIGTERM does: what is under way is finished first, exit code 0.
-            signal.signal(signal.SIGINT, _exit)
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(serve(settings, url, _announce))
+    with _reported(), ExitStack() as stack:
+        given = {name: value for name, value in options.items() if value is not None}
+        settings = Settings.read().model_copy(update=given)
+        url = stack.enter_context(_database(settings))
+        if settings.database_url is None:
+            migrations.up(url)
+            asyncio.run(seeding.seed_if_empty(url, _DEMO_ORDERS))
+        # Ctrl-C ends serving as SIGTERM does: what is under way is finished first, exit code 0.
+        signal.signal(signal.SIGINT, _exit)
+        _serve(settings, url)
+
+
+def _serve(settings: Settings, url: str) -> None:
+    from server.listeners import base_url, listen
+    from server.workers import WorkersFailed, serve_with_workers, shared_metrics
+
+    listeners = listen(settings.host, settings.port, settings.worker_count)
+    announce = partial(_announce, base_url(listeners[0]))
+    with ExitStack() as stack:
+        if len(listeners) > 1:
+            stack.enter_context(shared_metrics())
+        from server.process import check_database, run
+
+        asyncio.run(check_database(settings, url))
+        if len(listeners) == 1:
+            run(settings, url, listeners[0], announce)
+            return
+        try:
+            work = partial(run, settings, url)
+            serve_with_workers(work, listeners, announce, settings.shutdown_timeout)
+        except WorkersFailed as error:
+            raise click.ClickException(str(error)) from error
 
 
 @main.group()
@@ -124,6 +145,23 @@ def seed_command(orders: int, *, yes: bool) -> None:
             click.confirm("The database has orders. Add demo orders to them?", abort=True)
         with click.progressbar(length=orders, label="Adding demo orders") as bar:
             asyncio.run(seeding.seed(url, orders, bar.update))
+
+
+@main.command("doctor")
+def doctor_command() -> None:
+    """Look for what is wrong, and say what to do about it.
+
+    Checks the configuration, the database, its schema and the port, one line each. Exits with 1
+    when something is wrong. Changes nothing, but starts an embedded database for the time.
+    """
+    from server import doctor
+
+    verdicts = []
+    for finding in doctor.examine(_database):
+        click.echo(f"{finding.verdict:<9}{finding.subject}: {finding.text}")
+        verdicts.append(finding.verdict)
+    if doctor.PROBLEM in verdicts:
+        raise SystemExit(1)
 
 
 @contextmanager

@@ -44,6 +44,10 @@ class Settings(BaseSettings):
     statement_timeout: _Seconds = Field(
         5.0, description="limit for a call whose caller sets no shorter one"
     )
+    workers: int | None = Field(
+        None, ge=1, le=256, description="processes; by default 1 embedded, else one a core"
+    )
+    shutdown_timeout: _Seconds = Field(30.0, description="limit for what is under way at the end")
     status_guard: bool = Field(
         True, description="refuse to replace a settled payment status by a late event; on or off"
     )
@@ -58,21 +62,53 @@ class Settings(BaseSettings):
             raise ValueError("expected postgresql://user:password@host:port/database")
         return url
 
+    @property
+    def worker_count(self) -> int:
+        """How many processes serve."""
+        if self.workers is None:
+            return 1 if self.database_url is None else len(os.sched_getaffinity(0))
+        return self.workers
+
     @classmethod
     def read(cls) -> Self:
         """Read the environment. Raises SettingsError."""
-        names = [PREFIX + name.upper() for name in cls.model_fields]
-        for variable in os.environ:
-            # Only what looks like a slip: Kubernetes, too, sets variables that begin like ours.
-            if variable.startswith(PREFIX) and variable not in names:
-                for name in difflib.get_close_matches(variable, names, n=1, cutoff=0.9):
-                    raise SettingsError(f"{variable} is not a setting; did you mean {name}?")
+        settings, faults = cls.check()
+        if faults:
+            raise SettingsError("; ".join(faults.values()))
+        return settings
+
+    @classmethod
+    def check(cls) -> tuple[Self, dict[str, str]]:
+        """Read the environment, with defaults in place of what cannot be used.
+
+        Returns also what is wrong with each variable that is.
+        """
+        faults = _misspelt([variable(name) for name in cls.model_fields])
         try:
-            return cls()
+            return cls(), faults
         except ValidationError as error:
             # Without the values: one of them may hold a password.
-            faults = (
-                f"{PREFIX}{fault['loc'][0]}".upper() + f": {fault['msg']}"
+            wrong = {
+                str(fault["loc"][0]): fault["msg"]
                 for fault in error.errors(include_url=False, include_input=False)
-            )
-            raise SettingsError("; ".join(faults)) from None
+            }
+        faults |= {variable(name): f"{variable(name)}: {wrong[name]}" for name in wrong}
+        return cls(**{name: cls.model_fields[name].default for name in wrong}), faults
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of the setting that is called ``name``."""
+    return PREFIX + name.upper()
+
+
+def _misspelt(names: list[str]) -> dict[str, str]:
+    """Return what is to be said of each variable that looks like a slip.
+
+    Not of any that begins like ours: Kubernetes, too, sets such.
+    """
+    slips = {}
+    for given in os.environ:
+        if given.startswith(PREFIX) and given not in names:
+            for name in difflib.get_close_matches(given, names, n=1, cutoff=0.9):
+                slips[given] = f"{given} is not a setting; did you mean {name}?"
+    return slips

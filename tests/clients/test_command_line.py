@@ -5,8 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -15,22 +14,9 @@ import pytest
 from persistence.schema import migration_ids
 from tests.support import service
 from tests.support.callers import PATH, json_client
+from tests.support.command_line import listings
 from tests.support.embedded import open_directory, servers_below
 from tests.support.orders import Orders
-
-
-def listings(
-    *arguments: str, url: str = "", answer: str = "", settings: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "server", *arguments],
-        env=service.environment(url, settings),
-        input=answer,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def count(url: str) -> int:
@@ -44,7 +30,8 @@ def count(url: str) -> int:
     ("arguments", "words"),
     [
         ([], ["serve", "migrate", "seed", "LISTINGS_DATABASE_URL"]),
-        (["serve"], ["--host", "--port", "SIGTERM"]),
+        (["serve"], ["--host", "--port", "--workers", "SIGTERM"]),
+        (["doctor"], ["configuration", "database", "schema", "port"]),
         (["migrate"], ["up", "down", "status"]),
         (["migrate", "down"], ["VERSION", "--yes"]),
         (["seed"], ["--orders", "--yes"]),

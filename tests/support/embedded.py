@@ -87,6 +87,12 @@ def postmaster(data_dir: Path) -> int:
     return int((data_dir / "pgdata" / "postmaster.pid").read_text().split("\n")[0])
 
 
+def processes(data_dir: Path) -> list[int]:
+    """All processes of the server, the postmaster first, so that it can stop before the others."""
+    parent = psutil.Process(postmaster(data_dir))
+    return [parent.pid, *(child.pid for child in parent.children())]
+
+
 def alive(pid: int) -> bool:
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)

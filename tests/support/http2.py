@@ -258,9 +258,9 @@ def prefixed(message: bytes) -> bytes:
     return b"\x00" + len(message).to_bytes(4) + message
 
 
-def header_block(path: bytes) -> bytes:
+def header_block(path: bytes, *others: tuple[bytes, bytes]) -> bytes:
     """POST and http from HPACK's static table, the rest as literals."""
-    literals = [(b":path", path), (b":authority", b"test"), (b"te", b"trailers")]
+    literals = [(b":path", path), (b":authority", b"test"), (b"te", b"trailers"), *others]
     return b"\x83\x86" + b"".join(
         b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
         for name, value in literals

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from tests.support import pooler
 
 _START_SECONDS = 30
@@ -30,6 +32,11 @@ class Service:
     def port(self) -> int:
         """The port that it listens on, at 127.0.0.1."""
         return int(self.base_url.rpartition(":")[2])
+
+    def serving_processes(self) -> list[psutil.Process]:
+        """The workers, or the process itself where it has none."""
+        process = psutil.Process(self.process.pid)
+        return process.children() or [process]
 
     def stop(self) -> int:
         """Send SIGTERM and return the exit code."""
@@ -60,7 +67,8 @@ def running(database_url: str, log: Path, **settings: str) -> Iterator[Service]:
 def environment(database_url: str, settings: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return an environment for the command line, with these ``LISTINGS_…`` settings alone."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("LISTINGS_")}
-    own = {"LISTINGS_DATABASE_URL": database_url, "LISTINGS_PORT": "0"}  # empty is unset
+    # An empty one is unset. One process, unless a test is about several.
+    own = {"LISTINGS_DATABASE_URL": database_url, "LISTINGS_PORT": "0", "LISTINGS_WORKERS": "1"}
     given = {f"LISTINGS_{name.upper()}": value for name, value in (settings or {}).items()}
     return inherited | own | given
 

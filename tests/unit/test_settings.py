@@ -1,5 +1,6 @@
 """Settings from the environment."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,25 @@ def test_a_slip_in_a_name_is_not_ignored(monkeypatch: pytest.MonkeyPatch, slip: 
     monkeypatch.setenv(slip, "postgresql://production/orders")
     with pytest.raises(SettingsError, match=f"{slip} is not a setting; did you mean LISTINGS_"):
         Settings.read()
+
+
+def test_all_faults_are_told_together_and_the_rest_can_be_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LISTINGS_PORT", "http")
+    monkeypatch.setenv("LISTINGS_POOLSIZE", "3")
+    monkeypatch.setenv("LISTINGS_HOST", "0.0.0.0")
+    settings, faults = Settings.check()
+    assert (settings.port, settings.host) == (8080, "0.0.0.0")
+    assert set(faults) == {"LISTINGS_PORT", "LISTINGS_POOLSIZE"}
+
+
+def test_how_many_processes_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.read().worker_count == 1
+    monkeypatch.setenv("LISTINGS_DATABASE_URL", "postgresql://a@b/c")
+    assert Settings.read().worker_count == len(os.sched_getaffinity(0))
+    monkeypatch.setenv("LISTINGS_WORKERS", "3")
+    assert Settings.read().worker_count == 3
 
 
 def test_what_kubernetes_sets_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,183 @@
+"""What is wrong with this installation, and what to do about it: ``listings doctor``."""
+
+import asyncio
+import errno
+import json
+import os
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import psutil
+
+from persistence import embedded, inspection
+from persistence.errors import EmbeddedPostgresError, PersistenceError
+from persistence.inspection import Connection, Fault
+from server.settings import Settings, variable
+
+OpenDatabase: TypeAlias = Callable[[Settings], AbstractContextManager[str]]
+"""Yields the URL of the database that the settings mean, and starts an embedded one."""
+
+OK, PROBLEM, SKIPPED = "ok", "problem", "skipped"
+
+# Each process keeps two connections besides its pool: persistence.feed and persistence.pulse.
+_BESIDE_POOL: Final = 2
+
+_ANSWER_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found: OK, PROBLEM or SKIPPED, and why."""
+
+    verdict: str
+    subject: str
+    text: str
+
+
+def examine(open_database: OpenDatabase) -> Iterator[Finding]:
+    """Yield what each check finds. One that fails does not keep the others from being made."""
+    settings, faults = Settings.check()
+    for fault in faults.values():
+        yield Finding(PROBLEM, "configuration", fault)
+    if not faults:
+        given = sorted(variable(name) for name in settings.model_fields_set)
+        yield Finding(OK, "configuration", f"{', '.join(given) or 'nothing'} set, the rest default")
+    if variable("database_url") in faults:
+        yield Finding(SKIPPED, "database", "until LISTINGS_DATABASE_URL is mended")
+    else:
+        yield from _examine_database(settings, open_database)
+    if faults.keys() & {variable("host"), variable("port")}:
+        yield Finding(SKIPPED, "port", "until LISTINGS_HOST and LISTINGS_PORT are mended")
+    else:
+        yield _examine_port(settings.host, settings.port)
+
+
+def _examine_database(settings: Settings, open_database: OpenDatabase) -> Iterator[Finding]:
+    if settings.database_url is None and not embedded.exists(settings.data_dir):
+        text = f"{settings.data_dir} is not there yet; `listings serve` makes it"
+        yield Finding(OK, "data directory", text)
+        yield Finding(SKIPPED, "database", "until it has been made")
+        return
+    try:
+        with open_database(settings) as url:
+            if settings.database_url is None:
+                text = f"{settings.data_dir} is usable, and its PostgreSQL starts"
+                yield Finding(OK, "data directory", text)
+            yield from asyncio.run(_ask(settings, url))
+    except EmbeddedPostgresError as error:
+        yield Finding(PROBLEM, "data directory", " ".join(str(error).split()))
+        yield Finding(SKIPPED, "database", "until the data directory is usable")
+
+
+async def _ask(settings: Settings, url: str) -> list[Finding]:
+    processes, pool = settings.worker_count, settings.pool_size
+    explained = f"{processes} x ({pool} of the pool + {_BESIDE_POOL})"
+    needed = processes * (pool + _BESIDE_POOL)
+    checks: dict[str, Callable[[Connection], Awaitable[str]]] = {
+        "database": inspection.check_server,
+        "writing": inspection.check_writable,
+        "rights": inspection.check_rights,
+        "connections": lambda c: inspection.check_connections(c, needed, explained),
+        "schema": inspection.check_schema,
+    }
+    findings = []
+    try:
+        async with inspection.connected(url, timeout=settings.connect_timeout) as connection:
+            for subject, check in checks.items():
+                try:
+                    findings.append(Finding(OK, subject, await check(connection)))
+                except Exception as error:
+                    findings.append(Finding(PROBLEM, subject, _described(error)))
+    except PersistenceError as error:
+        findings = [Finding(PROBLEM, "database", _described(error))]
+        others = [subject for subject in checks if subject != "database"]
+        findings.append(Finding(SKIPPED, ", ".join(others), "until the database can be reached"))
+    return findings
+
+
+def _described(error: Exception) -> str:
+    if isinstance(error, Fault):
+        return f"{error}. {error.remedy}"
+    if isinstance(error, PersistenceError):
+        return str(error)
+    return f"{error or type(error).__name__}. The check itself failed: look into PostgreSQL's log"
+
+
+def _examine_port(host: str, port: int) -> Finding:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    where = f"{host} port {port or '(any)'}"
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except socket.gaierror:
+            text = f"{host} is no known name. Correct LISTINGS_HOST"
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return _user_of(host, port, where)
+            remedy = {
+                errno.EADDRNOTAVAIL: "Set LISTINGS_HOST to an address of this machine, or 0.0.0.0",
+                errno.EACCES: "Set LISTINGS_PORT to 1024 or more",
+            }
+            text = f"{where}: {os.strerror(error.errno or 0)}. " + remedy.get(
+                error.errno or 0, "Correct LISTINGS_HOST or LISTINGS_PORT"
+            )
+        else:
+            return Finding(OK, "port", f"{where} is free")
+    return Finding(PROBLEM, "port", text)
+
+
+def _user_of(host: str, port: int, where: str) -> Finding:
+    """Tell who has the port. That it is this service, and ready, is no problem."""
+    holders = ", ".join(_processes_on(port)) or "a process that we may not look at"
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    match _health(f"[{address}]:{port}" if ":" in address else f"{address}:{port}"):
+        case "SERVING":
+            text = f"a Listings Service serves on {where}, and is ready ({holders})"
+            return Finding(OK, "port", text)
+        case None:
+            text = f"{where} is used by {holders}. Stop that, or set LISTINGS_PORT to another port"
+        case _:
+            text = (
+                f"a Listings Service on {where} is not ready ({holders}). "
+                f"See http://{address}:{port}/readyz and its log"
+            )
+    return Finding(PROBLEM, "port", text)
+
+
+def _processes_on(port: int) -> Iterator[str]:
+    try:
+        connections = psutil.net_connections("tcp")
+    except psutil.Error:
+        return
+    found = {
+        each.pid
+        for each in connections
+        if each.status == psutil.CONN_LISTEN and each.laddr.port == port and each.pid
+    }
+    for pid in sorted(found):
+        try:
+            yield f"process {pid}, {psutil.Process(pid).name()}"
+        except psutil.Error:
+            yield f"process {pid}"
+
+
+def _health(address: str) -> str | None:
+    """Return what a Listings Service there says of itself, or None if there is none."""
+    request = urllib.request.Request(
+        f"http://{address}/grpc.health.v1.Health/Check",
+        data=json.dumps({"service": "listings.v1.OrderService"}).encode(),
+        headers={"content-type": "application/json"},
+    )
+    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with directly.open(request, timeout=_ANSWER_SECONDS) as response:
+            status = json.load(response).get("status")
+    except (OSError, ValueError, AttributeError):  # among them HTTP errors, and other protocols
+        return None
+    return str(status) if status else None

@@ -1,0 +1,83 @@
+"""The contract, told by the server itself: grpcurl and the like need no proto file."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from connectrpc.request import RequestContext
+from connectrpc.server import ConnectASGIApplication
+from connectrpc_grpcreflect import (
+    ServerReflectionAlphaASGIApplication,
+    ServerReflectionAlphaService,
+    ServerReflectionASGIApplication,
+    ServerReflectionService,
+)
+
+from server.gen.grpc_health.v1 import health_pb
+from server.gen.listings.v1 import orders_pb
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+_DESCRIBED = (orders_pb.desc(), health_pb.desc())  # their imports, and reflection, come along
+
+
+def reflection(
+    stopping: asyncio.Event, read_max_bytes: int
+) -> tuple[ConnectASGIApplication[Any], ConnectASGIApplication[Any]]:
+    """Return ``grpc.reflection`` v1 and v1alpha, whose streams end when ``stopping`` is set."""
+    ends = [_EndWithServer(stopping)]
+    return (
+        ServerReflectionASGIApplication(
+            ServerReflectionService(*_DESCRIBED), interceptors=ends, read_max_bytes=read_max_bytes
+        ),
+        ServerReflectionAlphaASGIApplication(
+            ServerReflectionAlphaService(*_DESCRIBED),
+            interceptors=ends,
+            read_max_bytes=read_max_bytes,
+        ),
+    )
+
+
+class _EndWithServer:
+    """Ends streams that wait for their client's next question when the server stops."""
+
+    def __init__(self, stopping: asyncio.Event) -> None:
+        self._stopping = stopping
+
+    async def intercept_bidi_stream(
+        self,
+        call_next: Callable[
+            [AsyncIterator[_Request], RequestContext[_Request, _Response]],
+            AsyncGenerator[_Response],
+        ],
+        request: AsyncIterator[_Request],
+        ctx: RequestContext[_Request, _Response],
+    ) -> AsyncIterator[_Response]:
+        """Hand the stream on, without what would come after the stop."""
+        async with (
+            aclosing(self._until_stop(request)) as questions,
+            aclosing(call_next(questions, ctx)) as answers,
+        ):
+            async for answer in answers:
+                yield answer
+
+    async def _until_stop(self, questions: AsyncIterator[_Request]) -> AsyncGenerator[_Request]:
+        stop = asyncio.ensure_future(self._stopping.wait())
+        try:
+            while True:
+                next_question = asyncio.ensure_future(anext(questions, None))
+                try:
+                    await asyncio.wait({stop, next_question}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    if not next_question.done():
+                        next_question.cancel()
+                if next_question.cancelled() or not next_question.done():
+                    return
+                question = next_question.result()
+                if question is None:
+                    return
+                yield question
+        finally:
+            stop.cancel()

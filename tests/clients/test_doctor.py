@@ -1,0 +1,231 @@
+"""``listings doctor`` finds each fault, and says what to do about it."""
+
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+
+from persistence import embedded
+from persistence.schema import migration_ids
+from tests.support import service
+from tests.support.command_line import listings
+from tests.support.embedded import open_directory, processes
+from tests.support.orders import Orders
+
+Report = dict[str, tuple[str, str]]
+"""What is said of each subject: the verdict, and why."""
+
+
+def examined(url: str = "", *, healthy: bool = False, **settings: str) -> Report:
+    """Run the doctor, and hold its exit code against what it says."""
+    done = listings("doctor", url=url, settings=settings)
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "hunter2" not in done.stdout + done.stderr
+    report: Report = {}
+    for line in done.stdout.splitlines():
+        verdict, _, rest = line.partition(" ")
+        subject, _, text = rest.strip().partition(": ")
+        report[subject] = (verdict, f"{report[subject][1]}\n{text}" if subject in report else text)
+    problems = [subject for subject, (verdict, _) in report.items() if verdict == "problem"]
+    assert done.returncode == (1 if problems else 0), done.stdout + done.stderr
+    assert not (healthy and problems), report
+    return report
+
+
+def problem(report: Report, subject: str) -> str:
+    """Return what is wrong with one subject, with which all else must be well."""
+    others = {each: verdict for each, (verdict, _) in report.items() if each != subject}
+    assert "problem" not in others.values(), report
+    verdict, text = report[subject]
+    assert verdict == "problem", report
+    return text
+
+
+def do(url: str, *statements: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def with_user(url: str, user: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{user}@{parts.netloc.rpartition('@')[2]}"))
+
+
+def test_all_is_well(database_url: str) -> None:
+    report = examined(database_url, healthy=True)
+    assert {verdict for verdict, _ in report.values()} == {"ok"}
+    assert list(report) == [
+        *("configuration", "database", "writing", "rights", "connections", "schema", "port")
+    ]
+    assert "LISTINGS_DATABASE_URL" in report["configuration"][1]
+    assert "PostgreSQL " in report["database"][1]
+    assert migration_ids()[-1] in report["schema"][1]
+
+
+def test_every_wrong_setting_is_named_and_the_rest_is_checked(database_url: str) -> None:
+    report = examined(database_url, workers="0", pool_size="ten", poolsize="7", port="http")
+    verdict, text = report["configuration"]
+    assert verdict == "problem"
+    assert "LISTINGS_POOLSIZE is not a setting; did you mean LISTINGS_POOL_SIZE?" in text
+    for words in ("LISTINGS_WORKERS: ", "LISTINGS_POOL_SIZE: ", "LISTINGS_PORT: "):
+        assert words in text
+    assert report["schema"][0] == "ok"
+    assert report["port"][0] == "skipped"
+
+
+@pytest.mark.parametrize("url", ["mysql://root:hunter2@db/x", "postgresql://u:%zzhunter2@h/db"])
+def test_a_url_that_is_none(url: str) -> None:
+    report = examined(url)
+    assert any("expected postgresql://" in text for _, text in report.values())
+    assert report["port"][0] == "ok"
+
+
+def test_a_database_that_is_not_there(database_url: str) -> None:
+    text = problem(examined("postgresql://a:hunter2@127.0.0.1:1/b"), "database")
+    assert "port 1" in text
+    assert "Start PostgreSQL" in text
+    missing = urlunsplit(urlsplit(database_url)._replace(path="/nowhere"))
+    assert "createdb" in problem(examined(missing), "database")
+    stranger = with_user(database_url, "stranger:hunter2")
+    assert "pg_hba.conf" in problem(examined(stranger), "database")
+    text = problem(examined("postgresql://a:hunter2@host.invalid/b"), "database")
+    assert "DNS" in text
+
+
+def test_a_read_only_database(database_url: str) -> None:
+    name = urlsplit(database_url).path[1:]
+    do(database_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    assert "default_transaction_read_only is on" in problem(examined(database_url), "writing")
+
+
+@pytest.fixture
+def role(database_url: str) -> Iterator[str]:
+    """A login role without rights, in this test's database."""
+    name = urlsplit(database_url).path[1:]
+    role = f"role_{name}"
+    do(database_url, f"CREATE ROLE {role} LOGIN")
+    yield role
+    do(database_url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+def test_rights_that_are_missing(database_url: str, role: str) -> None:
+    do(
+        database_url,
+        f"GRANT SELECT ON _yoyo_migration, order_payment_events TO {role}",
+        f"GRANT SELECT, UPDATE (payment_status) ON orders TO {role}",
+    )
+    text = problem(examined(with_user(database_url, role)), "rights")
+    assert text == (
+        f"{role} lacks INSERT on order_payment_events. As the owner: "
+        f"GRANT INSERT ON order_payment_events TO {role};"
+    )
+    do(database_url, text.partition("As the owner: ")[2])  # what it says is what helps
+    examined(with_user(database_url, role), healthy=True)
+
+    do(database_url, "REVOKE USAGE ON SCHEMA public FROM public")
+    report = examined(with_user(database_url, role))
+    assert f"GRANT USAGE ON SCHEMA public TO {role}" in report["rights"][1]
+
+
+def test_more_connections_than_there_are(database_url: str, role: str) -> None:
+    text = problem(examined(database_url, workers="3", pool_size="40"), "connections")
+    assert "126 connections (3 x (40 of the pool + 2))" in text
+    assert "LISTINGS_POOL_SIZE" in text
+    do(
+        database_url,
+        f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}",
+        f"ALTER ROLE {role} CONNECTION LIMIT 11",
+    )
+    text = problem(examined(with_user(database_url, role)), "connections")
+    assert "may open 12 connections" in text
+    assert "allows 11" in text
+
+
+def test_migrations_that_are_missing_or_newer(database_url: str, empty_database_url: str) -> None:
+    text = problem(examined(empty_database_url), "schema")
+    assert all(name in text for name in migration_ids())
+    assert "listings migrate up" in text
+    do(
+        database_url,
+        "INSERT INTO _yoyo_migration (migration_hash, migration_id) VALUES ('x', '3000_future')",
+    )
+    # It serves all the same, as the last version does while the next one is rolled out.
+    assert "3000_future" in examined(database_url, healthy=True)["schema"][1]
+
+
+def test_a_migration_that_was_interrupted(database_url: str) -> None:
+    orders = Orders(database_url)
+    orders.add()
+    orders.add()
+    with pytest.raises(psycopg.errors.UniqueViolation):  # which leaves an invalid index
+        do(database_url, "CREATE UNIQUE INDEX CONCURRENTLY half ON orders (buyer_id)")
+    text = problem(examined(database_url), "schema")
+    assert "index half is half-made" in text
+    assert "REINDEX INDEX CONCURRENTLY half" in text
+    do(database_url, f"DELETE FROM _yoyo_migration WHERE migration_id = '{migration_ids()[-1]}'")
+    text = problem(examined(database_url), "schema")
+    assert "index half is half-made" in text
+    assert "listings migrate up" in text
+
+
+def test_a_history_that_is_not_kept(database_url: str) -> None:
+    do(database_url, "ALTER TABLE orders DISABLE TRIGGER USER")
+    text = problem(examined(database_url), "schema")
+    assert "history of payments is not kept" in text
+    do(database_url, text.partition("Run ")[2])
+    examined(database_url, healthy=True)
+
+
+def test_whose_the_port_is(database_url: str, tmp_path: Path) -> None:
+    with service.running(database_url, tmp_path / "log") as running:
+        verdict, text = examined(database_url, healthy=True, port=str(running.port))["port"]
+        assert verdict == "ok"
+        assert "a Listings Service serves" in text
+        assert f"process {running.process.pid}, " in text
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        text = problem(examined(database_url, port=port), "port")
+        assert f"used by process {os.getpid()}, " in text
+        assert "LISTINGS_PORT" in text
+    text = problem(examined(database_url, host="192.0.2.1"), "port")
+    assert "an address of this machine" in text
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    directory = open_directory()
+    yield directory / "data"
+    shutil.rmtree(directory)
+
+
+def test_the_data_directory_and_a_server_that_hangs(data_dir: Path) -> None:
+    here = str(data_dir)
+    report = examined(healthy=True, data_dir=here)
+    assert "is not there yet" in report["data directory"][1]
+    assert not data_dir.exists(), "it changes nothing"
+
+    data_dir.mkdir()
+    (data_dir / "mine").touch()
+    assert "name another directory" in problem(examined(data_dir=here), "data directory")
+    (data_dir / "mine").unlink()
+
+    with embedded.running(data_dir) as url:
+        pids = processes(data_dir)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            text = problem(examined(url, connect_timeout="0.5"), "database")
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        assert "does not answer within 0.5 s" in text
+    report = examined(data_dir=here)
+    assert report["data directory"][0] == "ok"
+    assert "listings migrate up" in problem(report, "schema")

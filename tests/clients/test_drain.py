@@ -1,0 +1,304 @@
+"""SIGTERM: what has begun is finished, within a limit, and no connection is lost on the way."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from protobuf import Message
+
+from persistence import embedded, migrations
+from server.gen.listings.v1.orders_pb import (
+    UpdateOrderPaymentRequest,
+    UpdateOrderPaymentResponse,
+    WatchOrderPaymentsRequest,
+)
+from tests.support import callers, service, watchers
+from tests.support.callers import PATH, Failure, path
+from tests.support.embedded import open_directory, processes
+from tests.support.http2 import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    SETTINGS,
+    Peer,
+    header_block,
+    prefixed,
+)
+from tests.support.orders import Orders
+from tests.support.service import Service
+
+INITIAL_WINDOW_SIZE = b"\x00\x04"  # RFC 9113, section 6.5.2
+
+STOPPED = 20  # seconds; far less than the limit of the drain where that must not be waited for
+
+
+def request_bytes(order_id: int) -> bytes:
+    body = f'{{"orderId": {order_id}, "paymentStatus": "paid"}}'.encode()
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def connected(running: Service) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", running.port), timeout=STOPPED)
+
+
+@contextmanager
+def locked(url: str, order_id: int) -> Iterator[psycopg.Connection]:
+    """Let updates of an order wait, until the connection that is yielded is rolled back."""
+    with psycopg.connect(url) as holder:
+        holder.execute("SELECT FROM orders WHERE id = %s FOR UPDATE", (order_id,))
+        yield holder
+
+
+def wait_for_waiting(url: str) -> None:
+    """Return when an update waits for a lock."""
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()" + (
+        " AND wait_event_type = 'Lock'"
+    )
+    deadline = time.monotonic() + STOPPED
+    with psycopg.connect(url, autocommit=True) as observer:
+        while not observer.execute(waiting).fetchone():
+            assert time.monotonic() < deadline
+
+
+class Updating(threading.Thread):
+    """An update in the background, over gRPC."""
+
+    def __init__(self, call: callers.Call, order_id: int) -> None:
+        super().__init__()
+        self._call, self._order_id = call, order_id
+        self.failure: Failure | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._call(UpdateOrderPaymentRequest(order_id=self._order_id, payment_status="paid"))
+        except Failure as failure:
+            self.failure = failure
+
+
+def test_the_limit_cuts_off_what_does_not_end(database_url: str, tmp_path: Path) -> None:
+    order_id = Orders(database_url).add()
+    settings = {"shutdown_timeout": "1", "statement_timeout": "600"}
+    with (
+        service.running(database_url, tmp_path / "log", **settings) as running,
+        callers.grpcio(running.base_url) as call,
+        locked(database_url, order_id),
+    ):
+        updating = Updating(call, order_id)
+        wait_for_waiting(database_url)
+        running.process.terminate()
+        assert running.process.wait(STOPPED) == 0
+        updating.join(STOPPED)
+        assert updating.failure is not None
+        assert "calls cut off, because LISTINGS_SHUTDOWN_TIMEOUT passed: 1;" in (
+            running.log.read_text()
+        )
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_for_the_second_time_does_not_wait(
+    database_url: str, tmp_path: Path, workers: str
+) -> None:
+    order_id = Orders(database_url).add()
+    settings = {"shutdown_timeout": "300", "statement_timeout": "600", "workers": workers}
+    with (
+        service.running(database_url, tmp_path / "log", **settings) as running,
+        callers.grpcio(running.base_url) as call,
+        locked(database_url, order_id),
+    ):
+        updating = Updating(call, order_id)
+        wait_for_waiting(database_url)
+        running.process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + STOPPED
+        while running.log.read_text().count("stopping") < int(workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert running.process.poll() is None
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(STOPPED) == 0
+        updating.join(STOPPED)
+        assert updating.failure is not None
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """For a PostgreSQL that may be stopped."""
+    directory = open_directory()
+    yield directory / "data"
+    shutil.rmtree(directory)
+
+
+def test_a_database_that_hangs_does_not_hold_the_end_up(directory: Path, tmp_path: Path) -> None:
+    with embedded.running(directory) as url:
+        migrations.up(url)
+        order_id = Orders(url).add()
+        with (
+            service.running(
+                url, tmp_path / "log", shutdown_timeout="2", statement_timeout="60"
+            ) as running,
+            callers.grpcio(running.base_url) as call,
+        ):
+            call(UpdateOrderPaymentRequest(order_id=order_id, payment_provider="stripe"))
+            pids = processes(directory)
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                updating = Updating(call, order_id)
+                running.process.terminate()
+                assert running.process.wait(STOPPED) == 0
+            finally:
+                for pid in pids:
+                    os.kill(pid, signal.SIGCONT)
+            updating.join(STOPPED)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_connections_that_wait_to_be_accepted_are_served(
+    database_url: str, tmp_path: Path, workers: str
+) -> None:
+    order_id = Orders(database_url).add()
+    with service.running(database_url, tmp_path / "log", workers=workers) as running:
+        stopped = running.serving_processes()
+        for process in stopped:
+            process.suspend()
+        clients = [connected(running) for _ in range(40)]
+        silent, late = clients[:2]
+        for client in clients[2:]:
+            client.sendall(request_bytes(order_id))
+        running.process.terminate()
+        for process in stopped:
+            process.resume()
+        assert b"200 OK" in clients[2].recv(65536)
+        time.sleep(0.5)  # By now the others are told.
+        late.sendall(request_bytes(order_id))
+        for client in [*clients[3:], late]:
+            assert b"200 OK" in client.recv(65536)
+        assert silent.recv(1) == b""
+        assert running.process.wait(STOPPED) == 0
+        with pytest.raises(ConnectionRefusedError):
+            connected(running)
+        for client in clients:
+            client.close()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_every_connection_that_is_made_meanwhile_is_answered(
+    database_url: str, tmp_path: Path, workers: str
+) -> None:
+    order_id = Orders(database_url).add()
+    answers: list[bytes] = []
+    with service.running(database_url, tmp_path / "log", workers=workers) as running:
+
+        def connect_again_and_again() -> None:
+            while True:
+                try:
+                    client = connected(running)
+                except ConnectionRefusedError:
+                    return
+                with client:
+                    try:
+                        client.sendall(request_bytes(order_id))
+                        answers.append(client.recv(65536))
+                    except OSError as error:
+                        answers.append(str(error).encode())
+
+        threads = [threading.Thread(target=connect_again_and_again) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        while len(answers) < 100:
+            time.sleep(0.001)
+        running.process.terminate()
+        assert running.process.wait(STOPPED) == 0
+        for thread in threads:
+            thread.join(STOPPED)
+    assert [answer for answer in answers if b"200 OK" not in answer] == []
+
+
+@pytest.mark.anyio
+async def test_a_watcher_that_does_not_read_is_not_waited_for(
+    database_url: str, tmp_path: Path
+) -> None:
+    """Nor does it cost the others on its connection their answers."""
+    orders = Orders(database_url)
+    watched, order_id = orders.add(), orders.add()
+    settings = {"shutdown_timeout": "300", "statement_timeout": "60"}
+    with (
+        service.running(database_url, tmp_path / "log", **settings) as running,
+        watchers.grpcio(running.base_url) as watch,
+        watch(WatchOrderPaymentsRequest(order_ids=[watched])) as read,
+        locked(database_url, order_id) as holder,
+    ):
+        peer = await http2_peer(running, window=16_384)
+        grpc_call(peer, 1, WatchOrderPaymentsRequest(order_ids=[watched]))
+        grpc_call(peer, 3, UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid"))
+        await peer.until(lambda: 1 in peer.messages)
+        wait_for_waiting(database_url)
+
+        assert next(read).event is None
+        fill(database_url, watched, 300)
+        for _ in range(300):
+            next(read)
+        running.process.terminate()
+        with pytest.raises(Failure) as ended:
+            next(read)
+        assert ended.value.code == "unavailable"
+        async with asyncio.timeout(STOPPED):
+            await peer.until(lambda: 1 in peer.resets)
+            holder.rollback()
+            await peer.until(lambda: 3 in peer.answered)
+        assert UpdateOrderPaymentResponse.from_binary(peer.messages[3][5:]).success
+        assert await asyncio.to_thread(running.process.wait, STOPPED) == 0
+        assert "cut off" not in running.log.read_text()
+        peer.writer.close()
+
+
+@pytest.mark.anyio
+async def test_an_answer_that_is_not_read_is_not_waited_for(
+    database_url: str, tmp_path: Path
+) -> None:
+    order_id = Orders(database_url).add()
+    with service.running(database_url, tmp_path / "log", shutdown_timeout="300") as running:
+        peer = await http2_peer(running, window=0)
+        grpc_call(peer, 1, UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid"))
+        async with asyncio.timeout(STOPPED):
+            while Orders(database_url).row(order_id)["payment_status"] != "paid":  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        running.process.terminate()
+        assert await asyncio.to_thread(running.process.wait, STOPPED) == 0
+        peer.writer.close()
+
+
+async def http2_peer(running: Service, *, window: int) -> Peer:
+    """Connect a client that reads that many bytes of each stream, and then no more."""
+    peer = Peer(*await asyncio.open_connection("127.0.0.1", running.port))
+    peer.writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    peer.send(SETTINGS, payload=INITIAL_WINDOW_SIZE + window.to_bytes(4))
+    return peer
+
+
+def grpc_call(peer: Peer, stream_id: int, request: Message[Any]) -> None:
+    headers = header_block(path(request).encode(), (b"content-type", b"application/grpc"))
+    peer.send(HEADERS, END_HEADERS, stream_id, headers)
+    peer.send(DATA, END_STREAM, stream_id, prefixed(request.to_binary()))
+
+
+def fill(url: str, order_id: int, count: int) -> None:
+    """Change an order's payment that often, with values of some length."""
+    with psycopg.connect(url) as connection:
+        for number in range(count):
+            connection.execute(
+                "UPDATE orders SET payment_session_id = %s, payment_intent_id = %s WHERE id = %s",
+                (f"{number:0255}", f"{number:0255}", order_id),
+            )

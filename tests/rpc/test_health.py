@@ -1,0 +1,257 @@
+"""grpc.health.v1, /livez and /readyz: over every protocol, and in step with the database."""
+
+import os
+import queue
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import grpc
+import httpx
+import psycopg
+import pytest
+from connectrpc.errors import ConnectError
+from connectrpc.protocol import ProtocolType
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pyqwest import HTTPVersion, SyncClient, SyncHTTPTransport
+from server.gen.grpc_health.v1.health_connect import HealthClientSync
+from server.gen.grpc_health.v1.health_pb import (
+    HealthCheckRequest,
+    HealthCheckResponse,
+    HealthListRequest,
+)
+
+from persistence import embedded, migrations
+from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
+from tests.support import callers, service
+from tests.support.callers import Failure
+from tests.support.embedded import open_directory, postmaster, processes
+from tests.support.orders import Orders
+from tests.support.service import Service
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+SERVICES = ["", "listings.v1.OrderService"]
+
+# Seconds within which a change of the database has to be seen; the machine may be busy.
+SEEN = 6.0
+
+
+@contextmanager
+def stub(running: Service) -> Iterator[health_pb2_grpc.HealthStub]:
+    with grpc.insecure_channel(f"127.0.0.1:{running.port}") as channel:
+        yield health_pb2_grpc.HealthStub(channel)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_plain_grpc_finds_it_serving(running: Service, name: str) -> None:
+    """As grpc_health_probe and Kubernetes do."""
+    request = health_pb2.HealthCheckRequest(service=name)
+    with stub(running) as health:
+        assert health.Check(request, timeout=10).status == SERVING
+        watching = health.Watch(request, timeout=10)
+        assert next(watching).status == SERVING
+        watching.cancel()
+        listed = health.List(health_pb2.HealthListRequest(), timeout=10).statuses
+    assert {each: listed[each].status for each in listed} == dict.fromkeys(SERVICES, SERVING)
+
+
+def test_a_service_that_is_not_there(running: Service) -> None:
+    request = health_pb2.HealthCheckRequest(service="listings.v1.Nothing")
+    with stub(running) as health:
+        with pytest.raises(grpc.RpcError) as caught:
+            health.Check(request, timeout=10)
+        assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+        watching = health.Watch(request, timeout=10)
+        assert next(watching).status == SERVICE_UNKNOWN
+        assert watching.is_active(), "it may come to be known, so the stream goes on"
+        watching.cancel()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "version"),
+    [
+        (ProtocolType.GRPC, HTTPVersion.HTTP2),
+        (ProtocolType.GRPC_WEB, HTTPVersion.HTTP1),
+        (ProtocolType.GRPC_WEB, HTTPVersion.HTTP2),
+        (ProtocolType.CONNECT, HTTPVersion.HTTP1),
+        (ProtocolType.CONNECT, HTTPVersion.HTTP2),
+    ],
+)
+def test_every_protocol(running: Service, protocol: ProtocolType, version: HTTPVersion) -> None:
+    http_client = SyncClient(SyncHTTPTransport(http_version=version))
+    serving = HealthCheckResponse.ServingStatus.SERVING
+    with HealthClientSync(running.base_url, protocol=protocol, http_client=http_client) as health:
+        assert health.check(HealthCheckRequest(), timeout_ms=10_000).status == serving
+        assert set(health.list(HealthListRequest(), timeout_ms=10_000).statuses) == set(SERVICES)
+        assert next(iter(health.watch(HealthCheckRequest(), timeout_ms=10_000))).status == serving
+        with pytest.raises(ConnectError, match=r"there is no service x\.Y"):
+            health.check(HealthCheckRequest(service="x.Y"), timeout_ms=10_000)
+
+
+def test_pages_for_kubernetes(running: Service) -> None:
+    for path in ("/livez", "/readyz"):
+        response = httpx.get(running.base_url + path)
+        assert (response.status_code, response.text) == (200, "ok\n")
+
+
+def test_it_answers_while_the_pool_is_busy(database_url: str, tmp_path: Path) -> None:
+    """More calls than the pool has connections, all of them waiting: overload is no illness."""
+    order_id = Orders(database_url).add()
+    request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")
+    with (
+        service.running(database_url, tmp_path / "log", pool_size="2") as running,
+        psycopg.connect(database_url) as holder,
+    ):
+        holder.execute("SELECT FROM orders FOR UPDATE")
+
+        def update() -> None:
+            with callers.grpcio(running.base_url) as call, suppress(Failure):
+                call(request)
+
+        updating = [threading.Thread(target=update) for _ in range(20)]
+        for each in updating:
+            each.start()
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'" + (
+            " AND datname = current_database()"
+        )
+        with psycopg.connect(database_url, autocommit=True) as observer, stub(running) as health:
+            while observer.execute(waiting).fetchone() != (2,):
+                assert running.process.poll() is None
+            for _ in range(25):  # for longer than the database takes to be found unwell
+                started = time.monotonic()
+                answer = health.Check(health_pb2.HealthCheckRequest(), timeout=2)
+                assert answer.status == SERVING
+                assert httpx.get(f"{running.base_url}/readyz").status_code == 200
+                time.sleep(max(0.0, 0.1 - (time.monotonic() - started)))
+        holder.rollback()
+        for each in updating:
+            each.join()
+
+
+@pytest.fixture(scope="module")
+def server_directory() -> Iterator[Path]:
+    """The data directory of a PostgreSQL that may be stopped and killed."""
+    directory = open_directory()
+    yield directory / "data"
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def own_database(server_directory: Path) -> Iterator[str]:
+    with embedded.running(server_directory) as url:
+        migrations.up(url)
+        yield url
+
+
+class Watching:
+    """What a stream of Watch says, and /readyz beside it."""
+
+    def __init__(self, health: health_pb2_grpc.HealthStub, running: Service) -> None:
+        self.stream = health.Watch(health_pb2.HealthCheckRequest())
+        self._url = f"{running.base_url}/readyz"
+        self._said: queue.Queue[int | grpc.RpcError | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            for response in self.stream:
+                self._said.put(response.status)
+        except grpc.RpcError as error:
+            self._said.put(error)
+        else:
+            self._said.put(None)
+
+    def next(self) -> object:
+        return self._said.get(timeout=SEEN)
+
+    def page(self) -> tuple[int, str]:
+        response = httpx.get(self._url, timeout=2)
+        return response.status_code, response.text
+
+
+def stop_all(pids: list[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [("stopped", "the database does not answer in time\n"), ("killed", "the database")],
+)
+def test_readiness_follows_the_database(
+    own_database: str, server_directory: Path, tmp_path: Path, how: str, words: str
+) -> None:
+    with (
+        service.running(own_database, tmp_path / "log") as running,
+        stub(running) as health,
+    ):
+        watching = Watching(health, running)
+        assert watching.next() == SERVING
+        pids = processes(server_directory)
+        undo: Callable[[], object]
+        if how == "stopped":
+            stop_all(pids)
+
+            def undo() -> None:
+                for pid in pids:
+                    os.kill(pid, signal.SIGCONT)
+
+        else:
+            os.kill(postmaster(server_directory), signal.SIGKILL)
+
+            def undo() -> None:
+                with embedded.running(server_directory):
+                    pass
+
+        try:
+            assert watching.next() == NOT_SERVING
+            started = time.monotonic()
+            code, text = watching.page()
+            check = health.Check(health_pb2.HealthCheckRequest(), timeout=2)
+            assert time.monotonic() - started < 2, "it waited for the database"
+            assert (code, check.status) == (503, NOT_SERVING)
+            assert text.startswith(words)
+            assert str(server_directory) not in text
+            assert httpx.get(f"{running.base_url}/livez").status_code == 200
+        finally:
+            undo()
+        assert watching.next() == SERVING
+        assert watching.page() == (200, "ok\n")
+        watching.stream.cancel()
+        assert running.stop() == 0
+
+
+def test_a_drain_is_told_to_watchers_and_ends_them(database_url: str, tmp_path: Path) -> None:
+    order_id = Orders(database_url).add()
+    with (
+        service.running(database_url, tmp_path / "log") as running,
+        stub(running) as health,
+        callers.grpcio(running.base_url) as call,
+        psycopg.connect(database_url) as holder,
+        httpx.Client(base_url=running.base_url, http1=False, http2=True) as http,
+    ):
+        holder.execute("SELECT FROM orders FOR UPDATE")
+        request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")
+        updating = threading.Thread(target=call, args=(request,))
+        updating.start()
+        watching, unknown = (
+            Watching(health, running),
+            health.Watch(health_pb2.HealthCheckRequest(service="x.Y"), timeout=20),
+        )
+        assert watching.next() == SERVING
+        assert next(unknown).status == SERVICE_UNKNOWN
+        assert http.get("/readyz").status_code == 200
+        running.process.terminate()
+        assert watching.next() == NOT_SERVING
+        assert watching.next() is None, "it ends well"
+        assert list(unknown) == []
+        holder.rollback()
+        updating.join()
+        assert running.process.wait(20) == 0
+    assert Orders(database_url).row(order_id)["payment_status"] == "paid"

@@ -1,0 +1,106 @@
+"""Reflection: clients that have no proto file learn the contract from the server."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+
+from tests.support import service
+from tests.support.callers import PATH
+from tests.support.orders import Orders
+from tests.support.service import Service
+
+SERVICES = {
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+    "listings.v1.OrderService",
+}
+VERSIONS = ["v1", "v1alpha"]
+
+
+@pytest.fixture
+def channel(running: Service) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(f"127.0.0.1:{running.port}") as channel:
+        yield channel
+
+
+def method(channel: grpc.Channel, version: str) -> grpc.StreamStreamMultiCallable:
+    """Return ServerReflectionInfo; the messages of both versions are the same on the wire."""
+    return channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+
+
+def ask(
+    channel: grpc.Channel, version: str, **question: str
+) -> reflection_pb2.ServerReflectionResponse:
+    request = reflection_pb2.ServerReflectionRequest(**question)
+    (answer,) = method(channel, version)(iter([request]), timeout=10)
+    return answer
+
+
+def test_a_client_without_the_proto_makes_a_call(channel: grpc.Channel, orders: Orders) -> None:
+    order_id = orders.add()
+    database = ProtoReflectionDescriptorDatabase(channel)
+    assert set(database.get_services()) == SERVICES
+    pool = descriptor_pool.DescriptorPool(database)
+    update = pool.FindServiceByName("listings.v1.OrderService").FindMethodByName(
+        "UpdateOrderPayment"
+    )
+    request = message_factory.GetMessageClass(update.input_type)()
+    json_format.ParseDict({"orderId": order_id, "paymentStatus": "paid"}, request)
+    answer = message_factory.GetMessageClass(update.output_type).FromString(
+        channel.unary_unary(PATH)(request.SerializeToString(), timeout=10)
+    )
+    assert answer.order.payment_status == "paid"
+    for name in SERVICES:
+        assert pool.FindServiceByName(name).methods
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_services_and_files(channel: grpc.Channel, version: str) -> None:
+    listed = ask(channel, version, list_services="").list_services_response.service
+    assert {each.name for each in listed} == SERVICES
+    found = ask(channel, version, file_containing_symbol="listings.v1.OrderService")
+    files = [
+        descriptor_pb2.FileDescriptorProto.FromString(each)
+        for each in found.file_descriptor_response.file_descriptor_proto
+    ]
+    names = {file.name for file in files}
+    assert {"listings/v1/orders.proto", "buf/validate/validate.proto"} <= names
+    assert {imported for file in files for imported in file.dependency} <= names
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_symbol_that_is_not_there(channel: grpc.Channel, version: str) -> None:
+    answer = ask(channel, version, file_containing_symbol="listings.v1.Nothing")
+    assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+
+
+def test_a_client_that_asks_nothing_more_does_not_delay_the_end(
+    database_url: str, tmp_path: Path
+) -> None:
+    with service.running(database_url, tmp_path / "log") as running:
+        silent = threading.Event()
+
+        def questions() -> Iterator[reflection_pb2.ServerReflectionRequest]:
+            yield reflection_pb2.ServerReflectionRequest(list_services="")
+            silent.wait()
+
+        with grpc.insecure_channel(f"127.0.0.1:{running.port}") as channel:
+            answers = method(channel, "v1")(questions(), timeout=60)
+            assert next(answers).list_services_response.service
+            running.process.terminate()
+            assert running.process.wait(10) == 0
+            assert list(answers) == [], "it ends well"
+            silent.set()
