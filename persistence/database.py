@@ -25,9 +25,6 @@ _PAUSES = (0.01, 0.02, 0.04, 0.08)
 Each pause is a random part of these, so that two that met do not meet again.
 """
 
-_BURST = 0.1  # seconds that statements may wait without a break, before the queue is kept short
-_STANDING_QUEUE = 3  # statements that may wait from then on, for each connection
-
 _PREPARED = 100  # statements that each connection keeps
 
 _log = logging.getLogger(__name__)
@@ -43,7 +40,6 @@ class Database:
         max_connections: int,
         connect_timeout: float,
         statement_timeout: float,
-        max_waiting: int = 200,
         prepared_statements: bool = True,
         eager: bool = True,
     ) -> None:
@@ -51,8 +47,7 @@ class Database:
 
         ``url`` is a libpq URL, with all that asyncpg understands of one: several hosts, Unix
         sockets, ``sslmode``, ``target_session_attrs``. Time-outs are in seconds; the one for
-        statements includes the wait for a connection, and every repetition. Up to ``max_waiting``
-        statements may wait for a connection, fewer while the pool cannot keep up. Without
+        statements includes the wait for a connection, and every repetition. Without
         ``prepared_statements``, none is kept on a connection from one statement to the next, as a
         pooler between us and PostgreSQL may demand; each then takes two round trips. An ``eager``
         pool connects when it is opened, any other with the first statement.
@@ -61,10 +56,7 @@ class Database:
         """
         self._statement_timeout = statement_timeout
         self._max_connections = max_connections
-        self._max_waiting = max_waiting
         self._running = 0
-        self._waiting_since = 0.0
-        self._refused = 0
         self._releases: set[asyncio.Task[None]] = set()
         # The URL goes to asyncpg as its `dsn`: databases' own reading of a URL knows neither Unix
         # sockets nor several hosts, and ignores most options without a word.
@@ -117,11 +109,6 @@ class Database:
         """How many statements wait for a connection."""
         return max(self._running - self._max_connections, 0)
 
-    @property
-    def refused(self) -> int:
-        """How many statements have been refused so far, because too many were waiting."""
-        return self._refused
-
     async def fetch_row(self, sql: str, *args: object) -> Sequence[Any] | None:
         """Run one statement and return its first row, or None when it returns none.
 
@@ -151,7 +138,7 @@ class Database:
             raise errors.DatabaseTimeout("the database did not answer in time") from error
 
     async def _try(self, fetch: str, sql: str, args: Sequence[object]) -> Any:
-        self._admit()
+        self._running += 1
         connection = self._databases.connection()
         try:
             await connection.__aenter__()
@@ -179,25 +166,6 @@ class Database:
             raise failure from error
         await self._release(connection)
         return result
-
-    def _admit(self) -> None:
-        """Count a statement in. Raises DatabaseOverloaded.
-
-        A burst may fill the queue. A queue that has been there for a while is more than the pool
-        can take: it is kept short, so that those whom it lets in are answered soon.
-        """
-        waiting = self._running - self._max_connections
-        if waiting >= 0:
-            now = asyncio.get_running_loop().time()
-            if waiting == 0:
-                self._waiting_since = now
-            most = self._max_waiting
-            if now - self._waiting_since > _BURST:
-                most = min(most, _STANDING_QUEUE * self._max_connections)
-            if waiting >= most:
-                self._refused += 1
-                raise errors.DatabaseOverloaded("too many calls are waiting for the database")
-        self._running += 1
 
     async def _release(self, connection: databases.core.Connection) -> None:
         """Give the connection back. What was run on it stays done, also when that fails."""

@@ -87,10 +87,6 @@ class DatabaseReadOnly(DatabaseUnavailable):
     """The database takes no writes, as a standby. Nothing was written."""
 
 
-class DatabaseOverloaded(PersistenceError):
-    """More statements than allowed are waiting for a connection. Nothing was written."""
-
-
 class DatabaseTimeout(PersistenceError):
     """A statement took longer than allowed. It may or may not have been written."""
 

@@ -20,8 +20,12 @@ _ROOT = PROTO.parent
 _OUTPUT = _ROOT / "server" / "gen"
 _FINGERPRINT = ".fingerprint"
 
-# Generated along with our own: the error details of our responses, and the health service.
-_THIRD_PARTY = ("google/rpc/error_details.proto", "grpc_health/v1/health.proto")
+# Generated along with our own: the errors of our responses, and the health service.
+_THIRD_PARTY = (
+    "google/rpc/error_details.proto",
+    "google/rpc/status.proto",
+    "grpc_health/v1/health.proto",
+)
 
 # The code for the validation rules is generated already, in the protovalidate package.
 _OPTIONS = "map_imports=buf/**:protovalidate._gen"
@@ -91,7 +95,8 @@ def _generate(fingerprint: str) -> None:
 
 def _third_party_descriptors() -> bytes:
     """Return, as a serialised FileDescriptorSet, all that is not ours."""
-    from google.rpc import error_details_pb2
+    from google.protobuf import any_pb2
+    from google.rpc import error_details_pb2, status_pb2
     from grpc_health.v1 import health_pb2
     from protobuf import DescFile
     from protobuf.wkt import FileDescriptorProto, FileDescriptorSet
@@ -105,9 +110,10 @@ def _third_party_descriptors() -> bytes:
         files[file.name] = file.proto
 
     add(validate_pb.desc())
-    # They import google/protobuf/duration.proto alone, which the validation rules import too.
-    for descriptor in (error_details_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR):
-        files[descriptor.name] = FileDescriptorProto.from_binary(descriptor.serialized_pb)
+    # They import google/protobuf/duration.proto too, which the validation rules have brought.
+    for module in (any_pb2, error_details_pb2, status_pb2, health_pb2):
+        proto = FileDescriptorProto.from_binary(module.DESCRIPTOR.serialized_pb)
+        files[proto.name] = proto
     return FileDescriptorSet(file=list(files.values())).to_binary()
 
 

@@ -10,12 +10,15 @@ from persistence.database import Database
 from persistence.feed import PaymentFeed
 from persistence.ledger import PaymentLedger
 from persistence.orders import OrderRepository
+from server.admission import Admission, Admitted, GrpcGate
+from server.answers import PreparedError
 from server.codec import StrictJSONCodec
 from server.deadlines import DeadlineInterceptor
-from server.errors import ErrorInterceptor
+from server.errors import ErrorInterceptor, overloaded
 from server.gen.grpc_health.v1.health_connect import HealthASGIApplication
 from server.gen.listings.v1.orders_connect import OrderServiceASGIApplication
 from server.health import HealthHandler, HealthPages, Readiness
+from server.http2 import TurnAway
 from server.orders import OrderHandler
 from server.outcomes import UpdateOutcomes
 from server.reflection import reflection
@@ -27,8 +30,11 @@ from server.validation import ValidationInterceptor
 
 def create_app(
     settings: Settings, database: Database, feed: PaymentFeed, readiness: Readiness
-) -> Starlette:
-    """Return the service as one ASGI application, on parts that its caller opens."""
+) -> tuple[Starlette, TurnAway]:
+    """Return the service as one ASGI application, on parts that its caller opens.
+
+    With it comes what answers for it when it has too much to do.
+    """
     metrics = CollectorRegistry()
     watchers = Gauge("listings_watchers", "Streams of WatchOrderPayments.", registry=metrics)
     watchers.set_function(lambda: feed.watchers)
@@ -54,17 +60,21 @@ def create_app(
         codecs=[proto_binary_codec(), StrictJSONCodec()],
         read_max_bytes=settings.max_request_bytes,
     )
-    services = (orders, health, *reflection(readiness.stopping, settings.max_request_bytes))
+    admission = Admission(settings.pool_size, settings.queue_size)
+    refusal = PreparedError(overloaded())
+    others = (health, *reflection(readiness.stopping, settings.max_request_bytes))
     pages = HealthPages(readiness)
-    return Starlette(
+    app = Starlette(
         routes=[
-            *(Mount(service.path, app=ExplainRefusals(service)) for service in services),
+            Mount(orders.path, app=Admitted(ExplainRefusals(orders), admission, refusal)),
+            *(Mount(service.path, app=ExplainRefusals(service)) for service in others),
             Route("/livez", pages.live),
             Route("/readyz", pages.ready),
             Route("/metrics", lambda _: report(metrics)),
             Mount("/", app=ExplainRefusals(Response(status_code=404))),
         ]
     )
+    return app, GrpcGate(admission, orders.path, refusal)
 
 
 def report(metrics: CollectorRegistry) -> Response:

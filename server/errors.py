@@ -27,7 +27,6 @@ _PASSING: Final = {
     errors.DatabaseUnreachable: (Code.UNAVAILABLE, _UNTOUCHED, None),
     errors.DatabaseUnavailable: (Code.UNAVAILABLE, _UNKNOWN, None),
     errors.DatabaseTimeout: (Code.DEADLINE_EXCEEDED, _UNKNOWN, None),
-    errors.DatabaseOverloaded: (Code.RESOURCE_EXHAUSTED, _UNTOUCHED, "OVERLOADED"),
     errors.TransactionConflict: (Code.ABORTED, _UNTOUCHED, None),
 }
 
@@ -75,6 +74,12 @@ class ErrorInterceptor:
             raise
         except Exception as error:
             raise _connect_error(error, ctx) from error
+
+
+def overloaded() -> ConnectError:
+    """Return RESOURCE_EXHAUSTED for a call that finds too many others waiting."""
+    text = f"too many calls are waiting; {_UNTOUCHED}"
+    return ConnectError(Code.RESOURCE_EXHAUSTED, text, [_RETRY_DELAY, _info("OVERLOADED")])
 
 
 def invalid_field(field: str, description: str, reason: str) -> ConnectError:

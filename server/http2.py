@@ -48,6 +48,9 @@ from uvicorn.server import ServerState
 
 Send: TypeAlias = Callable[[ASGISendEvent], Awaitable[None]]
 
+TurnAway: TypeAlias = Callable[[zttp.Request], list[tuple[bytes, bytes]] | None]
+"""Answers a request in place of the application, by headers alone, or returns None."""
+
 # RFC 9113, section 7.
 NO_ERROR = 0x0
 PROTOCOL_ERROR = 0x1
@@ -101,6 +104,7 @@ class RecyclingH2Protocol(ZttpH2Protocol):
         self.phase_timer: asyncio.TimerHandle | None = None
         self.next_phase_at = nth_stream_id(self.announce_after_streams)
         self.resets = 0
+        self.turn_away: TurnAway | None = None
         self.heard = asyncio.Event()
 
     # What comes in
@@ -130,7 +134,7 @@ class RecyclingH2Protocol(ZttpH2Protocol):
                     return
 
     def handle_request(self, event: zttp.Request) -> None:
-        """Run the application for a new stream, or refuse it.
+        """Run the application for a new stream, turn it away, or refuse it.
 
         The id of a stream tells how many came before it: clients use odd ids in rising order
         (RFC 9113, section 5.1.1), so the connection needs no counter of its own.
@@ -138,6 +142,18 @@ class RecyclingH2Protocol(ZttpH2Protocol):
         if self.phase == REFUSING:
             self.refuse(event.stream_id)
             return
+        if self.turn_away is None or (answer := self.turn_away(event)) is None:
+            self.run_application(event)
+        else:
+            self.conn.stream(event.stream_id).send_response(200, answer, end_stream=True)
+        if event.stream_id >= self.next_phase_at:
+            if self.phase == SERVING:
+                self.announce_end()
+            else:
+                self.refuse_new_streams()
+
+    def run_application(self, event: zttp.Request) -> None:
+        """Run the application for a new stream."""
         try:
             super().handle_request(event)
             cycle = self.cycles[event.stream_id]
@@ -151,11 +167,6 @@ class RecyclingH2Protocol(ZttpH2Protocol):
             # uvicorn decodes the path as ASCII, and zttp lets other bytes through. Unhandled, the
             # error would cost the whole connection, with everybody else's calls.
             self.conn.stream(event.stream_id).reset(PROTOCOL_ERROR)
-        if event.stream_id >= self.next_phase_at:
-            if self.phase == SERVING:
-                self.announce_end()
-            else:
-                self.refuse_new_streams()
 
     async def send_in_step(
         self, cycle: RequestResponseCycle, send: Send, message: ASGISendEvent
@@ -260,6 +271,12 @@ class RecyclingProtocol(AutoZttpProtocol):
     """
 
     h2_protocol: ClassVar[type[RecyclingH2Protocol]] = RecyclingH2Protocol
+    turn_away: ClassVar[TurnAway | None] = None
+
+    @classmethod
+    def turning_away(cls, turn_away: TurnAway) -> type[RecyclingProtocol]:
+        """Return this protocol with a word for HTTP/2 requests that need no application."""
+        return type(cls.__name__, (cls,), {"turn_away": staticmethod(turn_away)})
 
     def _switch(self, http2: bool, initial_data: bytes = b"") -> None:
         protocol_class = self.h2_protocol if http2 else ZttpProtocol
@@ -269,6 +286,8 @@ class RecyclingProtocol(AutoZttpProtocol):
             app_state=self.app_state,
             _loop=self.loop,
         )
+        if isinstance(protocol, RecyclingH2Protocol):
+            protocol.turn_away = type(self).turn_away
         self.transport.set_protocol(protocol)
         protocol.connection_made(self.transport)
         if initial_data:

@@ -72,9 +72,10 @@ async def serve(
         readiness.stop()
         feed.end()  # streams, which would not end by themselves
 
+    app, turn_away = create_app(settings, database, feed, readiness)
     config = uvicorn.Config(
-        create_app(settings, database, feed, readiness),
-        http=RecyclingProtocol,
+        app,
+        http=RecyclingProtocol.turning_away(turn_away),
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -114,6 +115,5 @@ def _database(settings: Settings, url: str, *, eager: bool = True) -> Database:
         max_connections=settings.pool_size,
         connect_timeout=settings.connect_timeout,
         statement_timeout=settings.statement_timeout,
-        max_waiting=settings.queue_size,
         prepared_statements=settings.prepared_statements,
     )

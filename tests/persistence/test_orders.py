@@ -187,49 +187,6 @@ async def test_who_gives_up_does_not_wait_for_a_server_that_hangs(
         await repo.update_payment_info(order_id, {"payment_status": "z"}, ORIGIN)
 
 
-async def test_more_than_may_wait_are_refused(database_url: str) -> None:
-    order_id = Orders(database_url).add()
-    async with databases.pool(database_url, max_waiting=3) as database:
-        repo = OrderRepository(database)
-        with psycopg.connect(database_url) as holder:
-            holder.execute("SELECT FROM orders FOR UPDATE")
-            updates = [
-                asyncio.create_task(
-                    repo.update_payment_info(order_id, {"payment_status": "x"}, ORIGIN)
-                )
-                for _ in range(7)
-            ]
-            done, waiting = await asyncio.wait(updates, return_when=asyncio.FIRST_COMPLETED)
-            assert (database.in_use, database.waiting, database.refused) == (2, 3, 2)
-        assert [type(each.exception()) for each in done] == [errors.DatabaseOverloaded] * 2
-        await asyncio.gather(*waiting)
-        assert (database.in_use, database.waiting, database.refused) == (0, 0, 2)
-
-
-async def test_a_burst_may_wait_and_a_standing_queue_is_kept_short(database_url: str) -> None:
-    order_id = Orders(database_url).add()
-    async with databases.pool(database_url, max_connections=1, max_waiting=20) as database:
-        repo = OrderRepository(database)
-
-        def updates(number: int) -> list[asyncio.Task[object]]:
-            params = {"payment_status": "x"}
-            return [
-                asyncio.create_task(repo.update_payment_info(order_id, params, ORIGIN))
-                for _ in range(number)
-            ]
-
-        with psycopg.connect(database_url) as holder:
-            holder.execute("SELECT FROM orders FOR UPDATE")
-            burst = updates(15)
-            await asyncio.sleep(0.2)
-            assert (database.waiting, database.refused) == (14, 0)
-            (late,) = await asyncio.gather(*updates(1), return_exceptions=True)
-            assert isinstance(late, errors.DatabaseOverloaded)
-        await asyncio.gather(*burst)
-        await asyncio.gather(*updates(15))  # the queue has been empty: this is a burst again
-        assert database.refused == 1
-
-
 @pytest.mark.parametrize(
     ("sqlstate", "times", "outcome", "tries"),
     [

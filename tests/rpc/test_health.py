@@ -18,14 +18,14 @@ from connectrpc.errors import ConnectError
 from connectrpc.protocol import ProtocolType
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pyqwest import HTTPVersion, SyncClient, SyncHTTPTransport
+
+from persistence import embedded, migrations
 from server.gen.grpc_health.v1.health_connect import HealthClientSync
 from server.gen.grpc_health.v1.health_pb import (
     HealthCheckRequest,
     HealthCheckResponse,
     HealthListRequest,
 )
-
-from persistence import embedded, migrations
 from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
 from tests.support import callers, service
 from tests.support.callers import Failure

@@ -1,0 +1,90 @@
+"""How many calls may be in, as a matter of counting."""
+
+import logging
+
+import pytest
+
+from server.admission import Admission
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def come(admission: Admission, number: int) -> int:
+    """Let that many calls come; returns how many have been let in."""
+    before = admission.in_flight
+    for _ in range(number):
+        if admission.is_full:
+            admission.refuse()
+        else:
+            admission.enter()
+    return admission.in_flight - before
+
+
+def go(admission: Admission, number: int) -> None:
+    for _ in range(number):
+        admission.leave()
+
+
+def test_a_burst_fills_the_queue() -> None:
+    admission = Admission(at_once=10, queue=200)
+    assert come(admission, 300) == 210
+    assert (admission.in_flight, admission.refused) == (210, 90)
+
+
+def test_callers_who_wait_for_their_answers_may_wait_for_ever() -> None:
+    """A hundred of them are more than a short queue takes, and no overload."""
+    admission = Admission(at_once=10, queue=200)
+    come(admission, 100)
+    for _ in range(1_000):
+        go(admission, 1)
+        assert come(admission, 1) == 1
+
+
+def test_once_full_the_queue_is_kept_short() -> None:
+    admission = Admission(at_once=10, queue=200)
+    come(admission, 300)
+    for _ in range(170):
+        go(admission, 1)
+        come(admission, 4)
+    for _ in range(1_000):
+        go(admission, 1)
+        come(admission, 4)
+        assert admission.in_flight == 40
+
+
+def test_when_nobody_waits_any_more_a_burst_may_come_again() -> None:
+    admission = Admission(at_once=10, queue=200)
+    come(admission, 300)
+    go(admission, 199)
+    assert come(admission, 100) == 29
+    go(admission, 30)
+    assert come(admission, 300) == 200
+
+
+def test_a_small_queue_is_not_made_longer() -> None:
+    admission = Admission(at_once=10, queue=5)
+    assert come(admission, 20) == 15
+    go(admission, 1)
+    assert come(admission, 2) == 1
+
+
+def test_the_log_counts_and_does_not_swell(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    admission = Admission(at_once=1, queue=0, clock=clock)
+    with caplog.at_level(logging.WARNING):
+        come(admission, 100)
+        clock.now = 1.0
+        come(admission, 1)
+        clock.now = 1.5
+        come(admission, 50)
+    assert [each.getMessage() for each in caplog.records] == [
+        "overload: 1 calls refused",
+        "overload: 99 calls refused",
+    ]
