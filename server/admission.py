@@ -3,8 +3,8 @@
 A call is in here from the moment that its request is complete until its first answer. As many as
 the pool has connections can work; the others wait, for the database or for the processor. A burst
 may fill the queue. Once it has been full, there is more work than can be done, and the queue is
-kept short until it has been empty: those who wait in a long one get nothing done that a short one
-would not, only later.
+kept short until nobody waits and nobody has been refused for a second: with a long one, as many
+calls are answered as with a short one, only later.
 
 A refusal has to cost next to nothing, or it takes the time that the others need. One by the
 handler cost as much as an answer: at 1,200 calls a second, of which a process could answer 1,050,
@@ -21,7 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.answers import PreparedError
 
-_SHORT_QUEUE = 3  # calls that may wait for each connection, once the queue has been full
+_SHORT_QUEUE = 1  # call that may wait for each connection, once the queue has been full
+_CALM = 1.0  # seconds without a refusal after which it may be long again
+_SILENCE = 1.0  # seconds between two lines in the log
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ class Admission:
         self._most_when_short = min(self._most, at_once * (1 + _SHORT_QUEUE))
         self._limit = self._most
         self._clock = clock
-        self._silent_until = clock()
+        self._calm_at = self._silent_until = clock()
         self._untold = 0
 
     @property
@@ -52,13 +54,15 @@ class Admission:
 
     def refuse(self) -> None:
         """Count one that was refused, because it was full."""
+        now = self._clock()
         self._limit = self._most_when_short
+        self._calm_at = now + _CALM
         self.refused += 1
         self._untold += 1
-        if self._clock() >= self._silent_until:
-            _log.warning("overload: %d calls refused", self._untold)
+        if now >= self._silent_until:
+            _log.warning("overload: calls refused: %d", self._untold)
             self._untold = 0
-            self._silent_until = self._clock() + 1
+            self._silent_until = now + _SILENCE
 
     def enter(self) -> None:
         """Count a call in."""
@@ -67,7 +71,11 @@ class Admission:
     def leave(self) -> None:
         """Count a call out."""
         self.in_flight -= 1
-        if self.in_flight <= self._at_once:  # nobody waits
+        if (
+            self._limit != self._most
+            and self.in_flight <= self._at_once
+            and self._clock() >= self._calm_at
+        ):
             self._limit = self._most
 
 

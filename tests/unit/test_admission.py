@@ -50,21 +50,31 @@ def test_callers_who_wait_for_their_answers_may_wait_for_ever() -> None:
 def test_once_full_the_queue_is_kept_short() -> None:
     admission = Admission(at_once=10, queue=200)
     come(admission, 300)
-    for _ in range(170):
+    for _ in range(190):
         go(admission, 1)
         come(admission, 4)
     for _ in range(1_000):
         go(admission, 1)
         come(admission, 4)
-        assert admission.in_flight == 40
+        assert admission.in_flight == 20
 
 
-def test_when_nobody_waits_any_more_a_burst_may_come_again() -> None:
-    admission = Admission(at_once=10, queue=200)
+def test_after_a_second_of_calm_a_burst_may_come_again() -> None:
+    clock = Clock()
+    admission = Admission(at_once=10, queue=200, clock=clock)
     come(admission, 300)
-    go(admission, 199)
-    assert come(admission, 100) == 29
-    go(admission, 30)
+    go(admission, 210)
+    assert come(admission, 100) == 20
+    clock.now = 0.9
+    assert come(admission, 1) == 0
+    clock.now = 1.8
+    go(admission, 20)
+    assert come(admission, 100) == 20
+    clock.now = 2.9
+    go(admission, 9)
+    assert come(admission, 100) == 9  # calls are still waiting
+    clock.now = 3.9
+    go(admission, 10)
     assert come(admission, 300) == 200
 
 
@@ -85,6 +95,6 @@ def test_the_log_counts_and_does_not_swell(caplog: pytest.LogCaptureFixture) -> 
         clock.now = 1.5
         come(admission, 50)
     assert [each.getMessage() for each in caplog.records] == [
-        "overload: 1 calls refused",
-        "overload: 99 calls refused",
+        "overload: calls refused: 1",
+        "overload: calls refused: 99",
     ]
