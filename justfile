@@ -15,7 +15,11 @@ serve *args: generate
 
 # Run the tests; arguments as for pytest: test -k seed
 test *args: generate
-    @exec pytest --numprocesses auto --dist worksteal "$@"
+    @exec pytest --numprocesses auto --dist worksteal --ignore tests/faults "$@"
+
+# Kill, suspend, fill up, fail over, flood: for minutes, or one with LISTINGS_FAULTS=short
+faults *args: generate
+    @LISTINGS_FAULTS="${LISTINGS_FAULTS:-full}" exec pytest tests/faults "$@"
 
 # Run the tests that take minutes
 soak *args: generate

@@ -1,11 +1,15 @@
 """Fixtures that every test may use. See ``support`` for what stands behind them."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from tests.support import databases, pooler
+
+# grpcio reads it once. Its handlers of fork() can crash a process that a test starts under load.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 _stack = pytest.StashKey[ExitStack]()
 

@@ -49,6 +49,11 @@ def response_type(request: Message[Any]) -> type[Message[Any]]:
     return kind
 
 
+def method_name(request: Message[Any]) -> str:
+    """Return the name that connectrpc's clients give to the method that takes this request."""
+    return re.sub("(?<!^)(?=[A-Z])", "_", _method(request)).lower()
+
+
 def _method(request: Message[Any]) -> str:
     return type(request).__name__.removesuffix("Request")
 
@@ -79,9 +84,9 @@ def _connectrpc(protocol: ProtocolType, version: HTTPVersion, **options: bool) -
         with OrderServiceClientSync(base_url, protocol=protocol, http_client=http_client) as client:
 
             def call(request: Message[Any]) -> Any:
-                method = re.sub("(?<!^)(?=[A-Z])", "_", _method(request)).lower()
                 try:
-                    return getattr(client, method)(request, timeout_ms=20_000, **options)
+                    method = getattr(client, method_name(request))
+                    return method(request, timeout_ms=20_000, **options)
                 except ConnectError as error:
                     raise connect_failure(error) from error
 

@@ -46,6 +46,16 @@ class Orders:
         statement = f"UPDATE orders SET {sets} WHERE id = %(id)s RETURNING id"
         _only_row(self.url, statement, values | {"id": order_id})
 
+    def slow_down(self, seconds: float) -> None:
+        """Make each update of an order take that long in PostgreSQL, or longer."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(
+                "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS"
+                f" 'BEGIN PERFORM pg_sleep({seconds:f}); RETURN new; END';"
+                " CREATE TRIGGER dawdle BEFORE UPDATE ON orders"
+                " FOR EACH ROW EXECUTE FUNCTION dawdle()".encode()
+            )
+
     def value(self, statement: str) -> Any:
         """Run a statement by hand and return the value of its only row."""
         (value,) = _only_row(self.url, statement, {}).values()

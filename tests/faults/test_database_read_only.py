@@ -1,0 +1,79 @@
+"""The database takes no writes: callers are told so, and it ends when the database takes them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from server.gen.listings.v1.orders_pb import GetOrderRequest
+from tests.support import checker, cluster, service
+from tests.support.load import CALLERS, OK, Call, Log, Updates, attempt
+from tests.support.trial import Trial
+
+pytestmark = pytest.mark.anyio
+
+
+class Callers:
+    """A caller of each kind, and the log of their attempts."""
+
+    def __init__(self, calls: list[Call], updates: Updates) -> None:
+        self.log = Log()
+        self._calls = calls
+        self._updates = updates
+
+    async def are_refused(self) -> None:
+        """Check that all are told that the database is read-only, and can read it."""
+        for call in self._calls:
+            made = await attempt("", call, self._updates.next(), 10)
+            self.log.append(made)
+            assert (made.code, made.reason) == ("unavailable", "DATABASE_READ_ONLY")
+            assert "takes no writes" in made.message
+            assert made.may_be_retried
+            read = GetOrderRequest(order_id=self._updates.order_ids[0])
+            assert (await attempt("", call, read, 10)).code == OK
+
+    async def are_served(self) -> None:
+        """Check that all of them can write."""
+        for call in self._calls:
+            self.log.append(await attempt("", call, self._updates.next(), 10))
+            assert self.log[-1].is_fine
+
+
+@asynccontextmanager
+async def callers_of(url: str, log: Path, updates: Updates) -> AsyncIterator[Callers]:
+    async with AsyncExitStack() as stack:
+        base_url = stack.enter_context(service.running(url, log)).base_url
+        calls = [await stack.enter_async_context(each(base_url)) for each in CALLERS.values()]
+        yield Callers(calls, updates)
+
+
+async def test_a_database_made_read_only(tmp_path: Path, trial: Trial) -> None:
+    times = trial.times(1, 5)
+    with cluster.running() as postgres:
+        async with callers_of(postgres.url, tmp_path / "log", Updates(postgres.url)) as callers:
+            await callers.are_served()
+            for _ in range(times):
+                postgres.configure("default_transaction_read_only", "on")
+                await callers.are_refused()
+                postgres.configure("default_transaction_read_only", "off")
+                await callers.are_served()
+        lost = checker.losses(postgres.url, callers.log)
+    trial.report(times, len(lost), "")
+    assert lost == []
+
+
+async def test_a_standby_as_the_only_server(tmp_path: Path, trial: Trial) -> None:
+    with cluster.running() as primary:
+        updates = Updates(primary.url)
+        with primary.standby() as standby:
+            async with callers_of(standby.url, tmp_path / "log", updates) as callers:
+                await callers.are_refused()
+                await asyncio.to_thread(primary.kill)
+                await callers.are_refused()
+                await asyncio.to_thread(standby.promote)
+                await callers.are_served()
+            lost = checker.losses(standby.url, callers.log)
+    trial.report(1, len(lost), "promoted")
+    assert lost == []

@@ -1,0 +1,205 @@
+"""A PostgreSQL server of a test's own, to be killed, suspended, filled up and failed over.
+
+Its programs are those of the embedded PostgreSQL, which itself is of no use here: whoever uses that
+one keeps it alive.
+"""
+
+import os
+import shlex
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import psutil
+import psycopg
+
+from persistence import _place, migrations
+from persistence._place import Place
+from tests.support.embedded import eventually, open_directory, servers_below
+
+_USER = "listings"
+_DATABASE = "shop"
+_START_SECONDS = 60
+
+_SETTINGS = {
+    "listen_addresses": "",
+    "shared_buffers": "16MB",
+    "log_min_messages": "warning",
+}
+
+_IS_SYNCHRONOUS = """
+    SELECT EXISTS (SELECT FROM pg_stat_replication
+                   WHERE application_name = %s AND sync_state = 'sync')
+"""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A server on a Unix socket. It syncs what it commits to its disk, as by default."""
+
+    place: Place
+
+    @property
+    def url(self) -> str:
+        """The URL of its migrated database."""
+        return url_of(self)
+
+    def start(self) -> None:
+        """Start the server, and wait until it takes connections."""
+        directory = self.place.socket_directory()
+        settings = _SETTINGS | {"unix_socket_directories": str(directory)}
+        options = " ".join(f"-c {name}={shlex.quote(value)}" for name, value in settings.items())
+        # What a killed server leaves names a process, which may not have been reaped yet.
+        left = ("pgdata/postmaster.pid", directory / f"{_place.SOCKET}.lock")
+        self.place.account.run("rm", "-f", *left, cwd=self.place.home)
+        self._run(
+            "pg_ctl",
+            "start",
+            "--pgdata=pgdata",
+            "--log=postgres.log",
+            f"--options={options}",
+            "--wait",
+            f"--timeout={_START_SECONDS}",
+        )
+
+    def kill(self) -> None:
+        """Kill all processes by SIGKILL, none before the others, and wait until they are gone."""
+        for process in self._suspend():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.wait_until_gone()
+
+    def kill_postmaster(self) -> None:
+        """Kill the first process alone, and wait until the others have noticed and ended."""
+        pid = (self.place.pgdata / "postmaster.pid").read_text().split("\n")[0]
+        os.kill(int(pid), signal.SIGKILL)
+        self.wait_until_gone()
+
+    def kill_backend(self) -> None:
+        """Kill one that serves a client. PostgreSQL then ends them all, and recovers by itself."""
+        backend = self.execute(
+            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'"
+            " AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1"
+        )
+        assert isinstance(backend, int)
+        os.kill(backend, signal.SIGKILL)
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Stop all processes by SIGSTOP, so that the server is silent; let them go on after."""
+        stopped = self._suspend()
+        try:
+            yield
+        finally:
+            for process in stopped:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+
+    def wait_until_ready(self) -> None:
+        """Wait until the server takes connections."""
+        eventually(self._is_ready, _START_SECONDS)
+
+    def wait_until_gone(self) -> None:
+        """Wait until none of its processes is left."""
+        eventually(lambda: not any(servers_below(self.place.home)), _START_SECONDS)
+
+    def execute(self, statement: str, *parameters: object) -> object:
+        """Run a statement by hand; returns the first value of its first row, if there is one."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            cursor = connection.execute(statement.encode(), parameters or None)
+            row = cursor.fetchone() if cursor.description else None
+            return row[0] if row else None
+
+    def configure(self, name: str, value: str) -> None:
+        """Set a parameter that needs no restart, for all sessions."""
+        self.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+        self.execute("SELECT pg_reload_conf()")
+        eventually(lambda: self.execute(f"SHOW {name}") == value)
+
+    def promote(self) -> None:
+        """Make a standby the primary, and wait until it is one."""
+        self._run("pg_ctl", "promote", "--pgdata=pgdata", "--wait", f"--timeout={_START_SECONDS}")
+
+    @contextmanager
+    def standby(self, name: str = "standby") -> Iterator["Cluster"]:
+        """Yield a synchronous standby: from now on, each commit here waits for it."""
+        with _empty() as standby:
+            standby._run(
+                "pg_basebackup",
+                "--pgdata=pgdata",
+                f"--dbname=host={self.place.socket_directory()} user={_USER}"
+                f" application_name={name}",
+                "--write-recovery-conf",
+                "--checkpoint=fast",
+                "--no-sync",
+            )
+            standby.start()
+            # Not before the backup, which would take it along: a primary that waits for itself.
+            self.configure("synchronous_standby_names", name)
+            eventually(lambda: self.execute(_IS_SYNCHRONOUS, name))
+            yield standby
+
+    def _run(self, program: str, *arguments: str) -> None:
+        finished = self.place.run(program, *arguments)
+        log = self.place.log.read_text() if self.place.log.exists() else ""
+        assert finished.returncode == 0, f"{program}: {finished.stderr}\n{log[-4096:]}"
+
+    def _suspend(self) -> list[psutil.Process]:
+        """Stop all processes, and those that they have started meanwhile."""
+        stopped: list[psutil.Process] = []
+        while found := [each for each in servers_below(self.place.home) if each not in stopped]:
+            for process in found:
+                with suppress(psutil.NoSuchProcess):
+                    process.suspend()
+            stopped += found
+        return stopped
+
+    def _is_ready(self) -> bool:
+        try:
+            self.execute("SELECT")
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+def url_of(*clusters: Cluster, **options: str) -> str:
+    """Return a URL that names several servers, with libpq's options."""
+    hosts = ",".join(str(each.place.socket_directory()) for each in clusters)
+    ports = ",".join("5432" for _ in clusters)
+    others = "".join(f"&{name}={value}" for name, value in options.items())
+    return f"postgresql://{_USER}@/{_DATABASE}?host={hosts}&port={ports}{others}"
+
+
+@contextmanager
+def running() -> Iterator[Cluster]:
+    """Yield a new server with a migrated, empty database."""
+    with _empty() as cluster:
+        cluster._run(
+            "initdb",
+            "--pgdata=pgdata",
+            f"--username={_USER}",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--auth=trust",
+            "--no-instructions",
+            "--no-sync",
+        )
+        cluster.start()
+        maintenance = cluster.url.replace(f"/{_DATABASE}?", "/postgres?")
+        with psycopg.connect(maintenance, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {_DATABASE}".encode())
+        migrations.up(cluster.url)
+        yield cluster
+
+
+@contextmanager
+def _empty() -> Iterator[Cluster]:
+    directory = open_directory()
+    cluster = Cluster(_place.find(directory / "postgres"))
+    try:
+        yield cluster
+    finally:
+        cluster.kill()
+        shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,320 @@
+"""Load on the service: callers, what they send, and a log of how each attempt was answered.
+
+The log is what ``checker`` holds against the ledger.
+"""
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import grpc
+import httpx
+from connectrpc.errors import ConnectError
+from connectrpc.protocol import ProtocolType
+from protobuf import Message
+from pyqwest import Client, HTTPTransport, HTTPVersion
+
+from server.gen.google.rpc.error_details_pb import ErrorInfo, RetryInfo
+from server.gen.listings.v1.orders_connect import OrderServiceClient
+from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
+from tests.support.callers import (
+    Failure,
+    connect_failure,
+    grpc_failure,
+    json_failure,
+    method_name,
+    path,
+    response_type,
+)
+from tests.support.orders import Orders
+
+OK: Final = "ok"
+CANCELLED: Final = "canceled"
+"""The caller went away before it was answered. As Connect spells it."""
+
+UNKNOWN: Final = frozenset({CANCELLED, "unavailable", "deadline_exceeded"})
+"""The codes after which an update may have been made or not."""
+
+Call = Callable[[Message[Any], float | None], Coroutine[Any, Any, Any]]
+"""Sends a request with a deadline in seconds and returns the response, or raises Failure."""
+
+Caller = Callable[[str], AbstractAsyncContextManager[Call]]
+"""Connects to a base URL."""
+
+
+@asynccontextmanager
+async def grpcio(base_url: str) -> AsyncIterator[Call]:
+    """gRPC by Google's implementation, with its default settings."""
+    async with grpc.aio.insecure_channel(base_url.removeprefix("http://")) as channel:
+
+        async def call(request: Message[Any], deadline: float | None = None) -> Any:
+            method = channel.unary_unary(
+                path(request),
+                request_serializer=type(request).to_binary,
+                response_deserializer=response_type(request).from_binary,
+            )
+            try:
+                return await method(request, timeout=deadline)
+            except grpc.aio.AioRpcError as error:
+                raise grpc_failure(error) from error
+
+        yield call
+
+
+@asynccontextmanager
+async def connectrpc(base_url: str) -> AsyncIterator[Call]:
+    """Connect with binary messages over HTTP/2."""
+    async with (
+        HTTPTransport(http_version=HTTPVersion.HTTP2) as transport,
+        OrderServiceClient(
+            base_url, protocol=ProtocolType.CONNECT, http_client=Client(transport)
+        ) as client,
+    ):
+
+        async def call(request: Message[Any], deadline: float | None = None) -> Any:
+            milliseconds = None if deadline is None else round(deadline * 1000)
+            try:
+                return await getattr(client, method_name(request))(request, timeout_ms=milliseconds)
+            except ConnectError as error:
+                raise connect_failure(error) from error
+
+        yield call
+
+
+@asynccontextmanager
+async def json(base_url: str) -> AsyncIterator[Call]:
+    """JSON over HTTP/1.1."""
+    async with httpx.AsyncClient(base_url=base_url, timeout=60, trust_env=False) as client:
+
+        async def call(request: Message[Any], deadline: float | None = None) -> Any:
+            headers = {"content-type": "application/json"}
+            if deadline is not None:
+                headers["connect-timeout-ms"] = str(round(deadline * 1000))
+            response = await client.post(path(request), content=request.to_json(), headers=headers)
+            if response.status_code != 200:
+                raise json_failure(response)
+            return response_type(request).from_json(response.content)
+
+        yield call
+
+
+@asynccontextmanager
+async def watching(base_url: str) -> AsyncIterator[Call]:
+    """gRPC, to watch payments: a call returns the first message of the stream, and ends it."""
+    async with grpc.aio.insecure_channel(base_url.removeprefix("http://")) as channel:
+
+        async def call(request: Message[Any], deadline: float | None = None) -> Any:
+            method = channel.unary_stream(
+                path(request),
+                request_serializer=type(request).to_binary,
+                response_deserializer=response_type(request).from_binary,
+            )
+            stream = method(request, timeout=deadline)
+            try:
+                return await anext(aiter(stream))
+            except grpc.aio.AioRpcError as error:
+                raise grpc_failure(error) from error
+            finally:
+                stream.cancel()
+
+        yield call
+
+
+CALLERS: dict[str, Caller] = {"grpcio": grpcio, "connectrpc": connectrpc, "json": json}
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One call: who sent what, how it was answered, and when, by ``time.monotonic``."""
+
+    caller: str
+    request: Message[Any]
+    began: float
+    ended: float
+    code: str = OK
+    deadline: float | None = None
+    replayed: bool = False
+    message: str = ""
+    details: tuple[Message[Any], ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.ended - self.began
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether the answer is one of those that ``Updates`` has when nothing is wrong."""
+        return self.code in {OK, "not_found", "failed_precondition"}
+
+    @property
+    def may_be_retried(self) -> bool:
+        """Whether the answer says when to try again."""
+        return any(isinstance(each, RetryInfo) for each in self.details)
+
+    @property
+    def reason(self) -> str | None:
+        """The reason that the answer gives for programs, if it does."""
+        reasons = (each.reason for each in self.details if isinstance(each, ErrorInfo))
+        return next(reasons, None)
+
+
+async def attempt(
+    caller: str,
+    call: Call,
+    request: Message[Any],
+    deadline: float | None = None,
+    began: float | None = None,
+) -> Attempt:
+    """Send a request once. One that was to be sent at ``began`` has waited since then."""
+    began = began or time.monotonic()
+    try:
+        response = await call(request, deadline)
+    except Failure as failure:
+        return Attempt(
+            caller,
+            request,
+            began,
+            time.monotonic(),
+            failure.code,
+            deadline,
+            message=failure.message,
+            details=failure.details,
+        )
+    replayed = getattr(response, "replayed", False)
+    return Attempt(caller, request, began, time.monotonic(), OK, deadline, replayed)
+
+
+@dataclass
+class Updates:
+    """An endless supply of updates to some orders; no two bring the same values.
+
+    Each is known by its ``payment_transaction_id``. Every second one has an idempotency key. Unless
+    ``all_good``, one in ten must be refused: half of these for an order that is not there, the
+    others as too late.
+    """
+
+    url: str
+    all_good: bool = False
+    order_ids: list[int] = field(default_factory=list)
+    numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    def __post_init__(self) -> None:
+        orders = Orders(self.url)
+        self.order_ids = self.order_ids or [orders.add() for _ in range(8)]
+        self._settled = orders.add(payment_status="refunded")
+
+    def next(self, *, keyed: bool | None = None) -> UpdateOrderPaymentRequest:
+        """Return the next one, with a key if that is wanted."""
+        number = next(self.numbers)
+        order_id = self.order_ids[number % len(self.order_ids)]
+        if number % 20 == 9 and not self.all_good:
+            order_id = 2**60
+        elif number % 20 == 19 and not self.all_good:
+            order_id = self._settled
+        request = UpdateOrderPaymentRequest(
+            order_id=order_id,
+            payment_provider="stripe",
+            payment_session_id=f"cs_{number}",
+            payment_status=("pending", "processing", "authorized")[number % 3],
+            payment_transaction_id=f"txn_{number}",
+        )
+        if keyed if keyed is not None else number % 2 == 0:
+            request.payment_idempotency_key = f"evt_{number}"
+        return request
+
+
+Log = list[Attempt]
+
+_DEADLINE = 10  # seconds
+
+
+class Load:
+    """Callers that go on calling, and the log of all their attempts."""
+
+    def __init__(self) -> None:
+        self.log: Log = []
+        self.callers: set[str] = set()
+
+    async def answered(self, code: str, since: float) -> float:
+        """Wait until each caller has had that answer to a call begun after ``since``.
+
+        Returns when the last of them had it for the first time.
+        """
+        ended: dict[str, float] = {}
+
+        def all_have() -> bool:
+            for each in self.log:
+                if each.began >= since and each.code == code:
+                    ended.setdefault(each.caller, each.ended)
+            return ended.keys() == self.callers
+
+        await eventually(all_have)
+        return max(ended.values())
+
+    @property
+    def failed(self) -> Log:
+        """The attempts that did not end as they should."""
+        return [each for each in self.log if not each.is_fine]
+
+
+@asynccontextmanager
+async def callers(
+    base_url: str, updates: Updates, each: int = 2, pause: float = 0.02
+) -> AsyncIterator[Load]:
+    """Keep ``each`` callers of each kind calling meanwhile.
+
+    They send one update after the other; one with a key again, until the outcome is known.
+    """
+    load = Load()
+    stopping = asyncio.Event()
+
+    async def go_on(name: str, call: Call) -> None:
+        while not stopping.is_set():
+            request, again = updates.next(), True
+            while again:
+                made = await attempt(name, call, request, _DEADLINE)
+                load.log.append(made)
+                again = made.code in UNKNOWN and request.has_field("payment_idempotency_key")
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        for kind, connected in CALLERS.items():
+            for number in range(each):
+                name = f"{kind} {number + 1}"
+                load.callers.add(name)
+                call = await stack.enter_async_context(connected(base_url))
+                group.create_task(go_on(name, call))
+        try:
+            yield load
+        finally:
+            stopping.set()
+
+
+async def open_loop(
+    rate: float, send: Callable[[float], Coroutine[Any, Any, object]], over: Callable[[], bool]
+) -> None:
+    """Call ``send`` that often a second, whatever has become of the calls before, until ``over``.
+
+    It is told when it was to be called: who measures from there sees what a caller sees.
+    """
+    began = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        for number in itertools.count():
+            due = began + number / rate
+            await asyncio.sleep(due - time.monotonic())
+            if over():
+                break
+            group.create_task(send(due))
+
+
+async def eventually(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Wait until ``condition`` holds."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - it may be that of another process
+            await asyncio.sleep(0.005)

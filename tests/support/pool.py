@@ -1,0 +1,38 @@
+"""Whether the service's pool of connections is whole."""
+
+import asyncio
+from typing import Final
+
+import psycopg
+
+from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
+from tests.support.load import Call, eventually
+from tests.support.orders import Orders
+
+SERVICE: Final = "listings"
+"""The ``application_name`` that the service's URL has to set, for its connections to be known."""
+
+_ITS_CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND "
+
+
+async def assert_whole(database_url: str, call: Call, size: int) -> None:
+    """Check that nothing is left running, and that ``size`` updates can run at once, and do."""
+    orders = [Orders(database_url).add() for _ in range(size)]
+    updates = [UpdateOrderPaymentRequest(order_id=each, payment_status="paid") for each in orders]
+    with psycopg.connect(database_url, autocommit=True) as watching:
+
+        def count(condition: str) -> int:
+            row = watching.execute((_ITS_CONNECTIONS + condition).encode(), [SERVICE]).fetchone()
+            assert row is not None
+            return int(row[0])
+
+        await eventually(lambda: count("state <> 'idle'") == 0)
+        with psycopg.connect(database_url) as holder:
+            holder.execute("SELECT FROM orders WHERE id = ANY(%s) FOR UPDATE", (orders,))
+            calls = [asyncio.create_task(call(update, 20)) for update in updates]
+            await eventually(lambda: count("wait_event_type = 'Lock'") == size)
+            holder.rollback()
+        assert all(answer.success for answer in await asyncio.gather(*calls))
+        # The pool's, the one that listens, and the one that asks whether the database is well. None
+        # has been left behind.
+        await eventually(lambda: size <= count("true") <= size + 2)
