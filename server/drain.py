@@ -4,35 +4,41 @@
 2. No new connection begins, and those that wait to be accepted are. The socket closes.
 3. Each connection is told: HTTP/2 by GOAWAY (see ``server.http2``), HTTP/1.1 by closing it when it
    has nothing to answer. One that has not said yet which of them it speaks is given two seconds.
-4. Calls finish, and their answers leave. A client that does not read what it is sent is not waited
-   for.
+4. Calls finish, and their answers leave. A client that keeps us waiting is not waited for, be it
+   for the other half of its request, or because it does not read what it is sent.
 5. When the limit has passed, the rest is cut off.
 """
 
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import uvicorn
 
-from server.http2 import RecyclingH2Protocol, RecyclingProtocol
+from server.http2 import RecyclingProtocol
+from server.laggards import Laggards
 from server.listeners import all_taken, turn_away
 
 # Seconds.
 _LOOK = 0.05  # between two looks at what is still there
 _FIRST_BYTES = 2.0  # for a new connection to say what it is
-_READING = 2.0  # for a client to take some of what it is sent
+_LAST_SENDING = 1.0  # for a client to send what it has begun to, once the process stops
+_LAST_READING = 2.0  # for a client to take some of what it is sent by then
 _CUT_OFF = 1.0  # for a call to end that was cut off
-
-_CANCEL = 0x8  # RFC 9113, section 7
 
 _log = logging.getLogger(__name__)
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn with an end that loses nothing."""
+    """uvicorn with an end that loses nothing, and without patience for half a request."""
+
+    # Seconds for a client to send the head of a request, and again for its body, and to take some
+    # of what it is sent.
+    sending: ClassVar[float] = 10.0
+    reading: ClassVar[float] = 30.0
+    ticks: ClassVar[int] = 10  # tenths of a second from one look for such clients to the next
 
     def __init__(
         self,
@@ -51,11 +57,19 @@ class DrainingServer(uvicorn.Server):
         self._limit = limit
         self._started = started
         self._stopping = stopping
+        self._laggards = Laggards()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections."""
         await super().startup(sockets)
         self._started()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Do what is to be done ten times a second. Returns whether to stop."""
+        if counter % self.ticks == 0:
+            connections = self.server_state.connections
+            self._laggards.end(connections, sending=self.sending, reading=self.reading)
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop as the module says."""
@@ -81,7 +95,6 @@ class DrainingServer(uvicorn.Server):
         state, loop = self.server_state, asyncio.get_running_loop()
         speak_until = loop.time() + _FIRST_BYTES
         told: set[Any] = set()
-        stalls = _Stalls()
         while state.connections or state.tasks:
             if self.force_exit:  # Ctrl-C for the second time
                 raise TimeoutError
@@ -89,8 +102,7 @@ class DrainingServer(uvicorn.Server):
                 if not isinstance(connection, RecyclingProtocol) or loop.time() > speak_until:
                     connection.shutdown()
                     told.add(connection)
-            for connection in list(state.connections):
-                stalls.end(connection)
+            self._laggards.end(state.connections, sending=_LAST_SENDING, reading=_LAST_READING)
             await asyncio.sleep(_LOOK)
 
     async def _cut_off(self) -> None:
@@ -107,46 +119,3 @@ class DrainingServer(uvicorn.Server):
                 task.cancel()
             if state.tasks:
                 await asyncio.wait(list(state.tasks), timeout=_CUT_OFF)
-
-
-class _Stalls:
-    """Finds clients that take nothing of what waits for them, and does not wait for them."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[Hashable, tuple[object, float]] = {}
-
-    def end(self, connection: Any) -> None:
-        """End what has stalled on ``connection``: a stream of it, or all of it."""
-        unsent = connection.transport.get_write_buffer_size()
-        if unsent and self._has_stalled(connection, unsent):
-            connection.transport.abort()
-        elif isinstance(connection, RecyclingH2Protocol):
-            self._end_streams(connection)
-
-    def _end_streams(self, connection: RecyclingH2Protocol) -> None:
-        """End what waits for the client to open its flow-control window."""
-        for number, cycle in list(connection.cycles.items()):
-            unsent = cycle.stream.pending_bytes
-            if unsent and self._has_stalled((connection, number), unsent):
-                cycle.stream.reset(_CANCEL)
-                connection.flush()
-                cycle.disconnected = True
-                cycle.message_event.set()
-                connection.heard.set()  # to which the application's send wakes up
-        if not connection.cycles and connection.conn.has_pending_send():
-            # Of answers that were given, and no longer tell how much of them waits. The client
-            # would be heard of, if it opened its window.
-            if connection.heard.is_set():
-                self._waiting.pop(connection.conn, None)
-                connection.heard.clear()
-            if self._has_stalled(connection.conn, True):
-                connection.transport.abort()
-
-    def _has_stalled(self, key: Hashable, unsent: object) -> bool:
-        """Whether ``unsent`` has not changed for too long."""
-        now = asyncio.get_running_loop().time()
-        before, since = self._waiting.get(key, (None, now))
-        if unsent != before:
-            since = now
-        self._waiting[key] = unsent, since
-        return now - since > _READING

@@ -27,6 +27,15 @@ Hence the graceful shutdown of RFC 9113, section 6.8:
 The same steps end an idle connection and drain the server on shutdown, where uvicorn itself would
 answer new streams with 503 or drop them.
 
+A connection ends that way also when it has been idle for long, or has lived for long: then its
+client looks for servers again, and finds those that are new.
+
+A client that sends far more frames which ask for nothing (PING, SETTINGS, WINDOW_UPDATE) than calls
+and their answers come with is cut off. Those that zttp drops without a word (PRIORITY, empty DATA,
+unknown ones) cost 0.02 us each, and are not counted. zttp itself ends a connection with a header
+list above 64 KiB, or in more than 16 CONTINUATION frames. One that waits for the other half of a
+frame or of a header list is ended like an idle one, but soon.
+
 A stream whose client does not read is held back as well. zttp keeps what the client's flow-control
 window has no room for, without a limit, and uvicorn does not ask it; here the application waits.
 """
@@ -34,6 +43,7 @@ window has no room for, without a limit, and uvicorn does not ask it; here the a
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from typing import Any, ClassVar, TypeAlias
@@ -43,8 +53,9 @@ from uvicorn._types import ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.http.auto_zttp_impl import AutoZttpProtocol
 from uvicorn.protocols.http.zttp_h2_impl import RequestResponseCycle, ZttpH2Protocol
-from uvicorn.protocols.http.zttp_impl import ZttpProtocol
 from uvicorn.server import ServerState
+
+from server.http1 import BoundedH1Protocol
 
 Send: TypeAlias = Callable[[ASGISendEvent], Awaitable[None]]
 
@@ -55,12 +66,16 @@ TurnAway: TypeAlias = Callable[[zttp.Request], list[tuple[bytes, bytes]] | None]
 NO_ERROR = 0x0
 PROTOCOL_ERROR = 0x1
 REFUSED_STREAM = 0x7
+ENHANCE_YOUR_CALM = 0xB
 
 MAX_STREAM_ID = 2**31 - 1
 
 # RFC 9113, section 6.7: length 8, type 6, no flags, stream 0, and eight bytes of the sender's
 # choice. zttp answers PINGs but has no call to send one.
 PING_FRAME = b"\x00\x00\x08\x06\x00" + bytes(4) + bytes(8)
+
+# Section 6.5: length 0, type 4, flag ACK, stream 0.
+SETTINGS_ACK_FRAME = b"\x00\x00\x00\x04\x01" + bytes(4)
 
 # Bytes of a response that may wait for the client to read, before the application waits with it.
 MOST_PENDING = 64 * 1024
@@ -89,6 +104,21 @@ class RecyclingH2Protocol(ZttpH2Protocol):
     announce_after_resets: ClassVar[int] = 64
     refuse_after_resets: ClassVar[int] = 128
 
+    # Seconds. Idle for longer than gRPC clients may be silent: grpc-go's servers want no PING more
+    # often than every five minutes. Old at a random time around this, lest all come back at once.
+    idle: ClassVar[int] = 600
+    age: ClassVar[float] = 1_800.0
+
+    # Seconds that the rest of a frame or of a header list may take, while there is nothing else.
+    half: ClassVar[float] = 10.0
+
+    # Frames that ask for nothing: at once, for each second, for each call, and for each 4 KiB that
+    # are sent, of which a client may tell twice that it has read them.
+    spare_frames: ClassVar[int] = 2_000
+    spare_frames_a_second: ClassVar[int] = 100
+    spare_frames_a_call: ClassVar[int] = 10
+    spare_frames_sent: ClassVar[int] = 2
+
     # Seconds that a client has to answer the PING, and again to close an ended connection.
     patience: ClassVar[float] = 1.0
 
@@ -106,6 +136,17 @@ class RecyclingH2Protocol(ZttpH2Protocol):
         self.resets = 0
         self.turn_away: TurnAway | None = None
         self.heard = asyncio.Event()
+        self.acknowledges_settings = False
+        self.half_until: float | None = None
+        self.age_timer: asyncio.TimerHandle | None = None
+        self.allowance: float = self.spare_frames
+        self.allowance_since = self.loop.time()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin."""
+        super().connection_made(transport)
+        lifetime = self.age * random.uniform(0.9, 1.1)  # noqa: S311 - it is no secret
+        self.age_timer = self.loop.call_later(lifetime, self.announce_end)
 
     # What comes in
 
@@ -113,6 +154,7 @@ class RecyclingH2Protocol(ZttpH2Protocol):
         """Act upon the frames in ``data``."""
         if self.phase == IGNORING:
             return
+        self.acknowledges_settings = data == SETTINGS_ACK_FRAME
         super().data_received(data)
         self.heard.set()
         if self.phase == REFUSING:
@@ -122,16 +164,50 @@ class RecyclingH2Protocol(ZttpH2Protocol):
     def events(self) -> Generator[zttp.Event, None, None]:
         """Yield what uvicorn acts upon; PING and GOAWAY are acted upon here."""
         next_event = self.conn.next_event
-        while (event := next_event()) is not zttp.NEED_DATA:
+        event = next_event()
+        # zttp tells nothing of an acknowledgement either, and it is the whole of most handshakes.
+        self.limit_idleness(half=event is zttp.NEED_DATA and not self.acknowledges_settings)
+        while event is not zttp.NEED_DATA:
             if isinstance(event, zttp.Ping):
                 if event.ack and self.phase == ANNOUNCED:
                     self.refuse_new_streams()
             elif isinstance(event, zttp.GoAway):
                 self.announce_end()
-            else:
+            elif not isinstance(event, zttp.Settings | zttp.WindowUpdate):
                 yield event
                 if self.phase == IGNORING:
                     return
+                self.allowance += 1
+            self.allowance -= 1
+            if self.allowance < 0 and self.is_flooded():
+                return
+            event = next_event()
+
+    def limit_idleness(self, *, half: bool) -> None:
+        """Set how long the connection may wait from now on, having got whole frames or not."""
+        if not half:
+            self.half_until = None
+            self.timeout_keep_alive = self.idle
+            return
+        now = self.loop.time()
+        self.half_until = self.half_until or now + self.half
+        # uvicorn's type is for whole seconds, and its timer takes any.
+        self.timeout_keep_alive = max(self.half_until - now, 0)  # type: ignore[assignment]
+
+    def is_flooded(self) -> bool:
+        """Whether too many frames have come that ask for nothing; then the connection ends."""
+        now = self.loop.time()
+        earned = (now - self.allowance_since) * self.spare_frames_a_second
+        self.allowance += min(earned, self.spare_frames)
+        self.allowance_since = now
+        if self.allowance >= 0:
+            return False
+        self.logger.warning("A client sent too many HTTP/2 frames that ask for nothing")
+        self.phase = IGNORING
+        self.conn.close(ENHANCE_YOUR_CALM)
+        self.flush()
+        self.transport.close()
+        return True
 
     def handle_request(self, event: zttp.Request) -> None:
         """Run the application for a new stream, turn it away, or refuse it.
@@ -142,6 +218,7 @@ class RecyclingH2Protocol(ZttpH2Protocol):
         if self.phase == REFUSING:
             self.refuse(event.stream_id)
             return
+        self.allowance += self.spare_frames_a_call
         if self.turn_away is None or (answer := self.turn_away(event)) is None:
             self.run_application(event)
         else:
@@ -173,6 +250,8 @@ class RecyclingH2Protocol(ZttpH2Protocol):
     ) -> None:
         """Send a part of a response, and wait until the client has read what went before."""
         await send(message)
+        parts = 1 + len(message.get("body", b"")) // 4096
+        self.allowance += self.spare_frames_sent * parts
         while (cycle.stream.pending_bytes or 0) > MOST_PENDING and not cycle.disconnected:
             self.heard.clear()
             await self.heard.wait()
@@ -191,6 +270,8 @@ class RecyclingH2Protocol(ZttpH2Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the application, and leave no timer behind."""
         self._cancel_phase_timer()
+        if self.age_timer is not None:
+            self.age_timer.cancel()
         super().connection_lost(exc)
         self.heard.set()
 
@@ -279,7 +360,7 @@ class RecyclingProtocol(AutoZttpProtocol):
         return type(cls.__name__, (cls,), {"turn_away": staticmethod(turn_away)})
 
     def _switch(self, http2: bool, initial_data: bytes = b"") -> None:
-        protocol_class = self.h2_protocol if http2 else ZttpProtocol
+        protocol_class = self.h2_protocol if http2 else BoundedH1Protocol
         protocol = protocol_class(
             config=self.config,
             server_state=self.server_state,

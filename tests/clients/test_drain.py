@@ -23,7 +23,7 @@ from server.gen.listings.v1.orders_pb import (
     WatchOrderPaymentsRequest,
 )
 from tests.support import callers, service, watchers
-from tests.support.callers import PATH, Failure, path
+from tests.support.callers import PATH, Failure, json_client, path
 from tests.support.embedded import open_directory, processes
 from tests.support.http2 import (
     DATA,
@@ -36,6 +36,7 @@ from tests.support.http2 import (
     prefixed,
 )
 from tests.support.orders import Orders
+from tests.support.raw import PREFACE, frame, head, http1
 from tests.support.service import Service
 
 INITIAL_WINDOW_SIZE = b"\x00\x04"  # RFC 9113, section 6.5.2
@@ -45,8 +46,7 @@ STOPPED = 20  # seconds; far less than the limit of the drain where that must no
 
 def request_bytes(order_id: int) -> bytes:
     body = f'{{"orderId": {order_id}, "paymentStatus": "paid"}}'.encode()
-    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    return http1(PATH, f"content-length: {len(body)}") + body
 
 
 def connected(running: Service) -> socket.socket:
@@ -224,6 +224,30 @@ def test_every_connection_that_is_made_meanwhile_is_answered(
         for thread in threads:
             thread.join(STOPPED)
     assert [answer for answer in answers if b"200 OK" not in answer] == []
+
+
+HALVES = {
+    "preface": b"PRI * HT",
+    "head": b"POST / HTTP/1.1\r\nHost:",
+    "body": request_bytes(1)[:-1],
+    "http2-frame": PREFACE + b"\0\0",
+    "http2-header-list": PREFACE + frame(HEADERS, 0, 1, header_block(PATH.encode())),
+    "http2-body": PREFACE + head(1, PATH),
+}
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_half_a_request_is_not_waited_for(database_url: str, tmp_path: Path, kind: str) -> None:
+    with (
+        service.running(database_url, tmp_path / "log", shutdown_timeout="300") as running,
+        connected(running) as client,
+        json_client(running.base_url) as other,
+    ):
+        client.sendall(HALVES[kind])
+        assert other.get("/livez").text == "ok\n"  # by now the half has arrived
+        running.process.terminate()
+        assert running.process.wait(STOPPED) == 0
+        assert "cut off" not in running.log.read_text()
 
 
 @pytest.mark.anyio

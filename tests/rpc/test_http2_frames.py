@@ -166,7 +166,7 @@ SMALL_WINDOW = (4).to_bytes(2) + (3).to_bytes(4)  # SETTINGS_INITIAL_WINDOW_SIZE
 def test_a_response_that_waits_for_the_clients_window_is_in_flight() -> None:
     async def test() -> None:
         async with (
-            serving(announce_after_streams=1, patience=0.05, timeout_keep_alive=60) as served,
+            serving(announce_after_streams=1, patience=0.05, idle=60) as served,
             Peer.connected(served, SMALL_WINDOW) as peer,
         ):
             peer.call(1)
@@ -184,7 +184,7 @@ def test_a_response_that_waits_for_the_clients_window_is_in_flight() -> None:
 def test_a_response_does_not_wait_for_a_client_that_is_gone() -> None:
     async def test() -> None:
         async with (
-            serving(announce_after_streams=1, patience=0.05, timeout_keep_alive=1) as served,
+            serving(announce_after_streams=1, patience=0.05, idle=1) as served,
             Peer.connected(served, SMALL_WINDOW) as peer,
         ):
             peer.call(1)
@@ -197,7 +197,7 @@ def test_a_response_does_not_wait_for_a_client_that_is_gone() -> None:
 
 def test_a_stream_that_meets_the_idle_time_out_is_served() -> None:
     async def test() -> None:
-        async with serving(timeout_keep_alive=1) as served, Peer.connected(served) as peer:
+        async with serving(idle=1) as served, Peer.connected(served) as peer:
             await peer.announcement()
             peer.call(1)
             await peer.answer(1)

@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
+from server.drain import DrainingServer
 from server.http2 import MAX_STREAM_ID, NO_ERROR, RecyclingH2Protocol, RecyclingProtocol
 
 ECHO = b"/test.Calls/Echo"
@@ -22,6 +23,8 @@ PROTOCOL_ERROR, REFUSED_STREAM, CANCEL = 0x1, 0x7, 0x8
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0x0, 0x1, 0x3, 0x4, 0x6, 0x7, 0x8
 ACK = END_STREAM = 0x1
 END_HEADERS = 0x4
+
+_DRAIN_SECONDS = 10
 
 
 class Calls:
@@ -91,8 +94,8 @@ class Served(NamedTuple):
 
 
 @asynccontextmanager
-async def serving(*, timeout_keep_alive: int = 5, **limits: float) -> AsyncIterator[Served]:
-    """Serve `Calls`, with some of the class attributes of RecyclingH2Protocol replaced."""
+async def serving(**limits: float) -> AsyncIterator[Served]:
+    """Serve `Calls`, with some of the limits of our connections or of our server replaced."""
     connections: list[weakref.ref[RecyclingH2Protocol]] = []
 
     class H2Protocol(RecyclingH2Protocol):
@@ -103,9 +106,13 @@ async def serving(*, timeout_keep_alive: int = 5, **limits: float) -> AsyncItera
     class Protocol(RecyclingProtocol):
         h2_protocol = H2Protocol
 
+    class Server(DrainingServer):
+        pass
+
     for name, limit in limits.items():
-        assert hasattr(RecyclingH2Protocol, name)
-        setattr(H2Protocol, name, limit)
+        owner = H2Protocol if hasattr(H2Protocol, name) else Server
+        assert hasattr(owner, name)
+        setattr(owner, name, limit)
 
     app = Calls()
     config = uvicorn.Config(
@@ -115,9 +122,8 @@ async def serving(*, timeout_keep_alive: int = 5, **limits: float) -> AsyncItera
         lifespan="off",
         log_config=None,
         access_log=False,
-        timeout_keep_alive=timeout_keep_alive,
     )
-    server = uvicorn.Server(config)
+    server = Server(config, _DRAIN_SECONDS, lambda: None, lambda: None)
     task = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     try:

@@ -1,0 +1,100 @@
+"""Clients that keep a connection or a call waiting for too long, and what becomes of them.
+
+Half a request may not be held open, be it sent slowly or not at all: one over HTTP/1.1 ends with
+408 and its connection, one over HTTP/2 with RST_STREAM. Nor may an answer that nobody reads.
+
+All connections are looked at now and then. A timer for each request would cost all of them.
+"""
+
+import asyncio
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+from uvicorn.protocols.http.auto_zttp_impl import AutoZttpProtocol
+from uvicorn.protocols.http.zttp_impl import ZttpProtocol
+
+from server.http2 import RecyclingH2Protocol
+
+# RFC 9113, section 7. "No error" would mean that the rest of a request is not needed.
+_CANCEL = 0x8
+
+# RFC 9110, section 15.5.9
+_REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class Laggards:
+    """Remembers, from one look to the next, who has kept us waiting, and since when."""
+
+    def __init__(self) -> None:
+        self._before: dict[Hashable, tuple[object, float]] = {}
+        self._now: dict[Hashable, tuple[object, float]] = {}
+        self._time = 0.0
+
+    def end(self, connections: Iterable[Any], *, sending: float, reading: float) -> None:
+        """Look at ``connections``, and end what has taken too long.
+
+        Clients have ``sending`` seconds for a whole request, its head and its body each, and
+        ``reading`` seconds to take a part of what waits for them.
+        """
+        self._before, self._now = self._now, {}
+        self._time = asyncio.get_running_loop().time()
+        for connection in list(connections):
+            unsent = connection.transport.get_write_buffer_size()
+            if unsent and self._waits(connection, unsent, reading):
+                connection.transport.abort()
+            elif isinstance(connection, RecyclingH2Protocol):
+                self._end_streams(connection, sending, reading)
+            elif _is_half(connection):
+                request = getattr(connection, "cycle", None)  # to tell one from the next
+                if self._waits((connection, "half"), request, sending):
+                    _end_half(connection)
+
+    def _end_streams(self, connection: RecyclingH2Protocol, sending: float, reading: float) -> None:
+        for number, cycle in list(connection.cycles.items()):
+            # Of a stream of requests, each is answered before the next.
+            if cycle.more_body and not cycle.response_started:
+                is_late = self._waits((connection, number), "request", sending)
+            else:  # for the client to open its flow-control window
+                unread = cycle.stream.pending_bytes
+                is_late = bool(unread) and self._waits((connection, number), unread, reading)
+            if is_late:
+                cycle.stream.reset(_CANCEL)
+                connection.flush()
+                cycle.disconnected = True
+                cycle.message_event.set()
+                connection.heard.set()  # to which the application's send wakes up
+        if not connection.cycles and connection.conn.has_pending_send():
+            # Of answers that were given, and no longer tell how much of them waits. The client
+            # would be heard of, if it opened its window.
+            if connection.heard.is_set():
+                connection.heard.clear()
+            elif self._waits((connection, "answers"), True, reading):
+                connection.transport.abort()
+
+    def _waits(self, key: Hashable, what: object, limit: float) -> bool:
+        """Whether we have waited for the same for too long."""
+        before, since = self._before.get(key, (None, self._time))
+        if what != before:
+            since = self._time
+        self._now[key] = what, since
+        return self._time - since > limit
+
+
+def _is_half(connection: Any) -> bool:
+    """Whether a part of a request has come over HTTP/1.1, or of what may become one."""
+    if isinstance(connection, ZttpProtocol):
+        cycle = connection.cycle
+        if cycle is not None and not cycle.response_complete:
+            return bool(cycle.more_body and not cycle.response_started)
+        # What has come stops the timer for an idle connection, and was not a whole head; or it is
+        # the rest of a body that was not waited for.
+        return connection.timeout_keep_alive_task is None
+    return isinstance(connection, AutoZttpProtocol) and bool(connection.buffer)
+
+
+def _end_half(connection: Any) -> None:
+    if isinstance(connection, ZttpProtocol) and connection.cycle is not None:
+        connection.cycle.disconnected = True
+        connection.cycle.message_event.set()
+    connection.transport.write(_REQUEST_TIMEOUT)
+    connection.transport.close()

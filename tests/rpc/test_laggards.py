@@ -1,0 +1,189 @@
+"""Half a request, and an answer that nobody reads, are not kept for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from tests.support.http2 import (
+    CANCEL,
+    ECHO,
+    END_HEADERS,
+    HEADERS,
+    HOLD,
+    PING,
+    SETTINGS,
+    Peer,
+    connected,
+    header_block,
+    prefixed,
+    run,
+    serving,
+)
+from tests.support.raw import PREFACE, frame
+
+BODY = prefixed(b"1")
+HEAD = b"POST %b HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % (ECHO, len(BODY))
+
+# What comes first, and what then comes in drops, never to be whole.
+HALVES = {
+    "preface": (b"PRI * HT", b""),
+    "head": (b"POST / HTTP/1.1\r\nx: ", b"x"),
+    "second-head": (HEAD + BODY + b"POST / HTTP/1.1\r\nx: ", b"x"),
+    "body": (HEAD[: HEAD.index(b"Content")] + b"Content-Length: 100000\r\n\r\n", b"x"),
+    "chunked-body": (
+        HEAD[: HEAD.index(b"Content")] + b"Transfer-Encoding: chunked\r\n\r\n",
+        b"1\r\nx\r\n",
+    ),
+    "frame": (PREFACE, b"x"),
+    "header-list": (PREFACE, b""),
+}
+
+
+@asynccontextmanager
+async def dripping(writer: asyncio.StreamWriter, drop: bytes) -> AsyncIterator[None]:
+    """Send a drop ten times a second."""
+
+    async def drip() -> None:
+        with suppress(ConnectionError):
+            while drop:
+                writer.write(drop)
+                await writer.drain()
+                await asyncio.sleep(0.1)
+
+    task = asyncio.create_task(drip())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_half_a_request_ends_with_its_connection(kind: str) -> None:
+    start, drop = HALVES[kind]
+
+    async def test() -> None:
+        async with (
+            serving(ticks=1, sending=0.3, half=0.3) as served,
+            connected(served) as (reader, writer),
+        ):
+            writer.write(start)
+            if start == PREFACE:  # which is an event; so the half must not arrive with it
+                await reader.readexactly(9)
+                await asyncio.sleep(0.05)
+                list_frame = frame(HEADERS, 0, 1, header_block(ECHO))
+                writer.write(list_frame if kind == "header-list" else list_frame[:20])
+            async with dripping(writer, drop), asyncio.timeout(5):
+                answer = b""
+                with suppress(ConnectionError):
+                    answer = await reader.read()
+            if start != PREFACE:
+                assert b"HTTP/1.1 408 Request Timeout\r\n" in answer
+            assert served.app.started.total() == (kind == "second-head")
+
+    run(test())
+
+
+@pytest.mark.parametrize("drop", [0, 1])
+def test_half_a_body_over_http_2_ends_alone(drop: int) -> None:
+    """Others on the connection, some of which take longer to answer, lose nothing."""
+
+    async def test() -> None:
+        async with serving(ticks=1, sending=0.3) as served, Peer.connected(served) as peer:
+            peer.call(1, HOLD)
+            peer.send(HEADERS, END_HEADERS, 3, header_block(ECHO))
+            half = b"\0\0" + drop.to_bytes() + b"\0\0\0\0\0\3" + b"x" * drop  # DATA
+            async with dripping(peer.writer, half), asyncio.timeout(5):
+                await peer.until(lambda: 3 in peer.resets)
+            assert peer.resets == {3: CANCEL}
+            peer.call(5)
+            await peer.answer(5)
+            served.app.release.set()
+            await peer.answer(1)
+            assert peer.goaways == []
+        assert served.app.started == {b"1": 1, b"5": 1}
+
+    run(test())
+
+
+def test_nobody_else_is_ended() -> None:
+    """Not who has a whole request under way, nor who is only there."""
+
+    async def test() -> None:
+        async with (
+            serving(ticks=1, sending=0.2, half=0.2, reading=0.2) as served,
+            connected(served) as (waiting_reader, waiting),
+            connected(served) as (quiet_reader, quiet),
+            connected(served),
+            Peer.connected(served) as peer,
+        ):
+            head = HEAD.replace(ECHO, HOLD)
+            waiting.write(head + BODY)
+            quiet.write(HEAD + BODY)
+            await quiet_reader.readuntil(b"0\r\n\r\n")
+            # Of the handshake; it comes alone.
+            peer.send(SETTINGS, 1)
+            await asyncio.sleep(0.8)
+
+            quiet.write(HEAD + BODY)
+            assert b"200 OK" in await quiet_reader.readuntil(b"0\r\n\r\n")
+            served.app.release.set()
+            assert b"200 OK" in await waiting_reader.readuntil(b"0\r\n\r\n")
+            peer.call(1)
+            await peer.answer(1)
+            assert peer.goaways == []
+
+    run(test())
+
+
+def test_an_answer_that_is_not_read_ends_with_its_connection() -> None:
+    async def test() -> None:
+        async with serving(ticks=1, reading=0.3) as served, connected(served) as (_, writer):
+            body = bytes(8 * 2**20)  # comes back, and is more than the sockets hold
+            head = HEAD.replace(
+                b"Content-Length: %d" % len(BODY), b"Content-Length: %d" % len(body)
+            )
+            writer.write(head + body)
+            transport = writer.transport
+            transport.pause_reading()
+            async with asyncio.timeout(5):
+                while len(served.server.server_state.connections) > 0:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+    run(test())
+
+
+def test_a_client_that_pings_every_now_and_then_is_served() -> None:
+    """As gRPC's keep-alive does, for which the server must not even be idle."""
+
+    async def test() -> None:
+        async with serving(idle=0.3) as served, Peer.connected(served) as peer:
+            for number in range(10):
+                peer.send(PING, payload=number.to_bytes(8))
+                await asyncio.sleep(0.1)
+            peer.call(1)
+            await peer.answer(1)
+            assert peer.goaways == []
+
+    run(test())
+
+
+def test_a_connection_that_is_old_is_ended_and_loses_nothing() -> None:
+    async def test() -> None:
+        async with serving(age=0.3) as served, Peer.connected(served) as peer:
+            peer.call(1, HOLD)
+            await peer.announcement()
+            peer.call(3)
+            await peer.answer(3)
+            peer.answer_ping()
+            assert await peer.final_goaway() == 3
+            served.app.release.set()
+            await peer.answer(1)
+            await peer.end()
+        assert served.app.started == {b"1": 1, b"3": 1}
+
+    run(test())
