@@ -15,8 +15,10 @@ before there is a task for the call, in 26 us.
 import logging
 import time
 from collections.abc import Callable
+from typing import TypeAlias
 
 import zttp
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.answers import PreparedError
@@ -24,6 +26,9 @@ from server.answers import PreparedError
 _SHORT_QUEUE = 1  # call that may wait for each connection, once the queue has been full
 _CALM = 1.0  # seconds without a refusal after which it may be long again
 _SILENCE = 1.0  # seconds between two lines in the log
+
+Dropped: TypeAlias = Callable[[str, str], object]
+"""Is told the path and the content type of each call that was refused."""
 
 _log = logging.getLogger(__name__)
 
@@ -82,9 +87,12 @@ class Admission:
 class GrpcGate:
     """Turns away gRPC calls that there is no room for, before they reach the application."""
 
-    def __init__(self, admission: Admission, service: str, refusal: PreparedError) -> None:
+    def __init__(
+        self, admission: Admission, service: str, refusal: PreparedError, dropped: Dropped
+    ) -> None:
         """``service`` is the path below which calls need to be admitted."""
         self._admission = admission
+        self._dropped = dropped
         self._prefix = f"{service}/".encode()
         self._refusal = refusal
 
@@ -94,6 +102,7 @@ class GrpcGate:
             answer = self._refusal.grpc_headers(request.headers)
             if answer is not None:
                 self._admission.refuse()
+                self._dropped(request.path.decode("latin-1"), "application/grpc")
             return answer
         return None
 
@@ -101,9 +110,12 @@ class GrpcGate:
 class Admitted:
     """ASGI middleware that lets in what ``admission`` has room for."""
 
-    def __init__(self, app: ASGIApp, admission: Admission, refusal: PreparedError) -> None:
+    def __init__(
+        self, app: ASGIApp, admission: Admission, refusal: PreparedError, dropped: Dropped
+    ) -> None:
         """``refusal`` answers in place of ``app`` where there is no room."""
         self._app = app
+        self._dropped = dropped
         self._admission = admission
         self._refusal = refusal
 
@@ -111,6 +123,7 @@ class Admitted:
         """Hand the request on, or refuse it."""
         if self._admission.is_full:
             self._admission.refuse()
+            self._dropped(scope["path"], Headers(scope=scope).get("content-type", ""))
             await self._refusal(scope, receive, send)
             return
         call = _Call(self._admission, receive, send)

@@ -1,7 +1,11 @@
 """The composition root: the parts of the service are wired together here, and nowhere else."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, NamedTuple
+
 from connectrpc.codec import proto_binary_codec
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from connectrpc.interceptor import Interceptor
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Mount, Route
@@ -12,13 +16,15 @@ from persistence.ledger import PaymentLedger
 from persistence.orders import OrderRepository
 from server.admission import Admission, Admitted, GrpcGate
 from server.answers import PreparedError
+from server.calls import Calls, RequestInterceptor
 from server.codec import StrictJSONCodec
 from server.deadlines import DeadlineInterceptor
 from server.errors import ErrorInterceptor, overloaded
-from server.gen.grpc_health.v1.health_connect import HealthASGIApplication
-from server.gen.listings.v1.orders_connect import OrderServiceASGIApplication
+from server.gen.grpc_health.v1.health_connect import Health, HealthASGIApplication
+from server.gen.listings.v1.orders_connect import OrderService, OrderServiceASGIApplication
 from server.health import HealthHandler, HealthPages, Readiness
 from server.http2 import TurnAway
+from server.metrics import Metrics
 from server.orders import OrderHandler
 from server.outcomes import UpdateOutcomes
 from server.reflection import reflection
@@ -27,27 +33,42 @@ from server.requests import RequestIdInterceptor
 from server.settings import Settings
 from server.validation import ValidationInterceptor
 
+_SERVICES: Final = (OrderService.desc(), Health.desc())
+
+
+class Application(NamedTuple):
+    """The service, and what the server that runs it has to know of it."""
+
+    asgi: Starlette
+    turn_away: TurnAway
+    """Answers in its place when it has too much to do."""
+    every_second: Callable[[], object]
+    """To be called about once a second."""
+
 
 def create_app(
-    settings: Settings, database: Database, feed: PaymentFeed, readiness: Readiness
-) -> tuple[Starlette, TurnAway]:
-    """Return the service as one ASGI application, on parts that its caller opens.
-
-    With it comes what answers for it when it has too much to do.
-    """
-    metrics = CollectorRegistry()
-    watchers = Gauge("listings_watchers", "Streams of WatchOrderPayments.", registry=metrics)
-    watchers.set_function(lambda: feed.watchers)
+    settings: Settings,
+    database: Database,
+    feed: PaymentFeed,
+    readiness: Readiness,
+    tracing: Sequence[Interceptor] = (),
+) -> Application:
+    """Return the service, on parts that its caller opens."""
+    metrics = Metrics()
+    calls = Calls(metrics, settings.log_sample, _SERVICES, quiet="grpc.")
     orders = OrderServiceASGIApplication(
         OrderHandler(
             OrderRepository(database, guard_status=settings.status_guard, committed=feed.committed),
             PaymentLedger(database),
             feed,
-            UpdateOutcomes(metrics),
+            UpdateOutcomes(metrics.updates),
         ),
         interceptors=[
+            *tracing,
+            calls,
             RequestIdInterceptor(),
             ErrorInterceptor(),
+            RequestInterceptor(),
             ValidationInterceptor(),
             DeadlineInterceptor(settings.statement_timeout),
         ],
@@ -56,27 +77,32 @@ def create_app(
     )
     health = HealthASGIApplication(
         HealthHandler(readiness),
-        interceptors=[ErrorInterceptor()],
+        interceptors=[calls, ErrorInterceptor()],
         codecs=[proto_binary_codec(), StrictJSONCodec()],
         read_max_bytes=settings.max_request_bytes,
     )
+    others = (health, *reflection(readiness.stopping, [calls], settings.max_request_bytes))
     admission = Admission(settings.pool_size, settings.queue_size)
     refusal = PreparedError(overloaded())
-    others = (health, *reflection(readiness.stopping, settings.max_request_bytes))
+    metrics.gauge("listings_rpcs_in_flight", "RPCs under way.", lambda: calls.in_flight)
+    metrics.gauge("listings_watchers", "Streams of WatchOrderPayments.", lambda: feed.watchers)
+    metrics.gauge("listings_pool_in_use", "Connections in use.", lambda: database.in_use)
+    metrics.gauge(
+        "listings_pool_waiting", "Statements that wait for one.", lambda: database.waiting
+    )
+    metrics.gauge("listings_ready", "Processes that are ready.", lambda: readiness.fault is None)
     pages = HealthPages(readiness)
+    explain = partial(ExplainRefusals, refused=calls.refused)
+    admitted = Admitted(explain(orders), admission, refusal, calls.dropped)
     app = Starlette(
         routes=[
-            Mount(orders.path, app=Admitted(ExplainRefusals(orders), admission, refusal)),
-            *(Mount(service.path, app=ExplainRefusals(service)) for service in others),
+            Mount(orders.path, app=admitted),
+            *(Mount(service.path, app=explain(service)) for service in others),
             Route("/livez", pages.live),
             Route("/readyz", pages.ready),
-            Route("/metrics", lambda _: report(metrics)),
-            Mount("/", app=ExplainRefusals(Response(status_code=404))),
+            Route("/metrics", metrics.page),
+            Mount("/", app=explain(Response(status_code=404))),
         ]
     )
-    return app, GrpcGate(admission, orders.path, refusal)
-
-
-def report(metrics: CollectorRegistry) -> Response:
-    """Return the metrics in the format of Prometheus."""
-    return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST)
+    gate = GrpcGate(admission, orders.path, refusal, calls.dropped)
+    return Application(app, gate, metrics.look)

@@ -3,9 +3,7 @@
 # What one command alone needs is imported there: all of it takes a second, and `--help` a fifth.
 
 import asyncio
-import logging
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -13,8 +11,10 @@ from types import FrameType
 from typing import NoReturn
 
 import click
+import structlog
 
 from persistence.errors import EmbeddedPostgresError, PersistenceError
+from server import logs, telemetry
 from server.settings import Settings, SettingsError
 
 _DEMO_ORDERS = 100
@@ -28,9 +28,7 @@ def main() -> None:
     Settings come from LISTINGS_... environment variables. Without LISTINGS_DATABASE_URL, an
     embedded PostgreSQL keeps its data below the current directory, in LISTINGS_DATA_DIR.
     """
-    logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for room in ("persistence", "server"):
-        logging.getLogger(room).setLevel(logging.INFO)
+    logs.configure(form=logs.CONSOLE)
     # The default would end the process on the spot, and leave the embedded PostgreSQL running.
     signal.signal(signal.SIGTERM, _exit)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which nohup has set
@@ -54,6 +52,7 @@ def serve_command(**options: str | int | None) -> None:
     with _reported(), ExitStack() as stack:
         given = {name: value for name, value in options.items() if value is not None}
         settings = Settings.read().model_copy(update=given)
+        logs.configure(settings.log_level, settings.log_format, *telemetry.log_processors())
         url = stack.enter_context(_database(settings))
         if settings.database_url is None:
             migrations.up(url)
@@ -68,7 +67,7 @@ def _serve(settings: Settings, url: str) -> None:
     from server.workers import WorkersFailed, serve_with_workers, shared_metrics
 
     listeners = listen(settings.host, settings.port, settings.worker_count)
-    announce = partial(_announce, base_url(listeners[0]))
+    announce = partial(_announce, base_url(listeners[0]), settings.log_format)
     with ExitStack() as stack:
         if len(listeners) > 1:
             stack.enter_context(shared_metrics())
@@ -207,16 +206,17 @@ def _report(done: str, ids: list[str]) -> None:
         click.echo("Nothing to do.")
 
 
-def _announce(base_url: str) -> None:
+def _announce(base_url: str, log_format: str) -> None:
+    what = "Serving gRPC, gRPC-Web and Connect (JSON too)"
     curl = (
         f"curl -s {base_url}/listings.v1.OrderService/UpdateOrderPayment "
         "-H 'Content-Type: application/json' "
         """-d '{"orderId": 1, "paymentProvider": "stripe", "paymentStatus": "paid"}'"""
     )
-    click.echo(
-        f"Serving gRPC, gRPC-Web and Connect (JSON too) on {base_url}\n"
-        f"Pay for order 1:\n\n{curl}\n\nCtrl-C stops the service."
-    )
+    if logs.is_readable(log_format):
+        click.echo(f"{what} on {base_url}\nPay for order 1:\n\n{curl}\n\nCtrl-C stops the service.")
+    else:
+        structlog.get_logger().info(what, url=base_url, example=curl)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

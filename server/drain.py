@@ -46,10 +46,12 @@ class DrainingServer(uvicorn.Server):
         limit: float,
         started: Callable[[], object],
         stopping: Callable[[], object],
+        every_second: Callable[[], object] = lambda: None,
     ) -> None:
         """Drain for at most ``limit`` seconds.
 
-        ``started`` is called once connections are accepted, ``stopping`` before none are any more.
+        ``started`` is called once connections are accepted, ``stopping`` before none are any more,
+        and ``every_second`` in between.
         """
         super().__init__(config)
         self.shares_listener = False
@@ -57,6 +59,7 @@ class DrainingServer(uvicorn.Server):
         self._limit = limit
         self._started = started
         self._stopping = stopping
+        self._every_second = every_second
         self._laggards = Laggards()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -69,6 +72,7 @@ class DrainingServer(uvicorn.Server):
         if counter % self.ticks == 0:
             connections = self.server_state.connections
             self._laggards.end(connections, sending=self.sending, reading=self.reading)
+            self._every_second()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

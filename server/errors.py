@@ -1,6 +1,5 @@
-"""What a caller is told when something goes wrong, and what only the log is told."""
+"""What a caller is told when something goes wrong. The log is told the cause: see ``calls``."""
 
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Final, TypeVar
@@ -33,8 +32,6 @@ _PASSING: Final = {
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
-_log = logging.getLogger(__name__)
-
 
 class ErrorInterceptor:
     """Turns whatever a handler raises into a Connect error.
@@ -55,7 +52,7 @@ class ErrorInterceptor:
         except ConnectError:
             raise
         except Exception as error:
-            raise _connect_error(error, ctx) from error
+            raise _connect_error(error) from error
 
     async def intercept_server_stream(
         self,
@@ -73,7 +70,7 @@ class ErrorInterceptor:
         except ConnectError:
             raise
         except Exception as error:
-            raise _connect_error(error, ctx) from error
+            raise _connect_error(error) from error
 
 
 def overloaded() -> ConnectError:
@@ -90,16 +87,14 @@ def invalid_field(field: str, description: str, reason: str) -> ConnectError:
     )
 
 
-def _connect_error(error: Exception, ctx: RequestContext[Any, Any]) -> ConnectError:
+def _connect_error(error: Exception) -> ConnectError:
     if refusal := _refusal(error):
         return refusal
     for kind, (code, outcome, reason) in _PASSING.items():
         if isinstance(error, kind):
             details: list[Message[Any]] = [] if code is Code.DEADLINE_EXCEEDED else [_RETRY_DELAY]
             details += [_info(reason)] if reason else []
-            _log.warning("%s: %s (%s)", ctx.method.name, error, error.__cause__)
             return ConnectError(code, f"{error}; {outcome}", details)
-    _log.error("%s failed", ctx.method.name, exc_info=error)
     return ConnectError(Code.INTERNAL, "internal error")
 
 

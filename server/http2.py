@@ -250,8 +250,8 @@ class RecyclingH2Protocol(ZttpH2Protocol):
     ) -> None:
         """Send a part of a response, and wait until the client has read what went before."""
         await send(message)
-        parts = 1 + len(message.get("body", b"")) // 4096
-        self.allowance += self.spare_frames_sent * parts
+        size = len(message["body"]) if message["type"] == "http.response.body" else 0
+        self.allowance += self.spare_frames_sent * (1 + size // 4096)
         while (cycle.stream.pending_bytes or 0) > MOST_PENDING and not cycle.disconnected:
             self.heard.clear()
             await self.heard.wait()

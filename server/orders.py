@@ -67,9 +67,9 @@ class OrderHandler(OrderService):
         try:
             update = await self._orders.update_payment_info(request.order_id, params, origin)
         except (IdempotencyKeyReused, PaymentStatusRefused) as refusal:
-            self._outcomes.refused(refusal, origin)
+            self._outcomes.refused(refusal)
             raise
-        self._outcomes.done(update, origin)
+        self._outcomes.done(update)
         return UpdateOrderPaymentResponse(
             success=True, order=order_message(update.order), replayed=update.replayed
         )

@@ -1,50 +1,40 @@
-"""What becomes of updates: all are counted for Prometheus, some are logged."""
+"""What becomes of updates: counted for Prometheus, and told in the log by the line of the RPC."""
 
-import logging
-
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import Counter
+from structlog.contextvars import bind_contextvars
 
 from persistence.errors import IdempotencyKeyReused, PaymentStatusRefused
-from persistence.records import Origin, Update
-
-_log = logging.getLogger(__name__)
+from persistence.records import Update
 
 
 class UpdateOutcomes:
-    """Counts updates as ``listings_payment_updates_total``, by their outcome.
+    """Counts updates by their outcome.
 
     - applied: it was written;
     - replayed: an earlier request with the same idempotency key had written it;
     - key_reused: refused, because its idempotency key was used for something else;
     - status_refused: refused, because a late event must not replace the payment's status.
-
-    The log names the order and the request, and neither the key nor a payment's identifiers.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        outcomes = Counter(
-            "listings_payment_updates",
-            "Updates of payments, by what became of them.",
-            ["outcome"],
-            registry=registry,
-        )
-        self._applied = outcomes.labels("applied")
-        self._replayed = outcomes.labels("replayed")
-        self._key_reused = outcomes.labels("key_reused")
-        self._status_refused = outcomes.labels("status_refused")
+    def __init__(self, updates: Counter) -> None:
+        self._applied = updates.labels("applied")
+        self._replayed = updates.labels("replayed")
+        self._key_reused = updates.labels("key_reused")
+        self._status_refused = updates.labels("status_refused")
 
-    def done(self, update: Update, origin: Origin) -> None:
+    def done(self, update: Update) -> None:
         """Take note of an update that was made, now or before."""
         if update.replayed:
             self._replayed.inc()
-            _log.info("order %d: replayed (request %s)", update.order.id, origin.request_id)
+            bind_contextvars(outcome="replayed")
         else:
             self._applied.inc()
 
-    def refused(self, error: IdempotencyKeyReused | PaymentStatusRefused, origin: Origin) -> None:
+    def refused(self, error: IdempotencyKeyReused | PaymentStatusRefused) -> None:
         """Take note of an update that was refused."""
-        counter = self._status_refused
         if isinstance(error, IdempotencyKeyReused):
-            counter = self._key_reused
-        counter.inc()
-        _log.warning("order %d: refused, %s (request %s)", error.order_id, error, origin.request_id)
+            self._key_reused.inc()
+            bind_contextvars(outcome="key_reused")
+        else:
+            self._status_refused.inc()
+            bind_contextvars(outcome="status_refused")

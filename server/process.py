@@ -13,11 +13,12 @@ from persistence.database import Database
 from persistence.feed import PaymentFeed
 from persistence.ledger import PaymentLedger
 from persistence.schema import require_current
-from server.app import create_app
+from server.app import Application, create_app
 from server.drain import DrainingServer
 from server.health import Readiness
 from server.http2 import RecyclingProtocol
 from server.settings import Settings
+from server.telemetry import telemetry
 
 # Seconds. Longer than proxies keep an idle connection, so that they are the ones to close it.
 _KEEP_ALIVE = 75
@@ -72,10 +73,30 @@ async def serve(
         readiness.stop()
         feed.end()  # streams, which would not end by themselves
 
-    app, turn_away = create_app(settings, database, feed, readiness)
-    config = uvicorn.Config(
-        app,
-        http=RecyclingProtocol.turning_away(turn_away),
+    async with telemetry() as tracing:
+        app = create_app(settings, database, feed, readiness, tracing)
+        limit = settings.shutdown_timeout
+        server = DrainingServer(_config(app), limit, ready, stopping, app.every_second)
+        if lifeline is not None:
+            server.shares_listener = True
+            asyncio.get_running_loop().add_reader(lifeline, _orphaned, server, lifeline)
+        parts = AsyncExitStack()
+        try:
+            for part in (database, readiness.database, feed):
+                await parts.enter_async_context(part)
+            await server.serve(sockets=[listener])
+        finally:
+            try:
+                async with asyncio.timeout(_CLOSE):
+                    await parts.aclose()
+            except TimeoutError:
+                _log.warning("PostgreSQL did not take leave in %d s", _CLOSE)
+
+
+def _config(app: Application) -> uvicorn.Config:
+    return uvicorn.Config(
+        app.asgi,
+        http=RecyclingProtocol.turning_away(app.turn_away),
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -84,21 +105,6 @@ async def serve(
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE,
     )
-    server = DrainingServer(config, settings.shutdown_timeout, ready, stopping)
-    if lifeline is not None:
-        server.shares_listener = True
-        asyncio.get_running_loop().add_reader(lifeline, _orphaned, server, lifeline)
-    parts = AsyncExitStack()
-    try:
-        for part in (database, readiness.database, feed):
-            await parts.enter_async_context(part)
-        await server.serve(sockets=[listener])
-    finally:
-        try:
-            async with asyncio.timeout(_CLOSE):
-                await parts.aclose()
-        except TimeoutError:
-            _log.warning("PostgreSQL did not take leave in %d s", _CLOSE)
 
 
 def _orphaned(server: DrainingServer, lifeline: int) -> None:

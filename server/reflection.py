@@ -1,10 +1,11 @@
 """The contract, told by the server itself: grpcurl and the like need no proto file."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+from connectrpc.interceptor import Interceptor
 from connectrpc.request import RequestContext
 from connectrpc.server import ConnectASGIApplication
 from connectrpc_grpcreflect import (
@@ -24,17 +25,20 @@ _DESCRIBED = (orders_pb.desc(), health_pb.desc())  # their imports, and reflecti
 
 
 def reflection(
-    stopping: asyncio.Event, read_max_bytes: int
+    stopping: asyncio.Event, interceptors: Sequence[Interceptor], read_max_bytes: int
 ) -> tuple[ConnectASGIApplication[Any], ConnectASGIApplication[Any]]:
-    """Return ``grpc.reflection`` v1 and v1alpha, whose streams end when ``stopping`` is set."""
-    ends = [_EndWithServer(stopping)]
+    """Return ``grpc.reflection`` v1 and v1alpha, whose streams end when ``stopping`` is set.
+
+    ``interceptors`` stand before them.
+    """
+    every = [*interceptors, _EndWithServer(stopping)]
     return (
         ServerReflectionASGIApplication(
-            ServerReflectionService(*_DESCRIBED), interceptors=ends, read_max_bytes=read_max_bytes
+            ServerReflectionService(*_DESCRIBED), interceptors=every, read_max_bytes=read_max_bytes
         ),
         ServerReflectionAlphaASGIApplication(
             ServerReflectionAlphaService(*_DESCRIBED),
-            interceptors=ends,
+            interceptors=every,
             read_max_bytes=read_max_bytes,
         ),
     )

@@ -6,6 +6,8 @@ gets an explanation in the protocol that it speaks.
 """
 
 import json
+from collections.abc import Callable
+from typing import TypeAlias
 from urllib.parse import quote
 
 from starlette.datastructures import Headers
@@ -25,25 +27,32 @@ _EXPLANATIONS = {
     ),
 }
 
-_RawHeaders = list[tuple[bytes, bytes]]
+Refused: TypeAlias = Callable[[str, str, str, str], object]
+"""Is told path, content type, code and explanation of a request that was refused."""
+
+_RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
 
 class ExplainRefusals:
     """ASGI middleware around an application whose bare refusals want an explanation."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, refused: Refused) -> None:
+        """``refused`` is told of each POST that does not reach a method: it was to be an RPC."""
         self._app = app
+        self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the request on, and explain a refusal that comes back without a word."""
-        if not all(value.isascii() for _, value in scope["headers"]):
-            refusal = _connect_error(400, "invalid_argument", "a header is not ASCII text")
-            await refusal(scope, receive, send)
-            return
         content_type = Headers(scope=scope).get("content-type", "")
-        if scope["http_version"] != "2" and _is_grpc(content_type):
+        refusal = None
+        if not all(value.isascii() for _, value in scope["headers"]):
+            refusal = 400, "invalid_argument", "a header is not ASCII text"
+        elif scope["http_version"] != "2" and _is_grpc(content_type):
             text = "gRPC needs HTTP/2; over HTTP/1.1 there are gRPC-Web and Connect"
-            await _connect_error(505, "unimplemented", text)(scope, receive, send)
+            refusal = 505, "unimplemented", text
+        if refusal is not None:
+            self._tell(scope, *refusal[1:])
+            await _connect_error(*refusal)(scope, receive, send)
             return
         answered = False
 
@@ -53,7 +62,10 @@ class ExplainRefusals:
                 headers = Headers(raw=message["headers"])
                 if message["status"] in _EXPLANATIONS and "content-type" not in headers:
                     answered = True
-                    await _explain(message["status"], headers, scope, receive, send)
+                    code, text = _explanation(message["status"], headers, scope)
+                    self._tell(scope, code, text)
+                    refusal = message["status"], code, text
+                    await _explain(refusal, headers, scope, receive, send)
                 elif "grpc-status" in headers and headers["content-type"] == "application/grpc":
                     answered = True
                     await _send_grpc_status(send, message["headers"])
@@ -62,6 +74,11 @@ class ExplainRefusals:
 
         await self._app(scope, receive, explain)
 
+    def _tell(self, scope: Scope, code: str, text: str) -> None:
+        if scope["method"] == "POST":
+            content_type = Headers(scope=scope).get("content-type", "")
+            self._refused(scope["path"], content_type, code, text)
+
 
 def _is_grpc(content_type: str) -> bool:
     return content_type.startswith("application/grpc") and not content_type.startswith(
@@ -69,17 +86,21 @@ def _is_grpc(content_type: str) -> bool:
     )
 
 
-async def _explain(
-    status: int, headers: Headers, scope: Scope, receive: Receive, send: Send
-) -> None:
-    content_type = Headers(scope=scope).get("content-type", "")
+def _explanation(status: int, headers: Headers, scope: Scope) -> tuple[str, str]:
     code, template = _EXPLANATIONS[status]
-    text = template.format(
+    return code, template.format(
         path=scope["path"],
         method=scope["method"],
         allow=headers.get("allow"),
-        type=content_type or "(none)",
+        type=Headers(scope=scope).get("content-type") or "(none)",
     )
+
+
+async def _explain(
+    refusal: tuple[int, str, str], headers: Headers, scope: Scope, receive: Receive, send: Send
+) -> None:
+    status, code, text = refusal
+    content_type = Headers(scope=scope).get("content-type", "")
     if status == 405 or not content_type.startswith("application/grpc"):
         await _connect_error(status, code, text, headers)(scope, receive, send)
         return

@@ -7,6 +7,7 @@ from typing import Any, Final
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 from connectrpc.request import RequestContext
+from structlog.contextvars import bind_contextvars
 
 REQUEST_ID: Final = "x-request-id"
 """The header that carries it, there and back."""
@@ -15,7 +16,7 @@ _VISIBLE_ASCII = re.compile(r"[!-~]{1,128}")
 
 
 class RequestIdInterceptor:
-    """Gives every request an id, and answers with it."""
+    """Gives every request an id, answers with it, and has it stand in the log."""
 
     async def on_start(self, ctx: RequestContext[Any, Any]) -> None:
         """Raises ConnectError, when the caller's own has other than visible ASCII characters."""
@@ -27,6 +28,7 @@ class RequestIdInterceptor:
                 Code.INVALID_ARGUMENT, f"{REQUEST_ID} must be 1 to 128 visible ASCII characters"
             )
         ctx.response_headers[REQUEST_ID] = given
+        bind_contextvars(request_id=given)
 
     async def on_end(
         self, _token: None, _ctx: RequestContext[Any, Any], _error: Exception | None

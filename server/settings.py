@@ -3,7 +3,7 @@
 import difflib
 import os
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -50,6 +50,15 @@ class Settings(BaseSettings):
     shutdown_timeout: _Seconds = Field(30.0, description="limit for what is under way at the end")
     status_guard: bool = Field(
         True, description="refuse to replace a settled payment status by a late event; on or off"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="the least important entries that are logged"
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="auto is console on a terminal, else json"
+    )
+    log_sample: float = Field(
+        1.0, ge=0, le=1, description="share of the calls that just go well which are logged"
     )
     max_request_bytes: int = Field(
         64 * 1024, ge=1024, le=4 * 1024 * 1024, description="largest request, decompressed"

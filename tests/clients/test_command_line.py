@@ -1,5 +1,6 @@
 """The command line, run as a person runs it."""
 
+import json
 import re
 import shutil
 import signal
@@ -50,7 +51,9 @@ def test_serve_prints_a_curl_line_that_works(database_url: str, tmp_path: Path) 
     assert order_id == 1
     with service.running(database_url, tmp_path / "log") as running:
         (line,) = (each for each in running.log.read_text().splitlines() if "curl" in each)
-        done = subprocess.run(line, shell=True, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            json.loads(line)["example"], shell=True, capture_output=True, text=True, check=True
+        )
         assert '"paymentStatus":"paid"' in done.stdout
         assert Orders(database_url).row(1)["payment_provider"] == "stripe"
         assert running.stop() == 0

@@ -289,8 +289,8 @@ def test_gzip_bombs(running: Service, trial: Trial, caller: str) -> None:
                 assert b"resource_exhausted" in answer
                 assert b"larger than configured max 65536" in answer
             else:
-                # A connection of its own: grpcio does not keep so long a request, and could not send
-                # it again if the one that it shares with others were just replaced.
+                # A connection of its own: grpcio does not keep so long a request, and could not
+                # send it again if the one that it shares with others were just replaced.
                 channel = stack.enter_context(
                     grpc.insecure_channel(
                         running.base_url.removeprefix("http://"),

@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+import uvicorn
 
+from server.drain import DrainingServer
 from tests.support.http2 import (
     CANCEL,
     ECHO,
@@ -16,12 +18,14 @@ from tests.support.http2 import (
     HOLD,
     PING,
     SETTINGS,
+    Calls,
     Peer,
     connected,
     header_block,
     prefixed,
     run,
     serving,
+    until,
 )
 from tests.support.raw import PREFACE, frame
 
@@ -148,8 +152,6 @@ def test_an_answer_that_is_not_read_ends_with_its_connection() -> None:
                 b"Content-Length: %d" % len(BODY), b"Content-Length: %d" % len(body)
             )
             writer.write(head + body)
-            transport = writer.transport
-            transport.pause_reading()
             async with asyncio.timeout(5):
                 while len(served.server.server_state.connections) > 0:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
@@ -185,5 +187,22 @@ def test_a_connection_that_is_old_is_ended_and_loses_nothing() -> None:
             await peer.answer(1)
             await peer.end()
         assert served.app.started == {b"1": 1, b"3": 1}
+
+    run(test())
+
+
+def test_something_may_be_done_every_second() -> None:
+    async def test() -> None:
+        times: list[float] = []
+        loop = asyncio.get_running_loop()
+        config = uvicorn.Config(Calls(), port=0, lifespan="off", log_config=None)
+        server = DrainingServer(
+            config, 1, lambda: None, lambda: None, lambda: times.append(loop.time())
+        )
+        serving = asyncio.create_task(server.serve())
+        await until(lambda: len(times) == 3)
+        server.should_exit = True
+        await serving
+        assert 1.8 < times[2] - times[0] < 5
 
     run(test())

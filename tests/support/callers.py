@@ -169,3 +169,10 @@ READERS: dict[str, Caller] = CALLERS | {
     "connect-get": _connectrpc(ProtocolType.CONNECT, HTTPVersion.HTTP1, use_get=True),
 }
 """For methods without side effects."""
+
+PROTOCOLS: dict[str, str] = {
+    "grpcio": "grpc",
+    "grpc-connectrpc": "grpc",
+    "grpc-web": "grpc_web",
+}
+"""What the service calls the protocol of those that do not speak Connect."""

@@ -1,5 +1,6 @@
 """The service as its users run it: a process, started by its own command line."""
 
+import json
 import os
 import re
 import signal
@@ -10,8 +11,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import pooler
 
@@ -37,6 +41,26 @@ class Service:
         """The workers, or the process itself where it has none."""
         process = psutil.Process(self.process.pid)
         return process.children() or [process]
+
+    def logged(self, **wanted: object) -> list[dict[str, Any]]:
+        """Return the entries of the log that have these values, oldest first."""
+        lines = self.log.read_text().splitlines(keepends=True)
+        # The last one may be on its way.
+        entries = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [entry for entry in entries if wanted.items() <= entry.items()]
+
+    def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        """Return what /metrics shows: values by name and labels."""
+        page = httpx.get(f"{self.base_url}/metrics", trust_env=False).text
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+        }
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return one value, 0 while it is not there."""
+        return self.metrics().get((name, frozenset(labels.items())), 0)
 
     def stop(self) -> int:
         """Send SIGTERM and return the exit code."""
@@ -76,7 +100,7 @@ def environment(database_url: str, settings: Mapping[str, str] | None = None) ->
 def _base_url(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
-        if found := re.search(r" on (http://\S+)$", log.read_text(), re.MULTILINE):
+        if found := re.search(r'"url": "(http://[^"]+)"', log.read_text()):
             return found[1]
         if process.poll() is not None:
             break

@@ -1,0 +1,138 @@
+"""What the process writes to its log, and how: one line an entry, to stdout.
+
+By structlog, as JSON, or readable where the output is a terminal. What other packages log by the
+standard library takes the same form. Whatever is logged, identifiers of payments do not appear in
+it: neither those of the request that is being served, nor the values that PostgreSQL and asyncpg
+quote in the text of their errors.
+"""
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Any, Final
+
+import structlog
+from protobuf import Message
+from structlog.contextvars import merge_contextvars
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+AUTO: Final = "auto"
+JSON: Final = "json"
+CONSOLE: Final = "console"
+
+OUR_LOGGERS: Final = ("persistence", "server")
+
+SECRETS: Final = (
+    "payment_session_id",
+    "payment_intent_id",
+    "payment_idempotency_key",
+    "payment_transaction_id",
+)
+"""The fields of requests whose values are masked."""
+
+# How much of a masked identifier is shown, to tell it from others, if it is long.
+_LONG, _SHOWN = 16, 4
+
+# What errors quote, and what is left of it. PostgreSQL: "DETAIL:  Key (column)=(value) already
+# exists." or a whole row. asyncpg: "invalid input for query argument $4: 'value' (reason)".
+_END = r"(?=\nHINT: |\n\nThe above exception|\n\nDuring handling|\Z)"
+_QUOTED: Final = tuple(
+    (mark, re.compile(rf"({before}).*?{_END}", re.DOTALL), r"\1(masked)")
+    for mark, before in (
+        ("DETAIL: ", "DETAIL: "),
+        ("query argument", r"invalid input for query argument \$\d+: "),
+    )
+)
+
+_request: ContextVar[Message[Any] | None] = ContextVar("request", default=None)
+
+
+def configure(level: str = "info", form: str = AUTO, *more: Processor) -> None:
+    """Write entries of ``level`` and above in ``form``: AUTO, JSON or CONSOLE.
+
+    ``more`` processors may add to each entry, as structlog has them.
+    """
+    is_terminal = sys.stdout.isatty()
+    as_json = form == JSON or (form == AUTO and not is_terminal)
+    before: list[Processor] = [
+        merge_contextvars,
+        *more,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.ExceptionRenderer(),
+        mask,
+    ]
+    render: Processor = (
+        structlog.processors.JSONRenderer(serializer=_as_json)
+        if as_json
+        else structlog.dev.ConsoleRenderer(
+            colors=is_terminal, exception_formatter=structlog.dev.plain_traceback
+        )
+    )
+    structlog.configure(
+        processors=[*before, render],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *before],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+        )
+    )
+    logging.basicConfig(handlers=[handler], force=True)
+    for room in OUR_LOGGERS:
+        logging.getLogger(room).setLevel(level.upper())
+
+
+def is_readable(form: str) -> bool:
+    """Return whether ``form`` is for people, where stdout leads to now."""
+    return form == CONSOLE or (form == AUTO and sys.stdout.isatty())
+
+
+def conceal(request: Message[Any]) -> None:
+    """Mask the identifiers in ``request`` in whatever is logged while it is served."""
+    _request.set(request)
+
+
+def mask(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
+    """Mask identifiers of payments in the texts of an entry, as a processor of structlog."""
+    secrets = _secrets(_request.get())
+    for name, value in entry.items():
+        if isinstance(value, str):
+            entry[name] = masked(value) if name in SECRETS else _clean(value, secrets)
+    return entry
+
+
+def masked(identifier: str) -> str:
+    """Return what may be shown of an identifier: of a long one, its first and last characters."""
+    if len(identifier) < _LONG:
+        return "…"
+    return f"{identifier[:_SHOWN]}…{identifier[-_SHOWN:]}"
+
+
+def _secrets(request: Message[Any] | None) -> list[str]:
+    found = [getattr(request, name, None) for name in SECRETS]
+    reference = getattr(request, "reference", None)  # of FindOrderByPayment: one of them
+    found.append(getattr(reference, "value", None))
+    return [each for each in found if each]
+
+
+def _clean(text: str, secrets: Sequence[str]) -> str:
+    for mark, quoted, left in _QUOTED:
+        if mark in text:
+            text = quoted.sub(left, text)
+    for secret in secrets:
+        if secret in text:  # as a whole: one that is short may be a part of any word
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", masked(secret), text)
+    return text
+
+
+def _as_json(entry: EventDict, **options: Any) -> str:
+    first = {name: entry.pop(name, None) for name in ("timestamp", "level", "event")}
+    return json.dumps({**first, **entry}, default=options["default"])

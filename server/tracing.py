@@ -1,0 +1,116 @@
+"""OpenTelemetry's parts, put together. See ``telemetry``, which imports this when it is wanted."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from connectrpc_otel import OpenTelemetryInterceptor
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.instrumentation.asyncpg import AsyncPGInstrumentor
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from structlog.typing import EventDict, WrappedLogger
+
+
+class Telemetry:
+    """Sends traces and metrics from threads of its own, until it is closed."""
+
+    def __init__(self, *, traces: bool, metrics: bool) -> None:
+        os.environ.setdefault("OTEL_SERVICE_NAME", "listings")
+        tracer_provider = TracerProvider(shutdown_on_exit=False)
+        tracer_provider.sampler = _Calls(tracer_provider.sampler)
+        if traces:
+            tracer_provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        meter_provider = (
+            MeterProvider(
+                [PeriodicExportingMetricReader(OTLPMetricExporter())], shutdown_on_exit=False
+            )
+            if metrics
+            else NoOpMeterProvider()
+        )
+        discreet = _DiscreetTracerProvider(tracer_provider)
+        if traces:
+            instrumentor = AsyncPGInstrumentor()  # type: ignore[no-untyped-call]
+            instrumentor.instrument(tracer_provider=discreet)
+        self.interceptor = OpenTelemetryInterceptor(
+            tracer_provider=discreet, meter_provider=meter_provider
+        )
+        self._providers = tracer_provider, meter_provider
+
+    def close(self) -> None:
+        """Send what is left, and stop."""
+        for provider in self._providers:
+            if isinstance(provider, TracerProvider | MeterProvider):
+                provider.shutdown()
+
+
+class _Calls(Sampler):
+    """Leaves out statements that belong to no RPC, as those by which the database is watched."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        *args: Any,
+        **options: Any,
+    ) -> SamplingResult:
+        parent = trace.get_current_span(parent_context).get_span_context()
+        if kind is SpanKind.CLIENT and not parent.is_valid:
+            return SamplingResult(Decision.DROP)
+        return self._sampler.should_sample(parent_context, trace_id, name, kind, *args, **options)
+
+    def get_description(self) -> str:
+        return f"Calls({self._sampler.get_description()})"
+
+
+class _DiscreetTracerProvider(trace.TracerProvider):
+    def __init__(self, provider: trace.TracerProvider) -> None:
+        self._provider = provider
+
+    def get_tracer(self, *args: Any, **options: Any) -> trace.Tracer:
+        return _DiscreetTracer(self._provider.get_tracer(*args, **options))
+
+
+class _DiscreetTracer(trace.Tracer):
+    """Tells of an exception that a span failed, and nothing of what it says."""
+
+    def __init__(self, tracer: trace.Tracer) -> None:
+        self._tracer = tracer
+
+    def start_span(self, *args: Any, **options: Any) -> Span:
+        return self._tracer.start_span(*args, **options)
+
+    @contextmanager
+    def start_as_current_span(  # type: ignore[override] # its decorator is private there
+        self, *args: Any, **options: Any
+    ) -> Iterator[Span]:
+        silent = {"record_exception": False, "set_status_on_exception": False}
+        with self._tracer.start_as_current_span(*args, **options | silent) as span:
+            try:
+                yield span
+            except Exception as error:
+                span.set_attribute("error.type", type(error).__qualname__)
+                span.set_status(Status(StatusCode.ERROR))
+                raise
+
+
+def add_trace_id(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
+    """Add the id of the current trace, as a processor of structlog."""
+    context = trace.get_current_span().get_span_context()
+    if context.is_valid:
+        entry["trace_id"] = trace.format_trace_id(context.trace_id)
+    return entry

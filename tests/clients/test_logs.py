@@ -1,0 +1,162 @@
+"""The form of the log, its level and its sampling, by setting."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from server.gen.listings.v1.orders_pb import GetOrderRequest, UpdateOrderPaymentRequest
+from server.listeners import base_url as base_url_of
+from server.listeners import listen
+from tests.support import service
+from tests.support.callers import CALLERS, Failure, json_client
+from tests.support.embedded import eventually
+from tests.support.orders import Orders
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_every_line_is_json_off_a_terminal(database_url: str, tmp_path: Path, workers: str) -> None:
+    with service.running(database_url, tmp_path / "log", workers=workers) as running:
+        with json_client(running.base_url) as client:
+            client.send(client.build_request("BREW", "/"))
+        assert running.stop() == 0
+        entries = running.logged()  # parses every line
+    assert {"timestamp", "level", "event"} <= set.intersection(*(set(each) for each in entries))
+    assert len(running.logged(event="stopping", logger="server.drain")) == int(workers)
+
+
+def test_it_is_readable_on_a_terminal(database_url: str) -> None:
+    master, terminal = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "server", "serve"],
+        env=service.environment(database_url) | {"TERM": "xterm", "COLUMNS": "200"},
+        stdout=terminal,
+        stderr=terminal,
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        while b"Ctrl-C stops the service" not in shown:
+            shown += os.read(master, 65536)
+        process.send_signal(signal.SIGINT)
+        try:
+            while chunk := os.read(master, 65536):
+                shown += chunk
+        except OSError:  # EIO: nobody holds the other end any more
+            pass
+        assert process.wait(20) == 0
+    os.close(master)
+    text = shown.decode()
+    assert "Pay for order 1:" in text
+    (line,) = [each for each in text.splitlines() if "stopping" in each]
+    assert "info" in line
+    with pytest.raises(ValueError, match="Expecting value"):
+        json.loads(line)
+
+
+def test_the_form_can_be_set(database_url: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "server", "serve"],
+        env=service.environment(database_url, {"log_format": "console"}),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        while "Ctrl-C stops the service" not in (line := process.stdout.readline()):
+            assert not line.startswith("{")
+        process.terminate()
+        rest = process.stdout.read()
+        assert process.wait(20) == 0
+    assert "stopping" in rest
+    assert "\x1b" not in rest  # no colours where nobody sees them
+
+
+def test_less_can_be_logged(database_url: str, tmp_path: Path) -> None:
+    order_id = Orders(database_url).add()
+    (listener,) = listen("127.0.0.1", 0)
+    base_url = base_url_of(listener)
+    listener.close()
+    settings = {"log_level": "warning", "port": base_url.rpartition(":")[2]}
+    log = tmp_path / "log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            [sys.executable, "-m", "server", "serve"],
+            env=service.environment(database_url, settings),
+            stdout=output,
+        ) as process,
+    ):
+        try:
+            eventually(lambda: is_ready(base_url))
+            with CALLERS["grpcio"](base_url) as call:
+                call(GetOrderRequest(order_id=order_id))
+                with psycopg.connect(database_url) as connection:
+                    connection.execute("ALTER TABLE orders RENAME TO elsewhere")
+                with pytest.raises(Failure):
+                    call(GetOrderRequest(order_id=order_id))
+        finally:
+            process.terminate()
+        assert process.wait(20) == 0
+    (line,) = log.read_text().splitlines()
+    assert json.loads(line)["level"] == "error"
+
+
+def is_ready(base_url: str) -> bool:
+    try:
+        return httpx.get(f"{base_url}/readyz").is_success
+    except httpx.ConnectError:
+        return False
+
+
+def test_more_can_be_logged(database_url: str, tmp_path: Path) -> None:
+    with service.running(database_url, tmp_path / "log", log_level="debug") as running:
+        with json_client(running.base_url) as client:
+            client.post("/grpc.health.v1.Health/Check", json={})
+        eventually(lambda: running.logged(method="grpc.health.v1.Health/Check", level="debug"))
+        assert running.stop() == 0
+
+
+def test_a_share_of_what_went_well(database_url: str, tmp_path: Path) -> None:
+    """All that did not is logged, and all that was a replay."""
+    orders = Orders(database_url)
+    order_id, replayed = orders.add(), orders.add()
+    with service.running(database_url, tmp_path / "log", log_sample="0.25") as running:
+        with CALLERS["grpcio"](running.base_url) as call:
+            for _ in range(200):
+                call(GetOrderRequest(order_id=order_id))
+            for number in range(20):
+                with pytest.raises(Failure):
+                    call(GetOrderRequest(order_id=10**9 + number))
+            for _ in range(21):
+                call(
+                    UpdateOrderPaymentRequest(
+                        order_id=replayed, payment_status="paid", payment_idempotency_key="evt"
+                    )
+                )
+        assert running.stop() == 0
+    # Less likely than once in ten million runs, if a quarter is logged.
+    assert 20 < len(running.logged(order_id=order_id)) < 85
+    assert len(running.logged(code="not_found")) == 20
+    assert len(running.logged(outcome="replayed")) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("log_level", "loud"), ("log_format", "xml"), ("log_sample", "2")]
+)
+def test_a_wrong_setting(database_url: str, name: str, value: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "server", "serve"],
+        env=service.environment(database_url, {name: value}),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 1
+    assert f"LISTINGS_{name.upper()}" in done.stderr

@@ -1,0 +1,217 @@
+"""One line in the log for each RPC, over every protocol."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from protobuf import Message, Oneof
+from psycopg import sql
+
+from server.gen.listings.v1.orders_pb import (
+    FindOrderByPaymentRequest,
+    GetOrderRequest,
+    UpdateOrderPaymentRequest,
+    WatchOrderPaymentsRequest,
+)
+from tests.support import databases, service
+from tests.support.callers import CALLERS, PATH, PROTOCOLS, READERS, Call, Failure, path
+from tests.support.embedded import eventually
+from tests.support.orders import Orders
+from tests.support.service import Service
+from tests.support.watchers import WATCHERS
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    log = tmp_path_factory.mktemp("logs") / "log"
+    with databases.clone() as url, service.running(url, log) as running:
+        yield running
+        assert running.stop() == 0
+
+
+@pytest.fixture
+def orders(running: Service) -> Orders:
+    return Orders(running.database_url)
+
+
+@pytest.fixture(scope="module", params=CALLERS)
+def caller(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def call(caller: str, running: Service) -> Iterator[Call]:
+    with READERS[caller](running.base_url) as call:
+        yield call
+
+
+def line(running: Service, **wanted: object) -> dict[str, Any]:
+    """Wait for the one line of an RPC."""
+    eventually(lambda: running.logged(event="rpc", **wanted))
+    (entry,) = running.logged(event="rpc", **wanted)
+    return entry
+
+
+def searched_by(session_id: str) -> FindOrderByPaymentRequest:
+    reference: Any = Oneof("payment_session_id", session_id)
+    return FindOrderByPaymentRequest(reference=reference)
+
+
+def full_name(request: Message[Any]) -> str:
+    return path(request).lstrip("/")
+
+
+def test_an_rpc_that_went_well(caller: str, call: Call, running: Service, orders: Orders) -> None:
+    order_id = orders.add()
+    request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")
+    call(request)
+    entry = line(running, order_id=order_id)
+    assert entry["method"] == full_name(request)
+    assert entry["protocol"] == PROTOCOLS.get(caller, "connect")
+    assert (entry["code"], entry["level"]) == ("ok", "info")
+    assert 0 < entry["duration_ms"] < 20_000
+    assert entry["request_id"] == orders.value(
+        f"SELECT request_id FROM order_payment_events WHERE order_id = {order_id}"
+    )
+    assert entry["caller"].startswith("127.0.0.1:")
+    assert entry["timestamp"].endswith("Z")
+
+
+def test_reads_by_get(running: Service, orders: Orders) -> None:
+    order_id = orders.add()
+    with READERS["connect-get"](running.base_url) as call:
+        call(GetOrderRequest(order_id=order_id))
+    assert line(running, order_id=order_id)["protocol"] == "connect"
+
+
+def test_an_rpc_that_is_refused(call: Call, running: Service, orders: Orders) -> None:
+    order_id = orders.add(payment_status="refunded")
+    with pytest.raises(Failure):
+        call(UpdateOrderPaymentRequest(order_id=order_id, payment_status="pending"))
+    entry = line(running, order_id=order_id)
+    assert (entry["code"], entry["level"]) == ("failed_precondition", "info")
+    assert entry["outcome"] == "status_refused"
+    assert "refunded and may not become pending" in entry["error"]
+
+
+def test_a_request_that_breaks_a_rule(caller: str, call: Call, running: Service) -> None:
+    order_id = -1 - list(CALLERS).index(caller)
+    with pytest.raises(Failure):
+        call(UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid"))
+    assert line(running, order_id=order_id)["code"] == "invalid_argument"
+
+
+def test_a_fault_of_the_service_is_told_whole(call: Call, running: Service, orders: Orders) -> None:
+    """But for identifiers, which are in PostgreSQL's own words."""
+    key, order_id = "evt_1Nabcdefghijklmnop", orders.add()
+    fail(orders, "XX000", f"broken by {key}", f"Key (payment_idempotency_key)=({key}) is odd.")
+    with pytest.raises(Failure):
+        call(
+            UpdateOrderPaymentRequest(
+                order_id=order_id, payment_status="fail", payment_idempotency_key=key
+            )
+        )
+    entry = line(running, order_id=order_id)
+    assert (entry["code"], entry["level"]) == ("internal", "error")
+    assert "Traceback" in entry["exception"]
+    assert "broken by evt_…mnop" in entry["exception"]
+    assert key not in running.log.read_text()
+
+
+def test_a_fault_of_the_database_is_told_in_short(
+    call: Call, running: Service, orders: Orders
+) -> None:
+    order_id = orders.add()
+    fail(orders, "53100", "no room left", "")
+    with pytest.raises(Failure):
+        call(UpdateOrderPaymentRequest(order_id=order_id, payment_status="fail"))
+    entry = line(running, order_id=order_id)
+    assert (entry["code"], entry["level"]) == ("unavailable", "warning")
+    assert entry["cause"] == "DiskFullError: no room left"
+    assert "exception" not in entry
+
+
+def fail(orders: Orders, sqlstate: str, message: str, detail: str) -> None:
+    """Make setting the status "fail" fail like that."""
+    with psycopg.connect(orders.url, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL(
+                """
+                CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN RAISE EXCEPTION USING errcode = {}, message = {}, detail = {}; END $$;
+                CREATE OR REPLACE TRIGGER fail BEFORE UPDATE ON orders
+                FOR EACH ROW WHEN (new.payment_status = 'fail') EXECUTE FUNCTION fail()
+                """
+            ).format(sqlstate, message, detail)
+        )
+
+
+def test_no_identifier_is_logged(call: Call, running: Service, orders: Orders) -> None:
+    """Not even where callers put it themselves."""
+    order_id, other = orders.add(), orders.add()
+    identifiers = {
+        "payment_session_id": f"cs_{order_id}_session",
+        "payment_intent_id": f"pi_{order_id}_intent",
+        "payment_idempotency_key": f"key_{order_id}_key",
+        "payment_transaction_id": f"tx_{order_id}_transaction",
+    }
+    call(UpdateOrderPaymentRequest(order_id=order_id, **identifiers))
+    call(UpdateOrderPaymentRequest(order_id=order_id, **identifiers))
+    with pytest.raises(Failure):
+        call(UpdateOrderPaymentRequest(order_id=other, **identifiers))
+    call(searched_by(identifiers["payment_session_id"]))
+    key = identifiers["payment_idempotency_key"]
+    body = {"orderId": str(order_id), "paymentIdempotencyKey": key, "paymentStatus": "paid"}
+    httpx.post(running.base_url + PATH, json=body, headers={"x-request-id": key})
+    eventually(lambda: len(running.logged(event="rpc", order_id=order_id)) == 3)
+    log = running.log.read_text()
+    assert [each for each in identifiers.values() if each in log] == []
+
+
+@pytest.mark.parametrize("watcher", WATCHERS)
+def test_a_stream_has_its_line_at_its_end(running: Service, orders: Orders, watcher: str) -> None:
+    order_id = orders.add()
+    before = len(running.logged(method=full_name(WatchOrderPaymentsRequest())))
+    with WATCHERS[watcher](running.base_url) as watch:
+        with watch(WatchOrderPaymentsRequest(order_ids=[order_id])) as stream:
+            next(stream)
+        eventually(
+            lambda: len(running.logged(method=full_name(WatchOrderPaymentsRequest()))) == before + 1
+        )
+    entry = running.logged(method=full_name(WatchOrderPaymentsRequest()))[-1]
+    assert (entry["code"], entry["level"]) == ("canceled", "info")
+
+
+@pytest.mark.parametrize(
+    ("where", "content_type", "code"),
+    [
+        ("listings.v1.OrderService/Updat", "application/json", "unimplemented"),
+        ("nowhere/at\tall", "application/grpc-web+proto", "unimplemented"),
+        (PATH.lstrip("/"), "text/plain", "invalid_argument"),
+        (PATH.lstrip("/"), "application/grpc", "unimplemented"),
+    ],
+)
+def test_requests_that_reach_no_method(
+    running: Service, where: str, content_type: str, code: str
+) -> None:
+    quoted = where.replace("\t", "%09")
+    httpx.post(f"{running.base_url}/{quoted}", headers={"content-type": content_type})
+    entries = running.logged(method=where, code=code)
+    assert [each["error"] for each in entries if each["error"]]
+
+
+def test_probes_are_not_logged(running: Service) -> None:
+    for _ in range(3):
+        httpx.post(f"{running.base_url}/grpc.health.v1.Health/Check", json={})
+        httpx.get(f"{running.base_url}/livez")
+        httpx.get(f"{running.base_url}/metrics")
+        httpx.get(f"{running.base_url}/favicon.ico")
+    httpx.post(f"{running.base_url}/nowhere/after", json={})
+    assert line(running, method="nowhere/after")
+    assert not [
+        each
+        for each in running.logged()
+        if each.get("method", "").startswith(("grpc.health", "livez", "metrics", "favicon"))
+    ]
