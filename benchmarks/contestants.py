@@ -11,7 +11,7 @@ class Contestant:
     """A server, and how it is called.
 
     ``command`` runs it until SIGTERM. It reads LISTINGS_DATABASE_URL and LISTINGS_POOL_SIZE as the
-    service does, and prints a line that ends with `` on http://127.0.0.1:PORT`` once it serves.
+    service does, and prints a line with ``http://127.0.0.1:PORT`` once it serves.
     ``protocol`` is a key of ``benchmarks.load.CALLERS``. With ``keyed``, each call has an
     idempotency key of its own. ``settings`` are environment variables. Without ``history``,
     PostgreSQL's triggers are off meanwhile: who does not keep one does not pay for it. The

@@ -129,8 +129,8 @@ def _running(
 def _base_url(contestant: Contestant, process: "subprocess.Popen[bytes]", log: Path) -> str:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        if found := re.search(r" on (http://\S+)$", log.read_text(), re.MULTILINE):
-            return found[1]
+        if found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text()):
+            return found[0]
         time.sleep(0.005)
     raise BenchmarkError(f"{contestant.name} did not start:\n{log_tail(log)}")
 

@@ -17,7 +17,8 @@ import psutil
 from persistence import embedded, inspection
 from persistence.errors import EmbeddedPostgresError, PersistenceError
 from persistence.inspection import Connection, Fault
-from server.settings import Settings, variable
+from server import telemetry
+from server.settings import Settings, SettingsError, variable
 
 OpenDatabase: TypeAlias = Callable[[Settings], AbstractContextManager[str]]
 """Yields the URL of the database that the settings mean, and starts an embedded one."""
@@ -47,6 +48,11 @@ def examine(open_database: OpenDatabase) -> Iterator[Finding]:
     if not faults:
         given = sorted(variable(name) for name in settings.model_fields_set)
         yield Finding(OK, "configuration", f"{', '.join(given) or 'nothing'} set, the rest default")
+    try:
+        text = "sent by OTLP" if telemetry.is_wanted() else "off; no OTLP endpoint is set"
+        yield Finding(OK, "telemetry", text)
+    except SettingsError as error:
+        yield Finding(PROBLEM, "telemetry", str(error))
     if variable("database_url") in faults:
         yield Finding(SKIPPED, "database", "until LISTINGS_DATABASE_URL is mended")
     else:

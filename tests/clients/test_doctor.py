@@ -62,7 +62,8 @@ def test_all_is_well(database_url: str) -> None:
     report = examined(database_url, healthy=True)
     assert {verdict for verdict, _ in report.values()} == {"ok"}
     assert list(report) == [
-        *("configuration", "database", "writing", "rights", "connections", "schema", "port")
+        *("configuration", "telemetry", "database", "writing", "rights", "connections"),
+        *("schema", "port"),
     ]
     assert "LISTINGS_DATABASE_URL" in report["configuration"][1]
     assert "PostgreSQL " in report["database"][1]
@@ -78,6 +79,13 @@ def test_every_wrong_setting_is_named_and_the_rest_is_checked(database_url: str)
         assert words in text
     assert report["schema"][0] == "ok"
     assert report["port"][0] == "skipped"
+
+
+def test_telemetry_that_cannot_be_sent(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")
+    assert examined(database_url)["telemetry"] == ("ok", "sent by OTLP")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    assert "only http/protobuf" in problem(examined(database_url), "telemetry")
 
 
 @pytest.mark.parametrize("url", ["mysql://root:hunter2@db/x", "postgresql://u:%zzhunter2@h/db"])
