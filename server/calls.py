@@ -36,6 +36,8 @@ _LEVELS: Final = {
 
 _LONGEST_PATH = 200  # characters of one that leads nowhere
 
+_log = logging.getLogger(__name__)
+
 _Request = TypeVar("_Request", bound=Message[Any])
 _Response = TypeVar("_Response")
 
@@ -97,7 +99,10 @@ class Calls:
         }
         if error is not None:
             entry |= _why(error)
-        self._log.log(level, "rpc", **entry)
+        try:
+            self._log.log(level, "rpc", **entry)
+        except Exception:  # what was done is done, and its caller must be told so
+            _log.exception("an RPC could not be logged")
 
     def refused(self, path: str, content_type: str, code: str, message: str) -> None:
         """Count an RPC that did not reach a method, and log it."""

@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -35,6 +36,11 @@ SECRETS: Final = (
 
 # How much of a masked identifier is shown, to tell it from others, if it is long.
 _LONG, _SHOWN = 16, 4
+
+# What is said in words of our own. A caller may choose one of them as an identifier.
+_WORDS: Final = frozenset(
+    ("timestamp", "level", "logger", "method", "protocol", "code", "outcome", "caller", "trace_id")
+)
 
 # What errors quote, and what is left of it. PostgreSQL: "DETAIL:  Key (column)=(value) already
 # exists." or a whole row. asyncpg: "invalid input for query argument $4: 'value' (reason)".
@@ -75,8 +81,7 @@ def configure(level: str = "info", form: str = AUTO, *more: Processor) -> None:
     structlog.configure(
         processors=[*before, render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
-        cache_logger_on_first_use=False,
+        logger_factory=lambda *_: _Stdout(),
     )
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
@@ -88,6 +93,17 @@ def configure(level: str = "info", form: str = AUTO, *more: Processor) -> None:
     logging.basicConfig(handlers=[handler], force=True)
     for room in OUR_LOGGERS:
         logging.getLogger(room).setLevel(level.upper())
+
+
+class _Stdout:
+    """Where structlog's own entries go. Whoever reads them may be gone, and calls go on."""
+
+    def write(self, line: str) -> None:
+        with suppress(OSError):
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+
+    debug = info = warning = error = critical = write
 
 
 def is_readable(form: str) -> bool:
@@ -103,9 +119,13 @@ def conceal(request: Message[Any]) -> None:
 def mask(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
     """Mask identifiers of payments in the texts of an entry, as a processor of structlog."""
     secrets = _secrets(_request.get())
+    # The standard library's have a text in its place, with whatever was put into that.
+    is_ours = "_record" not in entry
     for name, value in entry.items():
-        if isinstance(value, str):
-            entry[name] = masked(value) if name in SECRETS else _clean(value, secrets)
+        if name in SECRETS:
+            entry[name] = masked(value)
+        elif isinstance(value, str) and name not in _WORDS and not (is_ours and name == "event"):
+            entry[name] = _clean(value, secrets)
     return entry
 
 
@@ -128,8 +148,12 @@ def _clean(text: str, secrets: Sequence[str]) -> str:
         if mark in text:
             text = quoted.sub(left, text)
     for secret in secrets:
-        if secret in text:  # as a whole: one that is short may be a part of any word
-            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", masked(secret), text)
+        if secret not in text:
+            continue
+        if len(secret) < _LONG:  # it may be a part of any word, and is masked where it is a whole
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "…", text)
+        else:
+            text = text.replace(secret, masked(secret))
     return text
 
 

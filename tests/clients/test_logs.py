@@ -77,6 +77,26 @@ def test_the_form_can_be_set(database_url: str) -> None:
     assert "\x1b" not in rest  # no colours where nobody sees them
 
 
+def test_calls_go_on_when_nobody_reads_the_log_any_more(database_url: str) -> None:
+    order_id = Orders(database_url).add()
+    with subprocess.Popen(
+        [sys.executable, "-m", "server", "serve"],
+        env=service.environment(database_url),
+        stdout=subprocess.PIPE,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            base_url = json.loads(process.stdout.readline())["url"]
+            process.stdout.close()
+            for caller in CALLERS.values():
+                with caller(base_url) as call:
+                    request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")
+                    assert call(request).success
+            assert httpx.post(f"{base_url}/nowhere", json={}).status_code == 404
+        finally:
+            process.terminate()
+
+
 def test_less_can_be_logged(database_url: str, tmp_path: Path) -> None:
     order_id = Orders(database_url).add()
     (listener,) = listen("127.0.0.1", 0)

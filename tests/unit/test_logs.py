@@ -33,6 +33,25 @@ def test_the_reference_of_a_search() -> None:
     assert LONG not in cleaned(LONG, FindOrderByPaymentRequest(reference=reference))
 
 
+def test_a_long_one_is_masked_within_a_word() -> None:
+    request = UpdateOrderPaymentRequest(order_id=1, payment_session_id=LONG)
+    assert cleaned(f"_{LONG}_", request) == "_cs_t…D4e5_"
+
+
+@pytest.mark.parametrize("odd", [r"\1", r"\g<0>" * 5, "(", "a|b", "[" * 20])
+def test_one_that_looks_like_a_pattern(odd: str) -> None:
+    request = UpdateOrderPaymentRequest(order_id=1, payment_session_id=odd)
+    assert odd not in cleaned(f"it is {odd} .", request)
+
+
+def test_words_of_our_own_stay() -> None:
+    conceal(UpdateOrderPaymentRequest(order_id=1, payment_session_id="ok"))
+    words = {"event": "ok", "level": "ok", "code": "ok", "method": "ok", "protocol": "ok"}
+    assert mask(None, "info", dict(words)) == words
+    texts = {"event": "ok", "_record": object()}
+    assert mask(None, "info", texts)["event"] == "…"
+
+
 def test_a_short_one_is_masked_as_a_word() -> None:
     request = UpdateOrderPaymentRequest(order_id=1, payment_idempotency_key="a")
     assert cleaned("a key=(a) is a part of data", request) == "… key=(…) is … part of data"
