@@ -16,7 +16,7 @@ from persistence.ledger import PaymentLedger
 from persistence.orders import OrderRepository
 from server.admission import Admission, Admitted, GrpcGate
 from server.answers import PreparedError
-from server.calls import Calls, RequestInterceptor
+from server.calls import Calls, take_note
 from server.codec import StrictJSONCodec
 from server.deadlines import DeadlineInterceptor
 from server.errors import ErrorInterceptor, overloaded
@@ -25,13 +25,14 @@ from server.gen.listings.v1.orders_connect import OrderService, OrderServiceASGI
 from server.health import HealthHandler, HealthPages, Readiness
 from server.http2 import TurnAway
 from server.metrics import Metrics
+from server.on_request import OnRequest
 from server.orders import OrderHandler
 from server.outcomes import UpdateOutcomes
 from server.reflection import reflection
 from server.refusals import ExplainRefusals
 from server.requests import RequestIdInterceptor
 from server.settings import Settings
-from server.validation import ValidationInterceptor
+from server.validation import validate
 
 _SERVICES: Final = (OrderService.desc(), Health.desc())
 
@@ -68,8 +69,7 @@ def create_app(
             calls,
             RequestIdInterceptor(),
             ErrorInterceptor(),
-            RequestInterceptor(),
-            ValidationInterceptor(),
+            OnRequest(take_note, validate),
             DeadlineInterceptor(settings.statement_timeout),
         ],
         codecs=[proto_binary_codec(), StrictJSONCodec()],

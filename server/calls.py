@@ -7,8 +7,8 @@ tracing. One that does not is told of by whoever has refused it.
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from typing import Any, Final, TypeVar
+from collections.abc import Collection
+from typing import Any, Final
 
 import structlog
 from connectrpc.code import Code
@@ -37,9 +37,6 @@ _LEVELS: Final = {
 _LONGEST_PATH = 200  # characters of one that leads nowhere
 
 _log = logging.getLogger(__name__)
-
-_Request = TypeVar("_Request", bound=Message[Any])
-_Response = TypeVar("_Response")
 
 
 class Calls:
@@ -138,30 +135,12 @@ class Calls:
         return random.random() >= self._sample  # noqa: S311 - it is no secret
 
 
-class RequestInterceptor:
-    """Takes note of what a request is about, for all that is logged while it is served."""
-
-    async def intercept_unary(
-        self,
-        call_next: Callable[[_Request, RequestContext[_Request, _Response]], Awaitable[_Response]],
-        request: _Request,
-        ctx: RequestContext[_Request, _Response],
-    ) -> _Response:
-        """Take note of ``request``, then hand it on."""
-        _take_note(request)
-        return await call_next(request, ctx)
-
-    def intercept_server_stream(
-        self,
-        call_next: Callable[
-            [_Request, RequestContext[_Request, _Response]], AsyncIterator[_Response]
-        ],
-        request: _Request,
-        ctx: RequestContext[_Request, _Response],
-    ) -> AsyncIterator[_Response]:
-        """Take note of ``request``, then hand it on."""
-        _take_note(request)
-        return call_next(request, ctx)
+def take_note(request: Message[Any]) -> None:
+    """Have entries of the log tell the order while ``request`` is served, and no identifier."""
+    conceal(request)
+    order_id = getattr(request, "order_id", None)
+    if order_id is not None:
+        bind_contextvars(order_id=order_id)
 
 
 def protocol_of(content_type: str) -> str:
@@ -169,13 +148,6 @@ def protocol_of(content_type: str) -> str:
     if not content_type.startswith("application/grpc"):
         return "connect"
     return "grpc_web" if content_type.startswith("application/grpc-web") else "grpc"
-
-
-def _take_note(request: Message[Any]) -> None:
-    conceal(request)
-    order_id = getattr(request, "order_id", None)
-    if order_id is not None:
-        bind_contextvars(order_id=order_id)
 
 
 def _code(error: Exception) -> str:

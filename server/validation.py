@@ -1,51 +1,22 @@
 """The rules written in the proto, enforced before a handler runs."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import protovalidate
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
-from connectrpc.request import RequestContext
 from protobuf import Message
 
 from server.gen.google.rpc.error_details_pb import BadRequest
 
-_Request = TypeVar("_Request", bound=Message[Any])
-_Response = TypeVar("_Response")
 
+def validate(request: Message[Any]) -> None:
+    """Refuse a request that breaks a ``buf.validate`` rule.
 
-class ValidationInterceptor:
-    """Refuses a request that breaks a ``buf.validate`` rule.
-
-    The error is INVALID_ARGUMENT with a ``google.rpc.BadRequest``, which names the field, what is
-    wrong with it and, as the reason, the rule. A rule about the whole message names no field.
+    Raises ConnectError: INVALID_ARGUMENT with a ``google.rpc.BadRequest``, which names the field,
+    what is wrong with it and, as the reason, the rule. A rule about the whole message names no
+    field.
     """
-
-    async def intercept_unary(
-        self,
-        call_next: Callable[[_Request, RequestContext[_Request, _Response]], Awaitable[_Response]],
-        request: _Request,
-        ctx: RequestContext[_Request, _Response],
-    ) -> _Response:
-        """Validate ``request``, then hand it on."""
-        _check(request)
-        return await call_next(request, ctx)
-
-    def intercept_server_stream(
-        self,
-        call_next: Callable[
-            [_Request, RequestContext[_Request, _Response]], AsyncIterator[_Response]
-        ],
-        request: _Request,
-        ctx: RequestContext[_Request, _Response],
-    ) -> AsyncIterator[_Response]:
-        """Validate ``request``, then hand it on."""
-        _check(request)
-        return call_next(request, ctx)
-
-
-def _check(request: Message[Any]) -> None:
     if violations := protovalidate.collect_violations(request):
         raise _refusal(violations)
 

@@ -17,6 +17,7 @@ from server.listeners import base_url as base_url_of
 from server.listeners import listen
 from tests.support import service
 from tests.support.callers import CALLERS, Failure, json_client
+from tests.support.command_line import listings
 from tests.support.embedded import eventually
 from tests.support.orders import Orders
 
@@ -170,13 +171,6 @@ def test_a_share_of_what_went_well(database_url: str, tmp_path: Path) -> None:
     ("name", "value"), [("log_level", "loud"), ("log_format", "xml"), ("log_sample", "2")]
 )
 def test_a_wrong_setting(database_url: str, name: str, value: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "server", "serve"],
-        env=service.environment(database_url, {name: value}),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    done = listings("serve", url=database_url, settings={name: value})
     assert done.returncode == 1
     assert f"LISTINGS_{name.upper()}" in done.stderr

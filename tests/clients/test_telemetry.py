@@ -19,6 +19,7 @@ from server.gen.listings.v1.orders_pb import (
 from tests.support import pooler, service, watchers
 from tests.support.callers import CALLERS, PATH, Failure, json_client, path
 from tests.support.collector import Collector, attributes, collecting
+from tests.support.command_line import listings
 from tests.support.orders import Orders
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -183,14 +184,7 @@ def test_off_it_is_not_even_loaded(monkeypatch: pytest.MonkeyPatch, disabled: bo
 def test_a_protocol_that_is_not_spoken(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
     monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:4317")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
-    done = subprocess.run(
-        [sys.executable, "-m", "server", "serve"],
-        env=service.environment(pooler.through(database_url)),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    done = listings("serve", url=pooler.through(database_url))
     assert done.returncode == 1
     assert "OTEL_EXPORTER_OTLP_PROTOCOL: only http/protobuf is supported" in done.stderr
 
