@@ -240,6 +240,8 @@ def _start(place: Place, directory: Path) -> None:
         "port": str(_PORT),
         "unix_socket_directories": str(directory),
         "unix_socket_permissions": "0700",
+        # Without the DETAIL of errors, which quotes keys and whole rows.
+        "log_error_verbosity": "terse",
     }
     options = " ".join(f"-c {name}={shlex.quote(value)}" for name, value in settings.items())
     for _ in range(2):

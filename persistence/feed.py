@@ -20,6 +20,7 @@ from typing import Final, Self, TypeAlias
 
 import asyncpg
 
+from persistence._trouble import Trouble
 from persistence.errors import PersistenceError, WatchEnded, WatcherTooSlow
 from persistence.ledger import PaymentLedger, Position, Watched
 from persistence.records import PaymentEvent
@@ -54,6 +55,8 @@ class PaymentFeed:
         self._committed = asyncio.Event()
         self._news = asyncio.Event()
         self._ended = False
+        self._not_listening = Trouble(_log, "not listening for changes of payments")
+        self._not_reading = Trouble(_log, "cannot read the changes of payments")
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -129,8 +132,9 @@ class PaymentFeed:
                 try:
                     async with self._advancing:
                         await self._advance()
+                    self._not_reading.is_over()
                 except Exception as error:  # it is tried again, and nobody misses anything
-                    _log.warning("cannot read the changes of payments: %s", error)
+                    self._not_reading.is_there(error)
             await asyncio.sleep(_PAUSE)
 
     async def _advance(self) -> Position:
@@ -154,9 +158,10 @@ class PaymentFeed:
         while True:
             try:
                 async with self._connection() as connection:
+                    self._not_listening.is_over()
                     await self._announce(connection)
             except Exception as error:  # whatever it is, listening must go on
-                _log.warning("not listening for changes of payments: %s", error)
+                self._not_listening.is_there(error)
             await asyncio.sleep(_RECONNECT)
 
     @asynccontextmanager

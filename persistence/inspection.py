@@ -146,6 +146,21 @@ async def check_connections(connection: Connection, needed: int, explained: str)
     return f"{needed} at most ({explained}), of {allowed} that are allowed"
 
 
+async def check_same(connection: Connection, url: str, *, timeout: float) -> str:  # noqa: ASYNC109
+    """Raise Fault when ``url`` does not lead to the same database as ``connection`` does."""
+    which = (
+        "SELECT oid, pg_postmaster_start_time() FROM pg_database WHERE datname = current_database()"
+    )
+    async with connected(url, timeout=timeout) as other:
+        if await other.fetchrow(which) != await connection.fetchrow(which):
+            raise Fault(
+                "it leads to another database",
+                "Let LISTINGS_DIRECT_DATABASE_URL name the server behind the pooler, and the same "
+                "database there",
+            )
+    return "it leads to the same database"
+
+
 async def check_schema(connection: Connection) -> str:
     """Raise Fault when migrations are missing, were interrupted, or were undone by hand."""
     known, applied = migration_ids(), set[str]()

@@ -43,6 +43,7 @@ class Pulse:
         self._dsn = asyncpg_dsn(url)
         self._changed = changed
         self._asked = asyncio.Event()
+        self._had_answers = False  # since the connection before was lost
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -67,6 +68,10 @@ class Pulse:
             try:
                 await self._ask_again_and_again()
             except Exception as error:  # whatever it is, watching must go on
+                if self._had_answers and not isinstance(error, TimeoutError):
+                    # It may be this connection alone that was lost.
+                    self._had_answers = False
+                    continue
                 self._found(_described(error), error)
             await asyncio.sleep(_PAUSE)
 
@@ -80,6 +85,7 @@ class Pulse:
                 # Without arguments it is a simple query: no prepared statement, which a
                 # connection pooler might not know.
                 await connection.execute("SELECT")
+                self._had_answers = True
                 self._found(None)
                 await asyncio.sleep(_PAUSE)
         finally:

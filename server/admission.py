@@ -25,7 +25,6 @@ from server.answers import PreparedError
 
 _SHORT_QUEUE = 1  # call that may wait for each connection, once the queue has been full
 _CALM = 1.0  # seconds without a refusal after which it may be long again
-_SILENCE = 1.0  # seconds between two lines in the log
 
 Dropped: TypeAlias = Callable[[str, str], object]
 """Is told the path and the content type of each call that was refused."""
@@ -49,8 +48,8 @@ class Admission:
         self._most_when_short = min(self._most, at_once * (1 + _SHORT_QUEUE))
         self._limit = self._most
         self._clock = clock
-        self._calm_at = self._silent_until = clock()
-        self._untold = 0
+        self._calm_at = clock()
+        self._told = 0
 
     @property
     def is_full(self) -> bool:
@@ -59,15 +58,15 @@ class Admission:
 
     def refuse(self) -> None:
         """Count one that was refused, because it was full."""
-        now = self._clock()
         self._limit = self._most_when_short
-        self._calm_at = now + _CALM
+        self._calm_at = self._clock() + _CALM
         self.refused += 1
-        self._untold += 1
-        if now >= self._silent_until:
-            _log.warning("overload: calls refused: %d", self._untold)
-            self._untold = 0
-            self._silent_until = now + _SILENCE
+
+    def tell(self) -> None:
+        """Log how many have been refused since this was called before, if any."""
+        if self.refused > self._told:
+            _log.warning("overload: calls refused: %d", self.refused - self._told)
+            self._told = self.refused
 
     def enter(self) -> None:
         """Count a call in."""

@@ -44,7 +44,7 @@ class Application(NamedTuple):
     turn_away: TurnAway
     """Answers in its place when it has too much to do."""
     every_second: Callable[[], object]
-    """To be called about once a second."""
+    """To be called about once a second, and at the end."""
 
 
 def create_app(
@@ -86,9 +86,20 @@ def create_app(
     refusal = PreparedError(overloaded())
     metrics.gauge("listings_rpcs_in_flight", "RPCs under way.", lambda: calls.in_flight)
     metrics.gauge("listings_watchers", "Streams of WatchOrderPayments.", lambda: feed.watchers)
-    metrics.gauge("listings_pool_in_use", "Connections in use.", lambda: database.in_use)
     metrics.gauge(
-        "listings_pool_waiting", "Statements that wait for one.", lambda: database.waiting
+        "listings_pool_size",
+        "Connections to PostgreSQL that calls may use.",
+        lambda: settings.pool_size,
+    )
+    metrics.gauge(
+        "listings_pool_in_use",
+        "Connections to PostgreSQL that calls use.",
+        lambda: database.in_use,
+    )
+    metrics.gauge(
+        "listings_pool_waiting",
+        "Statements that wait for a connection to PostgreSQL.",
+        lambda: database.waiting,
     )
     metrics.gauge("listings_ready", "Processes that are ready.", lambda: readiness.fault is None)
     pages = HealthPages(readiness)
@@ -105,4 +116,9 @@ def create_app(
         ]
     )
     gate = GrpcGate(admission, orders.path, refusal, calls.dropped)
-    return Application(app, gate, metrics.look)
+
+    def every_second() -> None:
+        metrics.look()
+        admission.tell()
+
+    return Application(app, gate, every_second)

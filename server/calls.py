@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Collection
+from contextvars import ContextVar
 from typing import Any, Final
 
 import structlog
@@ -16,10 +17,14 @@ from connectrpc.errors import ConnectError
 from connectrpc.request import RequestContext
 from prometheus_client import Counter, Histogram
 from protobuf import DescService, Message
+from starlette.datastructures import Headers
+from starlette.types import Scope
 from structlog.contextvars import bind_contextvars, get_contextvars
 
+from persistence.errors import WatchEnded
 from server.logs import conceal
 from server.metrics import Metrics
+from server.requests import REQUEST_ID, is_request_id
 
 OK: Final = "ok"
 
@@ -30,11 +35,12 @@ _LEVELS: Final = {
     Code.DATA_LOSS.value: logging.ERROR,
     Code.UNAVAILABLE.value: logging.WARNING,
     Code.DEADLINE_EXCEEDED.value: logging.WARNING,
-    Code.RESOURCE_EXHAUSTED.value: logging.WARNING,
     Code.ABORTED.value: logging.WARNING,
 }
 
 _LONGEST_PATH = 200  # characters of one that leads nowhere
+
+_was_seen: ContextVar[bool] = ContextVar("was_seen", default=False)
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +71,7 @@ class Calls:
 
     async def on_start(self, _ctx: RequestContext[Any, Any]) -> float:
         """Take note that an RPC has begun."""
+        _was_seen.set(True)
         self.in_flight += 1
         return time.perf_counter()
 
@@ -86,7 +93,7 @@ class Calls:
             if self._sample < 1 and "outcome" not in get_contextvars() and self._is_left_out():
                 return
         else:
-            level = _LEVELS.get(code, logging.INFO)
+            level = _level(error, code)
         entry: dict[str, object] = {
             "method": method,
             "protocol": protocol,
@@ -95,18 +102,29 @@ class Calls:
             "caller": ctx.client_address,
         }
         if error is not None:
-            entry |= _why(error)
+            entry |= _why(error, level)
         try:
             self._log.log(level, "rpc", **entry)
         except Exception:  # what was done is done, and its caller must be told so
             _log.exception("an RPC could not be logged")
 
-    def refused(self, path: str, content_type: str, code: str, message: str) -> None:
-        """Count an RPC that did not reach a method, and log it."""
-        protocol = protocol_of(content_type)
+    def refused(self, scope: Scope, code: str, message: str) -> None:
+        """Count an RPC that was refused before this could see it, and log it."""
+        if _was_seen.get():
+            return
+        headers = Headers(scope=scope)
+        path, protocol = scope["path"], protocol_of(headers.get("content-type", ""))
         self._count(path, code, protocol)
-        shown = path.lstrip("/")[:_LONGEST_PATH]
-        self._log.info("rpc", method=shown, protocol=protocol, code=code, error=message)
+        entry = {
+            "method": path.lstrip("/")[:_LONGEST_PATH],
+            "protocol": protocol,
+            "code": code,
+            "caller": ":".join(map(str, scope["client"] or ())),
+            "error": message,
+        }
+        if is_request_id(request_id := headers.get(REQUEST_ID, "")):
+            entry["request_id"] = request_id
+        self._log.info("rpc", **entry)
 
     def dropped(self, path: str, content_type: str) -> None:
         """Count an RPC that there was no room for. It has no line in the log: there are many."""
@@ -154,16 +172,26 @@ def _code(error: Exception) -> str:
     return error.code.value if isinstance(error, ConnectError) else Code.UNKNOWN.value
 
 
-def _why(error: Exception) -> dict[str, object]:
+def _level(error: Exception | None, code: str) -> int:
+    if error is not None and isinstance(error.__cause__, WatchEnded):
+        return logging.INFO  # as every stop of a process has it
+    return _LEVELS.get(code, logging.INFO)
+
+
+def _why(error: Exception, level: int) -> dict[str, object]:
     """Return what is logged of an error: for one of the service's own, all there is to know."""
     told: dict[str, object] = {"error": error.message if isinstance(error, ConnectError) else ""}
-    level = _LEVELS.get(_code(error), logging.INFO)
     if level == logging.ERROR:
         told["exc_info"] = error.__cause__ or error
-    elif level == logging.WARNING:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        if cause is not error:
-            told["cause"] = f"{type(cause).__name__}: {cause}"
+    elif level == logging.WARNING and (cause := _root_cause(error)):
+        told["cause"] = cause
     return told
+
+
+def _root_cause(error: Exception) -> str | None:
+    """Return the innermost cause that has something to say; a time-out's own has not."""
+    found, cause = None, error.__cause__
+    while cause is not None:
+        found = f"{type(cause).__name__}: {cause}" if str(cause) else found
+        cause = cause.__cause__
+    return found

@@ -3,6 +3,7 @@
 # What one command alone needs is imported there: all of it takes a second, and `--help` a fifth.
 
 import asyncio
+import importlib.metadata
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -216,7 +217,8 @@ def _announce(base_url: str, log_format: str) -> None:
     if logs.is_readable(log_format):
         click.echo(f"{what} on {base_url}\nPay for order 1:\n\n{curl}\n\nCtrl-C stops the service.")
     else:
-        structlog.get_logger().info(what, url=base_url, example=curl)
+        version = importlib.metadata.version("listings")
+        structlog.get_logger().info(what, url=base_url, version=version, example=curl)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, TypeAlias
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -48,11 +49,7 @@ def examine(open_database: OpenDatabase) -> Iterator[Finding]:
     if not faults:
         given = sorted(variable(name) for name in settings.model_fields_set)
         yield Finding(OK, "configuration", f"{', '.join(given) or 'nothing'} set, the rest default")
-    try:
-        text = "sent by OTLP" if telemetry.is_wanted() else "off; no OTLP endpoint is set"
-        yield Finding(OK, "telemetry", text)
-    except SettingsError as error:
-        yield Finding(PROBLEM, "telemetry", str(error))
+    yield _examine_telemetry()
     if variable("database_url") in faults:
         yield Finding(SKIPPED, "database", "until LISTINGS_DATABASE_URL is mended")
     else:
@@ -91,6 +88,11 @@ async def _ask(settings: Settings, url: str) -> list[Finding]:
         "connections": lambda c: inspection.check_connections(c, needed, explained),
         "schema": inspection.check_schema,
     }
+    if settings.direct_database_url:
+        direct = settings.direct_database_url.get_secret_value()
+        checks["direct way"] = lambda c: inspection.check_same(
+            c, direct, timeout=settings.connect_timeout
+        )
     findings = []
     try:
         async with inspection.connected(url, timeout=settings.connect_timeout) as connection:
@@ -112,6 +114,22 @@ def _described(error: Exception) -> str:
     if isinstance(error, PersistenceError):
         return str(error)
     return f"{error or type(error).__name__}. The check itself failed: look into PostgreSQL's log"
+
+
+def _examine_telemetry() -> Finding:
+    try:
+        endpoints = set(telemetry.wanted().values())
+    except SettingsError as error:
+        return Finding(PROBLEM, "telemetry", str(error))
+    for endpoint in sorted(endpoints):
+        parts = urlsplit(endpoint)
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        try:
+            socket.create_connection((parts.hostname or "", port), _ANSWER_SECONDS).close()
+        except OSError as error:
+            text = f"nobody takes it at {parts.hostname} port {port}: {error}. Start a collector"
+            return Finding(PROBLEM, "telemetry", f"{text} there, or correct the endpoint")
+    return Finding(OK, "telemetry", "sent by OTLP" if endpoints else "off")
 
 
 def _examine_port(host: str, port: int) -> Finding:

@@ -51,7 +51,7 @@ class DrainingServer(uvicorn.Server):
         """Drain for at most ``limit`` seconds.
 
         ``started`` is called once connections are accepted, ``stopping`` before none are any more,
-        and ``every_second`` in between.
+        and ``every_second`` in between and at the end.
         """
         super().__init__(config)
         self.shares_listener = False
@@ -93,6 +93,7 @@ class DrainingServer(uvicorn.Server):
                 await self._drained()
         except TimeoutError:
             await self._cut_off()
+        self._every_second()
 
     async def _drained(self) -> None:
         """Wait until the last connection has ended and the last call has returned."""

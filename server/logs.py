@@ -8,6 +8,7 @@ quote in the text of their errors.
 
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -65,6 +66,7 @@ def configure(level: str = "info", form: str = AUTO, *more: Processor) -> None:
     as_json = form == JSON or (form == AUTO and not is_terminal)
     before: list[Processor] = [
         merge_contextvars,
+        _add_pid,
         *more,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -75,7 +77,9 @@ def configure(level: str = "info", form: str = AUTO, *more: Processor) -> None:
         structlog.processors.JSONRenderer(serializer=_as_json)
         if as_json
         else structlog.dev.ConsoleRenderer(
-            colors=is_terminal, exception_formatter=structlog.dev.plain_traceback
+            sort_keys=False,
+            colors=is_terminal and not os.environ.get("NO_COLOR"),  # https://no-color.org
+            exception_formatter=structlog.dev.plain_traceback,
         )
     )
     structlog.configure(
@@ -155,6 +159,11 @@ def _clean(text: str, secrets: Sequence[str]) -> str:
         else:
             text = text.replace(secret, masked(secret))
     return text
+
+
+def _add_pid(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
+    entry["pid"] = os.getpid()  # one of several workers, or one of those before it
+    return entry
 
 
 def _as_json(entry: EventDict, **options: Any) -> str:

@@ -91,6 +91,7 @@ async def serve(
                     await parts.aclose()
             except TimeoutError:
                 _log.warning("PostgreSQL did not take leave in %d s", _CLOSE)
+            _log.info("stopped")
 
 
 def _config(app: Application) -> uvicorn.Config:

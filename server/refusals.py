@@ -27,8 +27,8 @@ _EXPLANATIONS = {
     ),
 }
 
-Refused: TypeAlias = Callable[[str, str, str, str], object]
-"""Is told path, content type, code and explanation of a request that was refused."""
+Refused: TypeAlias = Callable[[Scope, str, str], object]
+"""Is told what was refused, with which code, and why."""
 
 _RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
@@ -37,7 +37,7 @@ class ExplainRefusals:
     """ASGI middleware around an application whose bare refusals want an explanation."""
 
     def __init__(self, app: ASGIApp, refused: Refused) -> None:
-        """``refused`` is told of each POST that does not reach a method: it was to be an RPC."""
+        """``refused`` is told of each refusal, unless it is certain that no RPC was meant."""
         self._app = app
         self._refused = refused
 
@@ -66,7 +66,10 @@ class ExplainRefusals:
                     self._tell(scope, code, text)
                     refusal = message["status"], code, text
                     await _explain(refusal, headers, scope, receive, send)
+                elif message["status"] == 400:  # of a header; one of a method has been seen
+                    self._tell(scope, "invalid_argument", "a header cannot be read")
                 elif "grpc-status" in headers and headers["content-type"] == "application/grpc":
+                    self._tell(scope, "invalid_argument", "a header cannot be read")
                     answered = True
                     await _send_grpc_status(send, message["headers"])
             if not answered:
@@ -75,9 +78,9 @@ class ExplainRefusals:
         await self._app(scope, receive, explain)
 
     def _tell(self, scope: Scope, code: str, text: str) -> None:
-        if scope["method"] == "POST":
-            content_type = Headers(scope=scope).get("content-type", "")
-            self._refused(scope["path"], content_type, code, text)
+        is_below_a_service = bool(scope["root_path"])
+        if is_below_a_service or scope["method"] == "POST":
+            self._refused(scope, code, text)
 
 
 def _is_grpc(content_type: str) -> bool:

@@ -23,7 +23,7 @@ class RequestIdInterceptor:
         given = ctx.request_headers.get(REQUEST_ID)
         if given is None:
             given = ctx.request_headers[REQUEST_ID] = secrets.token_hex(16)
-        elif not _VISIBLE_ASCII.fullmatch(given):
+        elif not is_request_id(given):
             raise ConnectError(
                 Code.INVALID_ARGUMENT, f"{REQUEST_ID} must be 1 to 128 visible ASCII characters"
             )
@@ -34,6 +34,11 @@ class RequestIdInterceptor:
         self, _token: None, _ctx: RequestContext[Any, Any], _error: Exception | None
     ) -> None:
         """Do nothing; a metadata interceptor has to have it."""
+
+
+def is_request_id(text: str) -> bool:
+    """Return whether ``text`` can be the id of a request."""
+    return _VISIBLE_ASCII.fullmatch(text) is not None
 
 
 def request_id(ctx: RequestContext[Any, Any]) -> str:

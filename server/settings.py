@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX: Final = "LISTINGS_"
@@ -69,6 +69,15 @@ class Settings(BaseSettings):
     def _is_a_libpq_url(cls, url: SecretStr | None) -> SecretStr | None:
         if url and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
             raise ValueError("expected postgresql://user:password@host:port/database")
+        return url
+
+    @field_validator("direct_database_url")
+    @classmethod
+    def _is_a_second_way(cls, url: SecretStr | None, others: ValidationInfo) -> SecretStr | None:
+        if url and others.data.get("database_url", url) is None:
+            raise ValueError(
+                f"expected {variable('database_url')} beside it, the usual way to the same database"
+            )
         return url
 
     @property

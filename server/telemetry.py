@@ -1,7 +1,7 @@
 """Traces and metrics by OpenTelemetry, where an OTLP endpoint is set.
 
-https://opentelemetry.io/docs/specs/otel/protocol/exporter tells of the variables. Without one of
-``ENDPOINTS`` nothing of OpenTelemetry is even imported.
+https://opentelemetry.io/docs/specs/otel/protocol/exporter tells of the variables. Without an
+endpoint nothing of OpenTelemetry is even imported.
 
 A trace begins at the caller, whose ``traceparent`` is taken up, and goes on to the statements in
 PostgreSQL. What the service asks of the database on its own account is no part of one. Spans have
@@ -16,6 +16,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from server.settings import SettingsError
 
@@ -23,42 +24,56 @@ if TYPE_CHECKING:
     from connectrpc.interceptor import Interceptor
     from structlog.typing import Processor
 
-_ALL: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
-_TRACES: Final = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
-_METRICS: Final = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
-
-ENDPOINTS: Final = (_ALL, _TRACES, _METRICS)
-
-_PROTOCOLS: Final = (
-    "OTEL_EXPORTER_OTLP_PROTOCOL",
-    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
-    "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
-)
+_SIGNALS: Final = ("TRACES", "METRICS")
 
 _FLUSH = 3.0  # seconds for what is left to leave, when the process stops
 
 
-def is_wanted() -> bool:
-    """Return whether an endpoint is set. Raises SettingsError, if it cannot be served."""
-    given = [name for name in ENDPOINTS if os.environ.get(name)]
-    if not given or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return False
-    for name in _PROTOCOLS:
-        if os.environ.get(name, "http/protobuf") not in ("", "http/protobuf"):
-            raise SettingsError(f"{name}: only http/protobuf is supported, usually on port 4318")
+def wanted() -> dict[str, str]:
+    """Return the endpoint of each signal that is to be sent, of "TRACES" and "METRICS".
+
+    Raises SettingsError, when the variables ask for something that cannot be done.
+    """
+    endpoints = {signal: endpoint for signal in _SIGNALS if (endpoint := _endpoint(signal))}
+    if not endpoints or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return {}
     try:
         import server.tracing  # noqa: F401
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f"{given[0]} is set, and the packages that send there are not installed; install them "
-            'with pip install "listings[otel]"'
+            "an OTLP endpoint is set, and the packages that send there are not installed; install "
+            'them with pip install "listings[otel]"'
         ) from error
-    return True
+    except Exception as error:  # of an OTEL_ variable that is read on import
+        raise SettingsError(f"OpenTelemetry cannot be used: {error}") from error
+    return endpoints
+
+
+def _endpoint(signal: str) -> str | None:
+    """Return where a signal is to be sent, if it is. Raises SettingsError."""
+    exporter = f"OTEL_{signal}_EXPORTER"
+    match os.environ.get(exporter, "otlp"):
+        case "none":
+            return None
+        case "" | "otlp":
+            pass
+        case _:
+            raise SettingsError(f"{exporter}: expected otlp or none")
+    endpoint = None
+    for name in ("OTEL_EXPORTER_OTLP", f"OTEL_EXPORTER_OTLP_{signal}"):
+        endpoint = os.environ.get(f"{name}_ENDPOINT") or endpoint
+        if endpoint and urlsplit(endpoint).scheme not in ("http", "https"):
+            raise SettingsError(f"{name}_ENDPOINT: expected http://host:4318 or https://...")
+        if endpoint and os.environ.get(f"{name}_PROTOCOL") not in (None, "", "http/protobuf"):
+            raise SettingsError(
+                f"{name}_PROTOCOL: expected http/protobuf, for which collectors use port 4318"
+            )
+    return endpoint
 
 
 def log_processors() -> Sequence[Processor]:
     """Return what adds the id of the trace to entries of the log, if there are traces."""
-    if not is_wanted():
+    if "TRACES" not in wanted():
         return ()
     from server.tracing import add_trace_id
 
@@ -71,16 +86,13 @@ async def telemetry() -> AsyncIterator[Sequence[Interceptor]]:
 
     At the end, what is left is sent, unless that takes too long.
     """
-    if not is_wanted():
+    endpoints = wanted()
+    if not endpoints:
         yield ()
         return
     from server.tracing import Telemetry
 
-    sent_to = os.environ.get
-    sending = Telemetry(
-        traces=bool(sent_to(_ALL) or sent_to(_TRACES)),
-        metrics=bool(sent_to(_ALL) or sent_to(_METRICS)),
-    )
+    sending = Telemetry(traces="TRACES" in endpoints, metrics="METRICS" in endpoints)
     try:
         yield (sending.interceptor,)
     finally:

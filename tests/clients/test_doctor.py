@@ -82,10 +82,22 @@ def test_every_wrong_setting_is_named_and_the_rest_is_checked(database_url: str)
 
 
 def test_telemetry_that_cannot_be_sent(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")
-    assert examined(database_url)["telemetry"] == ("ok", "sent by OTLP")
+    with socket.create_server(("127.0.0.1", 0)) as collector:
+        port = collector.getsockname()[1]
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://u:hunter2@127.0.0.1:{port}")
+        assert examined(database_url)["telemetry"] == ("ok", "sent by OTLP")
+    assert f"127.0.0.1 port {port}" in problem(examined(database_url), "telemetry")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
-    assert "only http/protobuf" in problem(examined(database_url), "telemetry")
+    assert "expected http/protobuf" in problem(examined(database_url), "telemetry")
+
+
+def test_a_direct_way_that_leads_elsewhere(database_url: str, empty_database_url: str) -> None:
+    report = examined(database_url, healthy=True, direct_database_url=database_url)
+    assert report["direct way"] == ("ok", "it leads to the same database")
+    report = examined(database_url, direct_database_url=empty_database_url)
+    assert "it leads to another database" in problem(report, "direct way")
+    nobody = "postgresql://127.0.0.1:1/shop"
+    assert "127.0.0.1" in problem(examined(database_url, direct_database_url=nobody), "direct way")
 
 
 @pytest.mark.parametrize("url", ["mysql://root:hunter2@db/x", "postgresql://u:%zzhunter2@h/db"])

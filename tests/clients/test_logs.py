@@ -12,10 +12,14 @@ import httpx
 import psycopg
 import pytest
 
-from server.gen.listings.v1.orders_pb import GetOrderRequest, UpdateOrderPaymentRequest
+from server.gen.listings.v1.orders_pb import (
+    GetOrderRequest,
+    UpdateOrderPaymentRequest,
+    WatchOrderPaymentsRequest,
+)
 from server.listeners import base_url as base_url_of
 from server.listeners import listen
-from tests.support import service
+from tests.support import service, watchers
 from tests.support.callers import CALLERS, Failure, json_client
 from tests.support.command_line import listings
 from tests.support.embedded import eventually
@@ -29,8 +33,11 @@ def test_every_line_is_json_off_a_terminal(database_url: str, tmp_path: Path, wo
             client.send(client.build_request("BREW", "/"))
         assert running.stop() == 0
         entries = running.logged()  # parses every line
-    assert {"timestamp", "level", "event"} <= set.intersection(*(set(each) for each in entries))
-    assert len(running.logged(event="stopping", logger="server.drain")) == int(workers)
+    assert {"timestamp", "level", "event", "pid"} <= set.intersection(
+        *(set(each) for each in entries)
+    )
+    for event in ("stopping", "stopped"):
+        assert len({each["pid"] for each in running.logged(event=event)}) == int(workers)
 
 
 def test_it_is_readable_on_a_terminal(database_url: str) -> None:
@@ -76,6 +83,22 @@ def test_the_form_can_be_set(database_url: str) -> None:
         assert process.wait(20) == 0
     assert "stopping" in rest
     assert "\x1b" not in rest  # no colours where nobody sees them
+
+
+def test_nothing_is_a_warning_when_a_process_just_stops(database_url: str, tmp_path: Path) -> None:
+    order_id = Orders(database_url).add()
+    with service.running(database_url, tmp_path / "log") as running:
+        with (
+            watchers.grpcio(running.base_url) as watch,
+            watch(WatchOrderPaymentsRequest(order_ids=[order_id])) as stream,
+        ):
+            next(stream)
+            running.process.terminate()
+            with pytest.raises(Failure):
+                next(stream)
+        assert running.process.wait(20) == 0
+    assert {each["level"] for each in running.logged()} == {"info"}
+    assert len(running.logged(event="rpc", code="unavailable")) == 1
 
 
 def test_calls_go_on_when_nobody_reads_the_log_any_more(database_url: str) -> None:

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import grpc
+import psycopg
 import pytest
 
 from server.gen.listings.v1.orders_pb import (
@@ -59,7 +60,7 @@ def test_from_the_caller_to_the_sql(
     assert called.parent_span_id.hex() == CALLER_SPAN
     assert statement.parent_span_id == called.span_id
     assert attributes(statement)["db.statement"].startswith('UPDATE "orders" SET')
-    assert collector.metrics() == {"rpc.server.call.duration"}
+    assert collector.metrics().keys() == {"rpc.server.call.duration"}
     assert collector.services() == {"listings"}
     (entry,) = running.logged(event="rpc")
     assert entry["trace_id"] == TRACE
@@ -96,12 +97,37 @@ def test_a_failure_is_told_and_no_identifier(
                 call(UpdateOrderPaymentRequest(order_id=other, **identifiers))
         assert running.stop() == 0
     failed = [span for span in collector.spans() if span.status.code == ERROR]
-    assert sorted(attributes(span)["error.type"] for span in failed) == [
-        "ConnectError",
-        "UniqueViolationError",
-    ]
+    assert [attributes(span)["error.type"] for span in failed] == ["UniqueViolationError"]
+    told = [attributes(each).get("rpc.response.status_code") for each in collector.spans()]
+    assert "already_exists" in told  # which is no error of the service
     sent = b"".join(body for _, body in collector.bodies)
     assert [each for each in identifiers.values() if each.encode() in sent] == []
+
+
+def test_a_fault_of_the_service_is_an_error(
+    collector: Collector, database_url: str, tmp_path: Path
+) -> None:
+    with service.running(database_url, tmp_path / "log") as running:
+        with psycopg.connect(database_url) as connection:
+            connection.execute("ALTER TABLE orders RENAME TO elsewhere")
+        with CALLERS["grpcio"](running.base_url) as call, pytest.raises(Failure):
+            call(GetOrderRequest(order_id=1))
+        assert running.stop() == 0
+    (called,) = collector.spans(path(GetOrderRequest()).lstrip("/"))
+    assert (called.status.code, called.status.message, len(called.events)) == (ERROR, "", 0)
+
+
+def test_callers_do_not_make_series(
+    collector: Collector, database_url: str, tmp_path: Path
+) -> None:
+    with service.running(database_url, tmp_path / "log") as running:
+        with json_client(running.base_url) as client:
+            for number in range(5):
+                headers = {"host": f"made-up-{number}.example"}
+                client.post(path(GetOrderRequest()), json={"orderId": 404}, headers=headers)
+        assert running.stop() == 0
+    (series,) = collector.metrics()["rpc.server.call.duration"]
+    assert series.count == 5
 
 
 def test_what_belongs_to_no_call_is_left_out(
@@ -133,17 +159,25 @@ def test_each_worker_sends(
     assert len(collector.spans(SPAN_OF_AN_UPDATE)) == 20
 
 
-def test_traces_alone(monkeypatch: pytest.MonkeyPatch, database_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["endpoint", "exporter"])
+def test_traces_alone(
+    monkeypatch: pytest.MonkeyPatch, database_url: str, tmp_path: Path, by: str
+) -> None:
     order_id = Orders(database_url).add()
     with collecting() as collector:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{collector.endpoint}/v1/traces")
+        if by == "endpoint":
+            name = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+            monkeypatch.setenv(name, f"{collector.endpoint}/v1/traces")
+        else:
+            monkeypatch.setenv(ENDPOINT, collector.endpoint)
+            monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
         monkeypatch.setenv("OTEL_SERVICE_NAME", "shop-listings")
         with service.running(database_url, tmp_path / "log") as running:
             with CALLERS["grpcio"](running.base_url) as call:
                 call(GetOrderRequest(order_id=order_id))
             assert running.stop() == 0
         assert collector.services() == {"shop-listings"}
-        assert collector.metrics() == set()
+        assert collector.metrics() == {}
 
 
 @pytest.mark.parametrize("silent", [True, False])
@@ -181,12 +215,24 @@ def test_off_it_is_not_even_loaded(monkeypatch: pytest.MonkeyPatch, disabled: bo
     subprocess.run([sys.executable, "-c", WHAT_IS_LOADED], check=True, timeout=30)
 
 
-def test_a_protocol_that_is_not_spoken(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
-    monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:4317")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "PROTOCOL: expected http/protobuf"),
+        (ENDPOINT, "localhost:4318", f"{ENDPOINT}: expected http://"),
+        ("OTEL_TRACES_EXPORTER", "console", "OTEL_TRACES_EXPORTER: expected otlp or none"),
+        ("OTEL_PROPAGATORS", "pigeon", "pigeon"),
+    ],
+)
+def test_what_cannot_be_done_is_said_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, database_url: str, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:4318")
+    monkeypatch.setenv(name, value)
     done = listings("serve", url=pooler.through(database_url))
     assert done.returncode == 1
-    assert "OTEL_EXPORTER_OTLP_PROTOCOL: only http/protobuf is supported" in done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 WITHOUT_PACKAGES = """

@@ -118,6 +118,26 @@ def test_other_pages_are_served(full: Service) -> None:
     assert check.json() == {"status": "SERVING"}
 
 
+def told(running: Service) -> int:
+    """How many refusals the log tells of."""
+    entries = running.logged(level="warning", logger="server.admission")
+    return sum(int(each["event"].rpartition(" ")[2]) for each in entries)
+
+
+def test_the_log_tells_how_many(full: Service) -> None:
+    eventually(lambda: told(full) == full.metric("listings_queue_drops_total") > 0)
+
+
+def test_the_log_tells_how_many_in_the_end(database_url: str, tmp_path: Path) -> None:
+    settings = {"pool_size": "1", "queue_size": "1", "statement_timeout": "60"}
+    with service.running(database_url, tmp_path / "log", **settings) as running:
+        for _ in range(2):  # not both of them are followed by a whole second
+            with filled(running):
+                pass
+        assert running.stop() == 0
+        assert told(running) == 2
+
+
 def test_half_requests_keep_nobody_out(database_url: str, tmp_path: Path) -> None:
     order_id = Orders(database_url).add()
     settings = {"pool_size": "1", "queue_size": "0"}

@@ -29,7 +29,7 @@ from server.gen.grpc_health.v1.health_pb import (
 from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
 from tests.support import callers, service
 from tests.support.callers import Failure
-from tests.support.embedded import open_directory, postmaster, processes
+from tests.support.embedded import eventually, open_directory, postmaster, processes
 from tests.support.orders import Orders
 from tests.support.service import Service
 
@@ -225,6 +225,41 @@ def test_readiness_follows_the_database(
         assert watching.page() == (200, "ok\n")
         watching.stream.cancel()
         assert running.stop() == 0
+
+
+def test_a_connection_that_is_lost_is_no_fault(own_database: str, tmp_path: Path) -> None:
+    """As when a pooler is restarted: all replicas at once would be taken out of service."""
+    with (
+        service.running(own_database, tmp_path / "log") as running,
+        stub(running) as health,
+    ):
+        watching = Watching(health, running)
+        assert watching.next() == SERVING
+        with psycopg.connect(own_database, autocommit=True) as connection:
+            for _ in range(3):
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = "
+                    "'client backend' AND pid <> pg_backend_pid()"
+                )
+                time.sleep(0.7)
+        watching.stream.cancel()
+        assert isinstance(watching.next(), grpc.RpcError)  # and no NOT_SERVING before
+        assert running.stop() == 0
+        assert not running.logged(logger="persistence.pulse")
+
+
+def test_a_lasting_fault_is_told_once(
+    own_database: str, server_directory: Path, tmp_path: Path
+) -> None:
+    with service.running(own_database, tmp_path / "log") as running:
+        os.kill(postmaster(server_directory), signal.SIGKILL)
+        time.sleep(3)
+        faults = running.logged(level="warning", logger="persistence.feed")
+        assert 1 <= len(faults) <= 2  # as it comes, and as it stays
+        with embedded.running(server_directory):
+            over = "no longer: not listening for changes of payments"
+            eventually(lambda: running.logged(event=over))
+            assert running.stop() == 0
 
 
 def test_a_drain_is_told_to_watchers_and_ends_them(database_url: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
 import httpx
 import psycopg
 import pytest
@@ -21,6 +22,8 @@ from tests.support.embedded import eventually
 from tests.support.orders import Orders
 from tests.support.service import Service
 from tests.support.watchers import WATCHERS
+
+INVALID_ID = "x-request-id must be 1 to 128 visible ASCII characters"
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +151,18 @@ def fail(orders: Orders, sqlstate: str, message: str, detail: str) -> None:
         )
 
 
+def test_a_deadline_has_no_cause_to_tell(running: Service, orders: Orders) -> None:
+    order_id = orders.add()
+    with psycopg.connect(orders.url) as holder:
+        holder.execute("SELECT FROM orders WHERE id = %s FOR UPDATE", (order_id,))
+        body = {"orderId": order_id, "paymentStatus": "paid"}
+        headers = {"connect-timeout-ms": "100"}
+        httpx.post(running.base_url + PATH, json=body, headers=headers)
+    entry = line(running, order_id=order_id)
+    assert (entry["code"], entry["level"]) == ("deadline_exceeded", "warning")
+    assert "cause" not in entry
+
+
 def test_no_identifier_is_logged(call: Call, running: Service, orders: Orders) -> None:
     """Not even where callers put it themselves."""
     order_id, other = orders.add(), orders.add()
@@ -197,9 +212,29 @@ def test_requests_that_reach_no_method(
     running: Service, where: str, content_type: str, code: str
 ) -> None:
     quoted = where.replace("\t", "%09")
-    httpx.post(f"{running.base_url}/{quoted}", headers={"content-type": content_type})
-    entries = running.logged(method=where, code=code)
-    assert [each["error"] for each in entries if each["error"]]
+    request_id = f"{where.partition('/')[0]}-{content_type}"
+    headers = {"content-type": content_type, "x-request-id": request_id}
+    httpx.post(f"{running.base_url}/{quoted}", headers=headers)
+    entry = line(running, request_id=request_id)
+    assert (entry["method"], entry["code"]) == (where, code)
+    assert entry["error"]
+    assert entry["caller"].startswith("127.0.0.1:")
+
+
+def test_refusals_by_the_runtime_are_logged_too(running: Service) -> None:
+    headers = {"connect-timeout-ms": "12345678901", "x-request-id": "too-long"}
+    assert httpx.post(running.base_url + PATH, json={}, headers=headers).status_code == 400
+    assert line(running, request_id="too-long")["code"] == "invalid_argument"
+    with grpc.insecure_channel(running.base_url.removeprefix("http://")) as channel:
+        metadata = [("grpc-timeout", "x"), ("x-request-id", "odd-timeout")]
+        assert channel.unary_unary(PATH).future(b"", metadata=metadata).exception() is not None
+    assert line(running, request_id="odd-timeout")["protocol"] == "grpc"
+    headers = {"x-request-id": "by-get"}
+    assert httpx.get(running.base_url + PATH, headers=headers).status_code == 405
+    assert line(running, request_id="by-get")["code"] == "unimplemented"
+    headers = {"x-request-id": "not found"}  # which is no request id, and stands in no log
+    assert httpx.post(running.base_url + PATH, json={}, headers=headers).status_code == 400
+    assert len(running.logged(error=INVALID_ID)) == 1
 
 
 def test_probes_are_not_logged(running: Service) -> None:

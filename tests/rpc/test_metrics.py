@@ -73,21 +73,21 @@ def test_rpcs_by_method_code_and_protocol(database_url: str, tmp_path: Path, wor
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_what_is_under_way(database_url: str, tmp_path: Path, workers: str) -> None:
     settings = {"pool_size": "2", "workers": workers, "statement_timeout": "60"}
-    names = ("rpcs_in_flight", "pool_in_use", "pool_waiting", "watchers", "ready")
+    names = ("rpcs_in_flight", "pool_in_use", "pool_waiting", "watchers", "pool_size", "ready")
 
     def seen() -> list[float]:
         return [running.metric(f"listings_{name}") for name in names]
 
     with service.running(database_url, tmp_path / "log", **settings) as running:
-        eventually(lambda: seen() == [0, 0, 0, 0, int(workers)])
+        eventually(lambda: seen() == [0, 0, 0, 0, 2 * int(workers), int(workers)])
         with (
             watchers.grpcio(running.base_url) as watch,
             watch(WatchOrderPaymentsRequest(order_ids=[1])) as stream,
         ):
             next(stream)
             with blocked(running, 5):  # on one connection, so one worker has them
-                eventually(lambda: seen() == [6, 2, 3, 1, int(workers)])
-        eventually(lambda: seen() == [0, 0, 0, 0, int(workers)])
+                eventually(lambda: seen() == [6, 2, 3, 1, 2 * int(workers), int(workers)])
+        eventually(lambda: seen() == [0, 0, 0, 0, 2 * int(workers), int(workers)])
         assert running.stop() == 0
 
 

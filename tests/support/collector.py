@@ -32,10 +32,10 @@ class Collector:
             if name in (None, span.name)
         ]
 
-    def metrics(self) -> set[str]:
-        """Return the names of the metrics."""
+    def metrics(self) -> dict[str, list[Any]]:
+        """Return the histograms as they came last: the series of each, by its name."""
         return {
-            metric.name
+            metric.name: list(metric.histogram.data_points)
             for request in self._parsed("/v1/metrics", ExportMetricsServiceRequest)
             for resource in request.resource_metrics
             for scope in resource.scope_metrics

@@ -45,6 +45,7 @@ def test_values(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LISTINGS_MAX_REQUEST_BYTES", "64K", "integer"),
         ("LISTINGS_DATABASE_URL", "mysql://root:hunter2@db/x", "expected postgresql://"),
         ("LISTINGS_DATABASE_URL", "db.example:5432", "expected postgresql://"),
+        ("LISTINGS_DIRECT_DATABASE_URL", "postgresql://u:hunter2@h/d", "LISTINGS_DATABASE_URL"),
     ],
 )
 def test_a_wrong_value_names_the_variable(

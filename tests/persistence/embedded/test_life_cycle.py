@@ -57,6 +57,22 @@ def test_the_first_start_makes_a_safe_server_that_is_reached_by_its_socket_alone
     eventually(lambda: not alive(server.pid))
 
 
+def test_its_log_does_not_quote_values(used_dir: Path) -> None:
+    async def test(url: str) -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute("CREATE TEMPORARY TABLE keys (key text UNIQUE)")
+        await connection.execute("INSERT INTO keys VALUES ('evt_secret')")
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await connection.execute("INSERT INTO keys SELECT 'evt_' || 'secret'")
+        await connection.close()
+
+    with running(used_dir) as url:
+        asyncio.run(test(url))
+        log = (used_dir / "postgres.log").read_text()
+    assert "keys_key_key" in log
+    assert "evt_secret" not in log
+
+
 def test_asyncpg_connects_by_the_url(used_dir: Path) -> None:
     async def version(url: str) -> object:
         connection = await asyncpg.connect(dsn=url)
