@@ -22,7 +22,7 @@ from starlette.types import Scope
 from structlog.contextvars import bind_contextvars, get_contextvars
 
 from persistence.errors import WatchEnded
-from server.logs import conceal
+from server.logs import conceal, is_concealed
 from server.metrics import Metrics
 from server.requests import REQUEST_ID, is_request_id
 
@@ -180,12 +180,19 @@ def _level(error: Exception | None, code: str) -> int:
 
 def _why(error: Exception, level: int) -> dict[str, object]:
     """Return what is logged of an error: for one of the service's own, all there is to know."""
-    told: dict[str, object] = {"error": error.message if isinstance(error, ConnectError) else ""}
+    told: dict[str, object] = {"error": _told(error) if isinstance(error, ConnectError) else ""}
     if level == logging.ERROR:
         told["exc_info"] = error.__cause__ or error
     elif level == logging.WARNING and (cause := _root_cause(error)):
         told["cause"] = cause
     return told
+
+
+def _told(error: ConnectError) -> str:
+    """Return what the caller was told; before a request was read, without what quotes it."""
+    if is_concealed() or error.details:
+        return error.message
+    return error.message.partition(":")[0]
 
 
 def _root_cause(error: Exception) -> str | None:

@@ -74,8 +74,9 @@ class StrictJSONCodec:
                 parse_constant=_refuse_constant,
                 parse_float=_Float,
             )
-            if isinstance(value, dict):
-                _check_fields(message_class, value)
+            if not isinstance(value, dict):
+                raise ValueError("it is not an object")
+            _check_fields(message_class, value)
             return message_from_json_value(message_class, value)
         except (ValueError, TypeError, ArithmeticError) as error:
             text = f"cannot read the request as JSON: {error}"

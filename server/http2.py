@@ -30,11 +30,12 @@ answer new streams with 503 or drop them.
 A connection ends that way also when it has been idle for long, or has lived for long: then its
 client looks for servers again, and finds those that are new.
 
-A client that sends far more frames which ask for nothing (PING, SETTINGS, WINDOW_UPDATE) than calls
-and their answers come with is cut off. Those that zttp drops without a word (PRIORITY, empty DATA,
-unknown ones) cost 0.02 us each, and are not counted. zttp itself ends a connection with a header
-list above 64 KiB, or in more than 16 CONTINUATION frames. One that waits for the other half of a
-frame or of a header list is ended like an idle one, but soon.
+A client that sends far more frames which ask for nothing (PING, SETTINGS, WINDOW_UPDATE), or DATA
+in far more pieces, than calls and their answers come with is cut off. Frames that zttp drops
+without a word (PRIORITY, empty DATA, unknown ones) cost 0.02 us each, and are not counted. zttp
+itself ends a connection with a header list above 64 KiB, or in more than 16 CONTINUATION frames.
+One that waits for the other half of a frame or of a header list is ended like an idle one, but
+soon.
 
 A stream whose client does not read is held back as well. zttp keeps what the client's flow-control
 window has no room for, without a limit, and uvicorn does not ask it; here the application waits.
@@ -66,6 +67,7 @@ TurnAway: TypeAlias = Callable[[zttp.Request], list[tuple[bytes, bytes]] | None]
 NO_ERROR = 0x0
 PROTOCOL_ERROR = 0x1
 REFUSED_STREAM = 0x7
+CANCEL = 0x8
 ENHANCE_YOUR_CALM = 0xB
 
 MAX_STREAM_ID = 2**31 - 1
@@ -112,8 +114,8 @@ class RecyclingH2Protocol(ZttpH2Protocol):
     # Seconds that the rest of a frame or of a header list may take, while there is nothing else.
     half: ClassVar[float] = 10.0
 
-    # Frames that ask for nothing: at once, for each second, for each call, and for each 4 KiB that
-    # are sent, of which a client may tell twice that it has read them.
+    # Frames that ask for nothing, and DATA: at once, for each second, for each call, and for each
+    # 4 KiB that are sent, of which a client may tell twice that it has read them.
     spare_frames: ClassVar[int] = 2_000
     spare_frames_a_second: ClassVar[int] = 100
     spare_frames_a_call: ClassVar[int] = 10
@@ -136,6 +138,8 @@ class RecyclingH2Protocol(ZttpH2Protocol):
         self.resets = 0
         self.turn_away: TurnAway | None = None
         self.heard = asyncio.Event()
+        self.unread: dict[int, RequestResponseCycle] = {}
+        """Streams whose answer is given, and waited for the client's window at the time."""
         self.acknowledges_settings = False
         self.half_until: float | None = None
         self.age_timer: asyncio.TimerHandle | None = None
@@ -177,7 +181,8 @@ class RecyclingH2Protocol(ZttpH2Protocol):
                 yield event
                 if self.phase == IGNORING:
                     return
-                self.allowance += 1
+                if not isinstance(event, zttp.Data):  # of which a call needs a few
+                    self.allowance += 1
             self.allowance -= 1
             if self.allowance < 0 and self.is_flooded():
                 return
@@ -250,11 +255,25 @@ class RecyclingH2Protocol(ZttpH2Protocol):
     ) -> None:
         """Send a part of a response, and wait until the client has read what went before."""
         await send(message)
+        if cycle.response_complete and cycle.stream.pending_bytes:
+            self.unread[cycle.stream.stream_id] = cycle
         size = len(message["body"]) if message["type"] == "http.response.body" else 0
         self.allowance += self.spare_frames_sent * (1 + size // 4096)
-        while (cycle.stream.pending_bytes or 0) > MOST_PENDING and not cycle.disconnected:
+        while (cycle.stream.pending_bytes or 0) > MOST_PENDING:
+            if cycle.disconnected or self.transport.is_closing():
+                break
             self.heard.clear()
             await self.heard.wait()
+
+    def give_up(self, cycle: RequestResponseCycle, error_code: int) -> None:
+        """End a stream whose client keeps us waiting."""
+        cycle.stream.reset(error_code)
+        self.flush()
+        cycle.disconnected = True
+        cycle.message_event.set()
+        self.heard.set()  # to which the application's send wakes up
+        if self.unread.pop(cycle.stream.stream_id, None):
+            self.on_stream_closed()
 
     def handle_rst_stream(self, event: zttp.RstStream) -> None:
         """End a stream that the client gave up, and count it."""
@@ -351,16 +370,24 @@ class RecyclingProtocol(AutoZttpProtocol):
     HTTP/2 is chosen by ALPN over TLS and by its preface on a cleartext connection.
     """
 
+    h1_protocol: ClassVar[type[BoundedH1Protocol]] = BoundedH1Protocol
     h2_protocol: ClassVar[type[RecyclingH2Protocol]] = RecyclingH2Protocol
     turn_away: ClassVar[TurnAway | None] = None
 
     @classmethod
-    def turning_away(cls, turn_away: TurnAway) -> type[RecyclingProtocol]:
-        """Return this protocol with a word for HTTP/2 requests that need no application."""
-        return type(cls.__name__, (cls,), {"turn_away": staticmethod(turn_away)})
+    def of(cls, turn_away: TurnAway, max_request_bytes: int) -> type[RecyclingProtocol]:
+        """Return this protocol for an application.
+
+        ``turn_away`` has a word for HTTP/2 requests that do not need the application. Over
+        HTTP/1.1, a request of ``max_request_bytes`` may come ahead of the answer to another.
+        """
+        most_ahead = cls.h1_protocol.most_ahead + max_request_bytes
+        h1_protocol = type(cls.h1_protocol.__name__, (cls.h1_protocol,), {"most_ahead": most_ahead})
+        own = {"turn_away": staticmethod(turn_away), "h1_protocol": h1_protocol}
+        return type(cls.__name__, (cls,), own)
 
     def _switch(self, http2: bool, initial_data: bytes = b"") -> None:
-        protocol_class = self.h2_protocol if http2 else BoundedH1Protocol
+        protocol_class = self.h2_protocol if http2 else self.h1_protocol
         protocol = protocol_class(
             config=self.config,
             server_state=self.server_state,

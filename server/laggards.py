@@ -7,19 +7,19 @@ All connections are looked at now and then. A timer for each request would cost 
 """
 
 import asyncio
+import logging
 from collections.abc import Hashable, Iterable
 from typing import Any
 
 from uvicorn.protocols.http.auto_zttp_impl import AutoZttpProtocol
-from uvicorn.protocols.http.zttp_impl import ZttpProtocol
 
-from server.http2 import RecyclingH2Protocol
-
-# RFC 9113, section 7. "No error" would mean that the rest of a request is not needed.
-_CANCEL = 0x8
+from server.http1 import BoundedH1Protocol
+from server.http2 import CANCEL, ENHANCE_YOUR_CALM, RecyclingH2Protocol
 
 # RFC 9110, section 15.5.9
 _REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+_log = logging.getLogger(__name__)
 
 
 class Laggards:
@@ -38,38 +38,39 @@ class Laggards:
         """
         self._before, self._now = self._now, {}
         self._time = asyncio.get_running_loop().time()
+        ended = 0
         for connection in list(connections):
             unsent = connection.transport.get_write_buffer_size()
             if unsent and self._waits(connection, unsent, reading):
                 connection.transport.abort()
+                ended += 1
             elif isinstance(connection, RecyclingH2Protocol):
-                self._end_streams(connection, sending, reading)
+                ended += self._end_streams(connection, sending, reading)
             elif _is_half(connection):
                 request = getattr(connection, "cycle", None)  # to tell one from the next
                 if self._waits((connection, "half"), request, sending):
                     _end_half(connection)
+                    ended += 1
+        if ended:
+            _log.warning("clients that were not waited for any longer: %d", ended)
 
-    def _end_streams(self, connection: RecyclingH2Protocol, sending: float, reading: float) -> None:
-        for number, cycle in list(connection.cycles.items()):
+    def _end_streams(self, connection: RecyclingH2Protocol, sending: float, reading: float) -> int:
+        ended = 0
+        for number, cycle in [*connection.cycles.items(), *connection.unread.items()]:
+            unread = cycle.stream.pending_bytes
             # Of a stream of requests, each is answered before the next.
             if cycle.more_body and not cycle.response_started:
-                is_late = self._waits((connection, number), "request", sending)
-            else:  # for the client to open its flow-control window
-                unread = cycle.stream.pending_bytes
-                is_late = bool(unread) and self._waits((connection, number), unread, reading)
-            if is_late:
-                cycle.stream.reset(_CANCEL)
-                connection.flush()
-                cycle.disconnected = True
-                cycle.message_event.set()
-                connection.heard.set()  # to which the application's send wakes up
-        if not connection.cycles and connection.conn.has_pending_send():
-            # Of answers that were given, and no longer tell how much of them waits. The client
-            # would be heard of, if it opened its window.
-            if connection.heard.is_set():
-                connection.heard.clear()
-            elif self._waits((connection, "answers"), True, reading):
-                connection.transport.abort()
+                if self._waits((connection, number), "request", sending):
+                    connection.give_up(cycle, CANCEL)
+                    ended += 1
+            elif unread:  # it waits for the client to open its flow-control window
+                if self._waits((connection, number), unread, reading):
+                    # To gRPC, that is RESOURCE_EXHAUSTED.
+                    connection.give_up(cycle, ENHANCE_YOUR_CALM)
+                    ended += 1
+            else:
+                connection.unread.pop(number, None)
+        return ended
 
     def _waits(self, key: Hashable, what: object, limit: float) -> bool:
         """Whether we have waited for the same for too long."""
@@ -82,18 +83,19 @@ class Laggards:
 
 def _is_half(connection: Any) -> bool:
     """Whether a part of a request has come over HTTP/1.1, or of what may become one."""
-    if isinstance(connection, ZttpProtocol):
+    if isinstance(connection, BoundedH1Protocol):
         cycle = connection.cycle
+        if connection.lingers:
+            return False
         if cycle is not None and not cycle.response_complete:
             return bool(cycle.more_body and not cycle.response_started)
-        # What has come stops the timer for an idle connection, and was not a whole head; or it is
-        # the rest of a body that was not waited for.
+        # What has come stops the timer for an idle connection, and was not a whole head.
         return connection.timeout_keep_alive_task is None
     return isinstance(connection, AutoZttpProtocol) and bool(connection.buffer)
 
 
 def _end_half(connection: Any) -> None:
-    if isinstance(connection, ZttpProtocol) and connection.cycle is not None:
+    if isinstance(connection, BoundedH1Protocol) and connection.cycle is not None:
         connection.cycle.disconnected = True
         connection.cycle.message_event.set()
     connection.transport.write(_REQUEST_TIMEOUT)

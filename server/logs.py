@@ -12,7 +12,6 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -20,6 +19,8 @@ import structlog
 from protobuf import Message
 from structlog.contextvars import merge_contextvars
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from server.output import Output
 
 AUTO: Final = "auto"
 JSON: Final = "json"
@@ -37,6 +38,12 @@ SECRETS: Final = (
 
 # How much of a masked identifier is shown, to tell it from others, if it is long.
 _LONG, _SHOWN = 16, 4
+
+_LETTER = "[^\\W_]"  # or digit
+
+# Characters of a text that are kept, and of the end of a traceback: lines of more than 4,096 bytes
+# (PIPE_BUF, in Linux' pipe(7)) from several workers may be torn apart by one another.
+_MOST, _MOST_OF_TRACEBACK = 300, 3_000
 
 # What is said in words of our own. A caller may choose one of them as an identifier.
 _WORDS: Final = frozenset(
@@ -62,6 +69,7 @@ def configure(level: str = "info", form: str = AUTO, *more: Processor) -> None:
 
     ``more`` processors may add to each entry, as structlog has them.
     """
+    output = Output(sys.stdout)
     is_terminal = sys.stdout.isatty()
     as_json = form == JSON or (form == AUTO and not is_terminal)
     before: list[Processor] = [
@@ -73,21 +81,22 @@ def configure(level: str = "info", form: str = AUTO, *more: Processor) -> None:
         structlog.processors.ExceptionRenderer(),
         mask,
     ]
-    render: Processor = (
-        structlog.processors.JSONRenderer(serializer=_as_json)
-        if as_json
-        else structlog.dev.ConsoleRenderer(
+    render: Processor
+    if as_json:
+        render = structlog.processors.JSONRenderer(serializer=_as_json)
+    else:
+        before.append(_escape)
+        render = structlog.dev.ConsoleRenderer(
             sort_keys=False,
             colors=is_terminal and not os.environ.get("NO_COLOR"),  # https://no-color.org
             exception_formatter=structlog.dev.plain_traceback,
         )
-    )
     structlog.configure(
         processors=[*before, render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: _Stdout(),
+        logger_factory=lambda *_: output,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *before],
@@ -97,17 +106,6 @@ def configure(level: str = "info", form: str = AUTO, *more: Processor) -> None:
     logging.basicConfig(handlers=[handler], force=True)
     for room in OUR_LOGGERS:
         logging.getLogger(room).setLevel(level.upper())
-
-
-class _Stdout:
-    """Where structlog's own entries go. Whoever reads them may be gone, and calls go on."""
-
-    def write(self, line: str) -> None:
-        with suppress(OSError):
-            sys.stdout.write(f"{line}\n")
-            sys.stdout.flush()
-
-    debug = info = warning = error = critical = write
 
 
 def is_readable(form: str) -> bool:
@@ -120,6 +118,11 @@ def conceal(request: Message[Any]) -> None:
     _request.set(request)
 
 
+def is_concealed() -> bool:
+    """Return whether the request that is being served, if any, is known to ``mask``."""
+    return _request.get() is not None
+
+
 def mask(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
     """Mask identifiers of payments in the texts of an entry, as a processor of structlog."""
     secrets = _secrets(_request.get())
@@ -129,7 +132,7 @@ def mask(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
         if name in SECRETS:
             entry[name] = masked(value)
         elif isinstance(value, str) and name not in _WORDS and not (is_ours and name == "event"):
-            entry[name] = _clean(value, secrets)
+            entry[name] = _cut(name, _clean(value, secrets))
     return entry
 
 
@@ -147,6 +150,12 @@ def _secrets(request: Message[Any] | None) -> list[str]:
     return [each for each in found if each]
 
 
+def _cut(name: str, text: str) -> str:
+    if name == "exception":
+        return text if len(text) <= _MOST_OF_TRACEBACK else f"…{text[-_MOST_OF_TRACEBACK:]}"
+    return text if len(text) <= _MOST else f"{text[:_MOST]}…"
+
+
 def _clean(text: str, secrets: Sequence[str]) -> str:
     for mark, quoted, left in _QUOTED:
         if mark in text:
@@ -155,7 +164,7 @@ def _clean(text: str, secrets: Sequence[str]) -> str:
         if secret not in text:
             continue
         if len(secret) < _LONG:  # it may be a part of any word, and is masked where it is a whole
-            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "…", text)
+            text = re.sub(rf"(?<!{_LETTER}){re.escape(secret)}(?!{_LETTER})", "…", text)
         else:
             text = text.replace(secret, masked(secret))
     return text
@@ -163,6 +172,16 @@ def _clean(text: str, secrets: Sequence[str]) -> str:
 
 def _add_pid(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
     entry["pid"] = os.getpid()  # one of several workers, or one of those before it
+    return entry
+
+
+def _escape(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
+    """Show characters that would do something to a terminal, instead of sending them there."""
+    for name, value in entry.items():
+        if isinstance(value, str) and not value.isprintable():
+            entry[name] = "".join(
+                each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in value
+            )
     return entry
 
 

@@ -76,7 +76,7 @@ async def serve(
     async with telemetry() as tracing:
         app = create_app(settings, database, feed, readiness, tracing)
         limit = settings.shutdown_timeout
-        server = DrainingServer(_config(app), limit, ready, stopping, app.every_second)
+        server = DrainingServer(_config(app, settings), limit, ready, stopping, app.every_second)
         if lifeline is not None:
             server.shares_listener = True
             asyncio.get_running_loop().add_reader(lifeline, _orphaned, server, lifeline)
@@ -94,10 +94,10 @@ async def serve(
             _log.info("stopped")
 
 
-def _config(app: Application) -> uvicorn.Config:
+def _config(app: Application, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app.asgi,
-        http=RecyclingProtocol.turning_away(app.turn_away),
+        http=RecyclingProtocol.of(app.turn_away, settings.max_request_bytes),
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -105,6 +105,8 @@ def _config(app: Application) -> uvicorn.Config:
         log_config=None,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE,
+        # A pipelined request would begin with what the log was told of the one before it.
+        reset_contextvars=True,
     )
 
 

@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from structlog.typing import EventDict, WrappedLogger
 
 # Of an RPC, in metrics. Not among them is the address of the server, which is what the caller has
@@ -68,7 +69,10 @@ class Telemetry:
             instrumentor = AsyncPGInstrumentor()  # type: ignore[no-untyped-call]
             instrumentor.instrument(tracer_provider=discreet)
         self.interceptor = OpenTelemetryInterceptor(
-            tracer_provider=discreet, meter_provider=meter_provider
+            # Baggage is of no use here, and each part of it that is malformed would be logged.
+            propagator=TraceContextTextMapPropagator(),
+            tracer_provider=discreet,
+            meter_provider=meter_provider,
         )
         self._providers = tracer_provider, meter_provider
 

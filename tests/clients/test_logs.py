@@ -121,6 +121,52 @@ def test_calls_go_on_when_nobody_reads_the_log_any_more(database_url: str) -> No
             process.terminate()
 
 
+def test_calls_go_on_while_nobody_reads_the_log(database_url: str) -> None:
+    order_id = Orders(database_url).add()
+    with subprocess.Popen(
+        [sys.executable, "-m", "server", "serve"],
+        env=service.environment(database_url),
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            base_url = json.loads(process.stdout.readline())["url"]
+            with CALLERS["grpcio"](base_url) as call:
+                for _ in range(1_000):  # some 300 bytes each; a pipe holds 64 KiB
+                    call(GetOrderRequest(order_id=order_id))
+                written = [json.loads(process.stdout.readline()) for _ in range(100)]
+                assert {each["event"] for each in written} == {"rpc"}
+                call(GetOrderRequest(order_id=order_id))
+        finally:
+            process.terminate()
+        rest = process.stdout.read().decode()
+        assert process.wait(20) == 0
+    lines = [json.loads(each) for each in rest.splitlines()]
+    (dropped,) = [each["event"] for each in lines if "dropped" in each["event"]]
+    written += [each for each in lines if each["event"] == "rpc"]
+    assert len(written) + int(dropped.rpartition(" ")[2]) == 1_001
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_terminal_is_not_told_what_to_do(database_url: str, encoding: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "server", "serve"],
+        env=service.environment(database_url, {"log_format": "console"})
+        | {"PYTHONIOENCODING": encoding},
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        while b" on http://" not in (line := process.stdout.readline()):
+            pass
+        base_url = line.split()[-1].decode()
+        assert httpx.post(f"{base_url}/a%1b%5b2J%C5%82", json={}).status_code == 404
+        process.terminate()
+        shown = process.stdout.read()
+        assert process.wait(20) == 0
+    assert b"\x1b" not in shown
+    assert rb"a\x1b[2J" in shown
+
+
 def test_less_can_be_logged(database_url: str, tmp_path: Path) -> None:
     order_id = Orders(database_url).add()
     (listener,) = listen("127.0.0.1", 0)

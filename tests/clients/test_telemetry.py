@@ -117,6 +117,16 @@ def test_a_fault_of_the_service_is_an_error(
     assert (called.status.code, called.status.message, len(called.events)) == (ERROR, "", 0)
 
 
+def test_baggage_is_left_alone(collector: Collector, database_url: str, tmp_path: Path) -> None:
+    with service.running(database_url, tmp_path / "log") as running:
+        with json_client(running.base_url) as client:
+            headers = {"baggage": "evt_secret,x,x,x", "traceparent": TRACEPARENT}
+            client.post(path(GetOrderRequest()), json={"orderId": 404}, headers=headers)
+        assert running.stop() == 0
+    assert "evt_secret" not in running.log.read_text()
+    assert {each["level"] for each in running.logged()} == {"info"}
+
+
 def test_callers_do_not_make_series(
     collector: Collector, database_url: str, tmp_path: Path
 ) -> None:

@@ -133,6 +133,7 @@ NOTHING_ASKED = {
     "ping": frame(PING, payload=bytes(8)),
     "settings": frame(SETTINGS),
     "window-update": frame(WINDOW_UPDATE, payload=(1).to_bytes(4)),
+    "data": data(1, b"x"),
 }
 DROPPED = {
     "empty-data": data(1),
@@ -157,6 +158,16 @@ def test_frames_that_ask_for_nothing(running: Service, trial: Trial, kind: str) 
             # The kernel may lose it, when more arrives after the end.
             assert set(goaway_codes(bytes(received))) <= {ENHANCE_YOUR_CALM}
     assert "too many HTTP/2 frames" in running.log.read_text()
+
+
+@pytest.mark.parametrize("where", [PATH, "/nowhere"])
+def test_a_body_in_tiny_chunks(running: Service, trial: Trial, where: str) -> None:
+    """Over the limit, or for a method that is not there."""
+    with unharmed(running, trial) as tried:
+        for _ in range(trial.times(3, 30)):
+            with connected(running.port) as connection:
+                connection.sendall(http1(where, "transfer-encoding: chunked"))
+                tried.append(5_000 * push(connection, b"1\r\nx\r\n" * 5_000, 20))
 
 
 @pytest.mark.parametrize("kind", DROPPED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -10,10 +11,14 @@ import pytest
 import uvicorn
 
 from server.drain import DrainingServer
+from server.http2 import ENHANCE_YOUR_CALM
 from tests.support.http2 import (
     CANCEL,
+    DATA,
+    EARLY,
     ECHO,
     END_HEADERS,
+    END_STREAM,
     HEADERS,
     HOLD,
     PING,
@@ -28,6 +33,8 @@ from tests.support.http2 import (
     until,
 )
 from tests.support.raw import PREFACE, frame
+
+NO_WINDOW = (4).to_bytes(2) + (0).to_bytes(4)  # SETTINGS_INITIAL_WINDOW_SIZE
 
 BODY = prefixed(b"1")
 HEAD = b"POST %b HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % (ECHO, len(BODY))
@@ -157,6 +164,92 @@ def test_an_answer_that_is_not_read_ends_with_its_connection() -> None:
                     await asyncio.sleep(0.01)
 
     run(test())
+
+
+@pytest.mark.parametrize("also", [False, True])
+def test_an_answer_over_http_2_that_is_not_read_ends_alone(also: bool) -> None:
+    """Whether or not the client has other calls under way."""
+
+    async def test() -> None:
+        async with (
+            serving(ticks=1, reading=0.3) as served,
+            Peer.connected(served, NO_WINDOW) as peer,
+        ):
+            if also:
+                peer.call(1, HOLD)
+            peer.call(3)
+            async with asyncio.timeout(5):
+                await peer.until(lambda: 3 in peer.resets)
+            assert peer.resets == {3: ENHANCE_YOUR_CALM}  # gRPC's RESOURCE_EXHAUSTED
+            assert peer.goaways == []
+
+    run(test())
+
+
+def test_an_answer_that_its_client_abandons_leaves_nothing_behind() -> None:
+    async def test() -> None:
+        async with serving() as served:
+            body = prefixed(bytes(300_000))  # comes back, and is more than a window holds
+            for _ in range(3):
+                async with Peer.connected(served) as peer:
+                    peer.send(HEADERS, END_HEADERS, 1, header_block(ECHO))
+                    for at in range(0, len(body), 16_000):
+                        peer.send(DATA, 0, 1, body[at : at + 16_000])
+                        await asyncio.sleep(0)
+                    peer.send(DATA, END_STREAM, 1)
+                    while len(peer.messages.get(1, b"")) < 60_000:
+                        peer.take(await peer.frame())
+                peer.writer.transport.abort()
+            state = served.server.server_state
+            await until(lambda: not state.connections and not state.tasks)
+
+    run(test())
+
+
+def test_a_request_that_is_answered_before_it_is_whole_ends_its_connection() -> None:
+    """But only once the client has had time to see the answer."""
+
+    async def test() -> None:
+        async with serving() as served, connected(served) as (reader, writer):
+            writer.write(HEAD.replace(ECHO, EARLY) + BODY[:1])
+            async with asyncio.timeout(5):
+                answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 200 OK")
+            assert b"408" not in answer
+            for _ in range(20):  # it may go on until it has read that
+                writer.write(b"x" * 1000)
+                await writer.drain()
+            began = time.monotonic()
+            await until(lambda: not served.server.server_state.connections)
+            assert 1 < time.monotonic() - began < 3
+
+    run(test())
+
+
+def test_many_requests_may_be_ahead_one_after_the_other() -> None:
+    """As of a client that always has some of them on their way, 64 KiB in all many times over."""
+
+    async def test() -> None:
+        async with serving() as served, connected(served) as (reader, writer):
+            request = HEAD + BODY
+            writer.write(request * 8)
+            for number in range(2_000):
+                await reader.readuntil(b"0\r\n\r\n")
+                if number < 1_992:
+                    writer.write(request)
+        assert served.app.started == {b"1": 2_000}
+
+    run(test())
+
+
+def test_a_path_that_is_not_ascii_over_http_1(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async with serving() as served, connected(served) as (reader, writer):
+            writer.write(HEAD.replace(ECHO, "/é".encode()) + BODY)
+            assert (await reader.read()).startswith(b"HTTP/1.1 400 Bad Request")
+
+    run(test())
+    assert "Traceback" not in caplog.text
 
 
 def test_a_client_that_pings_every_now_and_then_is_served() -> None:

@@ -20,6 +20,7 @@ from tests.support import databases, service
 from tests.support.callers import CALLERS, PATH, PROTOCOLS, READERS, Call, Failure, path
 from tests.support.embedded import eventually
 from tests.support.orders import Orders
+from tests.support.raw import connected, http1, rest
 from tests.support.service import Service
 from tests.support.watchers import WATCHERS
 
@@ -161,6 +162,47 @@ def test_a_deadline_has_no_cause_to_tell(running: Service, orders: Orders) -> No
     entry = line(running, order_id=order_id)
     assert (entry["code"], entry["level"]) == ("deadline_exceeded", "warning")
     assert "cause" not in entry
+
+
+def test_a_request_knows_nothing_of_the_one_before(running: Service, orders: Orders) -> None:
+    """Although they come in one packet, on one connection."""
+    order_id = orders.add()
+    body = b'{"orderId": %d, "paymentStatus": "paid", "paymentIdempotencyKey": "k-%d"}' % (
+        order_id,
+        order_id,
+    )
+    update = http1(PATH, f"content-length: {len(body)}") + body
+    nowhere = http1("/nowhere/after-another", "content-length: 0", "connection: close")
+    with connected(running.port) as connection:
+        connection.sendall(update * 2 + nowhere)
+        assert rest(connection).count(b"HTTP/1.1") == 3
+    entry = line(running, method="nowhere/after-another")
+    assert not {"order_id", "outcome", "request_id"} & entry.keys()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'[{"paymentIntentId": "pi_hidden"}]',
+        b'"{\\"paymentIntentId\\": \\"pi_hidden\\"}"',
+        b'{"orderId": "pi_hidden"}',
+    ],
+)
+def test_what_cannot_be_read_is_not_quoted(running: Service, body: bytes) -> None:
+    headers = {"content-type": "application/json", "content-encoding": "identity"}
+    assert httpx.post(running.base_url + PATH, content=body, headers=headers).status_code == 400
+    headers["content-encoding"] = "pi_hidden"
+    httpx.post(running.base_url + PATH, content=b"{}", headers=headers)
+    eventually(lambda: running.logged(error="unknown compression"))
+    assert "pi_hidden" not in running.log.read_text()
+
+
+def test_lines_are_short_enough_to_be_written_at_once(running: Service) -> None:
+    request_id = "a-long-path"
+    headers = {"x-request-id": request_id, "content-type": "application/" + "x" * 3000}
+    httpx.post(f"{running.base_url}/" + "%C5%82" * 2000, headers=headers)
+    line(running, request_id=request_id)
+    assert max(map(len, running.log.read_bytes().splitlines())) < 4096
 
 
 def test_no_identifier_is_logged(call: Call, running: Service, orders: Orders) -> None:

@@ -18,6 +18,7 @@ from server.http2 import MAX_STREAM_ID, NO_ERROR, RecyclingH2Protocol, Recycling
 
 ECHO = b"/test.Calls/Echo"
 HOLD = b"/test.Calls/Hold"
+EARLY = b"/test.Calls/Early"
 
 PROTOCOL_ERROR, REFUSED_STREAM, CANCEL = 0x1, 0x7, 0x8
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0x0, 0x1, 0x3, 0x4, 0x6, 0x7, 0x8
@@ -28,9 +29,9 @@ _DRAIN_SECONDS = 10
 
 
 class Calls:
-    """An ASGI application of two gRPC methods that answer with the request's own message.
+    """An ASGI application of some gRPC methods that answer with the request's own message.
 
-    Echo answers at once; Hold when `release` is set.
+    Echo answers at once; Hold when `release` is set; Early when the request has begun.
     """
 
     def __init__(self) -> None:
@@ -43,7 +44,7 @@ class Calls:
     ) -> None:
         assert scope["type"] == "http"
         body, more_body = b"", True
-        while more_body:
+        while more_body and not (body and scope["path"] == EARLY.decode()):
             message = await receive()
             if message["type"] != "http.request":
                 return

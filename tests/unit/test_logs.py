@@ -33,6 +33,12 @@ def test_the_reference_of_a_search() -> None:
     assert LONG not in cleaned(LONG, FindOrderByPaymentRequest(reference=reference))
 
 
+@pytest.mark.parametrize("text", ["req_evt_123", "evt_123-1", "(evt_123)", "_evt_123_"])
+def test_a_short_one_is_masked_beside_other_signs(text: str) -> None:
+    request = UpdateOrderPaymentRequest(order_id=1, payment_idempotency_key="evt_123")
+    assert cleaned(text, request) == text.replace("evt_123", "…")
+
+
 def test_a_long_one_is_masked_within_a_word() -> None:
     request = UpdateOrderPaymentRequest(order_id=1, payment_session_id=LONG)
     assert cleaned(f"_{LONG}_", request) == "_cs_t…D4e5_"
