@@ -22,6 +22,7 @@ from tests.support.http2 import (
     HEADERS,
     HOLD,
     PING,
+    PLAIN,
     SETTINGS,
     Calls,
     Peer,
@@ -186,13 +187,14 @@ def test_an_answer_over_http_2_that_is_not_read_ends_alone(also: bool) -> None:
     run(test())
 
 
-def test_an_answer_that_its_client_abandons_leaves_nothing_behind() -> None:
+@pytest.mark.parametrize("path", [ECHO, PLAIN])
+def test_an_answer_that_its_client_abandons_leaves_nothing_behind(path: bytes) -> None:
     async def test() -> None:
         async with serving() as served:
             body = prefixed(bytes(300_000))  # comes back, and is more than a window holds
             for _ in range(3):
                 async with Peer.connected(served) as peer:
-                    peer.send(HEADERS, END_HEADERS, 1, header_block(ECHO))
+                    peer.send(HEADERS, END_HEADERS, 1, header_block(path))
                     for at in range(0, len(body), 16_000):
                         peer.send(DATA, 0, 1, body[at : at + 16_000])
                         await asyncio.sleep(0)

@@ -19,6 +19,7 @@ from server.http2 import MAX_STREAM_ID, NO_ERROR, RecyclingH2Protocol, Recycling
 ECHO = b"/test.Calls/Echo"
 HOLD = b"/test.Calls/Hold"
 EARLY = b"/test.Calls/Early"
+PLAIN = b"/test.Calls/Plain"
 
 PROTOCOL_ERROR, REFUSED_STREAM, CANCEL = 0x1, 0x7, 0x8
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0x0, 0x1, 0x3, 0x4, 0x6, 0x7, 0x8
@@ -32,6 +33,7 @@ class Calls:
     """An ASGI application of some gRPC methods that answer with the request's own message.
 
     Echo answers at once; Hold when `release` is set; Early when the request has begun.
+    Plain is Echo without trailers, as Connect has it.
     """
 
     def __init__(self) -> None:
@@ -54,6 +56,7 @@ class Calls:
             self.disconnected[body[5:]] += 1
             return
         with_trailers = "http.response.trailers" in scope.get("extensions", {})
+        with_trailers = with_trailers and scope["path"] != PLAIN.decode()
         await send(
             {
                 "type": "http.response.start",
