@@ -240,8 +240,6 @@ def _start(place: Place, directory: Path) -> None:
         "port": str(_PORT),
         "unix_socket_directories": str(directory),
         "unix_socket_permissions": "0700",
-        # Without the DETAIL of errors, which quotes keys and whole rows.
-        "log_error_verbosity": "terse",
     }
     options = " ".join(f"-c {name}={shlex.quote(value)}" for name, value in settings.items())
     for _ in range(2):
@@ -301,7 +299,13 @@ def _identify(place: Place, directory: Path) -> str:
             f"the server in {directory} serves {served}, not {place.pgdata}: stop it first"
         )
     if databases == "0":
-        created = _query(place, directory, f"CREATE DATABASE {_DATABASE}")
+        created = _query(
+            place,
+            directory,
+            # Its log is to have no DETAIL of our errors, which quotes keys and whole rows.
+            f"ALTER ROLE {_USER} SET log_error_verbosity = terse",
+            f"CREATE DATABASE {_DATABASE}",
+        )
         return created.stderr.strip() if created.returncode != 0 else ""
     return ""
 

@@ -2,7 +2,7 @@
 
 What comes while a request is answered is kept, and zttp would keep 8 MiB of it; a thousand
 connections could make that 8 GiB. And once a request has been answered before its body was whole,
-the rest of the body is read for nobody: then the connection ends.
+the rest of the body is read for nobody, so there may not be much of it.
 """
 
 from typing import Any, ClassVar
@@ -10,36 +10,46 @@ from typing import Any, ClassVar
 import zttp
 from uvicorn.protocols.http.zttp_impl import ZttpProtocol
 
+# RFC 9110, section 15.5.9
+_REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
 
 class BoundedH1Protocol(ZttpProtocol):
     """uvicorn's HTTP/1.1 server protocol, with an end to what a client may send."""
 
     most_ahead: ClassVar[int] = 64 * 1024
-    """Bytes that may come before the request before them has been answered."""
+    """Bytes that may come before the request before them has been answered, and of a body after."""
 
     linger: ClassVar[float] = 2.0
-    """Seconds for a client to notice an answer while it still sends the request.
+    """Seconds for a client to notice that the connection ends, while it still sends.
 
-    RFC 9112, section 9.6: closed at once, a connection may be reset before the answer is read.
+    RFC 9112, section 9.6: closed at once, it may be reset before the last answer is read.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._ahead = bytearray()
         self.lingers = False
         """Whether it is about to end, and what comes is not read any more."""
+        self._ahead = bytearray()
+        self._for_nobody = 0
 
     def data_received(self, data: bytes) -> None:
         """Act upon ``data``: a part of a request, or of what follows it."""
         if self.lingers:
             return
-        if not self._answers():
+        if self._answers():
+            # It is read, and not left in the socket: nobody would notice that the client goes away.
+            self._ahead += data
+            if len(self._ahead) > self.most_ahead:
+                self.transport.abort()
+        elif self.is_answered_early():
+            self._for_nobody += len(data)
+            if self._for_nobody > self.most_ahead:
+                self.end_soon()
+            else:
+                self._take_rest(data)
+        else:
             super().data_received(data)
-            return
-        # It is read, and not left in the socket: nobody would notice that the client goes away.
-        self._ahead += data
-        if len(self._ahead) > self.most_ahead:
-            self.transport.abort()
 
     def handle_events(self, event: zttp.Event) -> None:
         """Act upon what zttp has read."""
@@ -51,17 +61,40 @@ class BoundedH1Protocol(ZttpProtocol):
     def on_response_complete(self) -> None:
         """Go on with what has come meanwhile."""
         super().on_response_complete()
-        if self.transport.is_closing():
-            return
-        if self.cycle.response_complete and self.cycle.more_body:
-            self.lingers = True
-            self._unset_keepalive_if_required()
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
-            self.loop.call_later(self.linger, self.transport.close)
-        elif self._ahead and not self._answers():
+        self._for_nobody = 0
+        if self._ahead and not self._answers() and not self.transport.is_closing():
             ahead, self._ahead = bytes(self._ahead), bytearray()
             super().data_received(ahead)
+
+    def is_answered_early(self) -> bool:
+        """Whether a request was answered that is not whole yet."""
+        return self.cycle is not None and self.cycle.response_complete and self.cycle.more_body
+
+    def end_half(self) -> None:
+        """End the connection because a request does not become whole."""
+        if not self.is_answered_early():
+            if self.cycle is not None:
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+            self.transport.write(_REQUEST_TIMEOUT)
+        self.end_soon()
+
+    def end_soon(self) -> None:
+        """End the connection once its client has had time to read what was sent."""
+        self.lingers = True
+        self._unset_keepalive_if_required()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(self.linger, self.transport.close)
+
+    def _take_rest(self, data: bytes) -> None:
+        cycle = self.cycle
+        super().data_received(data)
+        if self.cycle is cycle and not cycle.more_body and self.timeout_keep_alive_task is None:
+            # The connection is idle from now on, which uvicorn does not notice.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _answers(self) -> bool:
         """Whether a request is complete and its answer is not."""

@@ -16,9 +16,6 @@ from uvicorn.protocols.http.auto_zttp_impl import AutoZttpProtocol
 from server.http1 import BoundedH1Protocol
 from server.http2 import CANCEL, ENHANCE_YOUR_CALM, RecyclingH2Protocol
 
-# RFC 9110, section 15.5.9
-_REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-
 _log = logging.getLogger(__name__)
 
 
@@ -49,7 +46,10 @@ class Laggards:
             elif _is_half(connection):
                 request = getattr(connection, "cycle", None)  # to tell one from the next
                 if self._waits((connection, "half"), request, sending):
-                    _end_half(connection)
+                    if isinstance(connection, BoundedH1Protocol):
+                        connection.end_half()
+                    else:
+                        connection.transport.close()
                     ended += 1
         if ended:
             _log.warning("clients that were not waited for any longer: %d", ended)
@@ -92,11 +92,3 @@ def _is_half(connection: Any) -> bool:
         # What has come stops the timer for an idle connection, and was not a whole head.
         return connection.timeout_keep_alive_task is None
     return isinstance(connection, AutoZttpProtocol) and bool(connection.buffer)
-
-
-def _end_half(connection: Any) -> None:
-    if isinstance(connection, BoundedH1Protocol) and connection.cycle is not None:
-        connection.cycle.disconnected = True
-        connection.cycle.message_event.set()
-    connection.transport.write(_REQUEST_TIMEOUT)
-    connection.transport.close()

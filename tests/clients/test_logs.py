@@ -77,6 +77,7 @@ def test_the_form_can_be_set(database_url: str) -> None:
     ) as process:
         assert process.stdout is not None
         while "Ctrl-C stops the service" not in (line := process.stdout.readline()):
+            assert line
             assert not line.startswith("{")
         process.terminate()
         rest = process.stdout.read()
@@ -157,7 +158,7 @@ def test_a_terminal_is_not_told_what_to_do(database_url: str, encoding: str) -> 
     ) as process:
         assert process.stdout is not None
         while b" on http://" not in (line := process.stdout.readline()):
-            pass
+            assert line
         base_url = line.split()[-1].decode()
         assert httpx.post(f"{base_url}/a%1b%5b2J%C5%82", json={}).status_code == 404
         process.terminate()
