@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from persistence import embedded
 from persistence.schema import migration_ids
 from tests.support import service
 from tests.support.command_line import listings
-from tests.support.embedded import open_directory, processes
+from tests.support.embedded import open_directory, suspended
 from tests.support.orders import Orders
 
 Report = dict[str, tuple[str, str]]
@@ -237,14 +236,8 @@ def test_the_data_directory_and_a_server_that_hangs(data_dir: Path) -> None:
     (data_dir / "mine").unlink()
 
     with embedded.running(data_dir) as url:
-        pids = processes(data_dir)
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with suspended(data_dir):
             text = problem(examined(url, connect_timeout="0.5"), "database")
-        finally:
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
         assert "does not answer within 0.5 s" in text
     report = examined(data_dir=here)
     assert report["data directory"][0] == "ok"

@@ -1,7 +1,6 @@
 """SIGTERM: what has begun is finished, within a limit, and no connection is lost on the way."""
 
 import asyncio
-import os
 import shutil
 import signal
 import socket
@@ -24,7 +23,7 @@ from server.gen.listings.v1.orders_pb import (
 )
 from tests.support import callers, service, watchers
 from tests.support.callers import PATH, Failure, json_client, path
-from tests.support.embedded import open_directory, processes
+from tests.support.embedded import open_directory, suspended
 from tests.support.http2 import (
     DATA,
     END_HEADERS,
@@ -151,16 +150,10 @@ def test_a_database_that_hangs_does_not_hold_the_end_up(directory: Path, tmp_pat
             callers.grpcio(running.base_url) as call,
         ):
             call(UpdateOrderPaymentRequest(order_id=order_id, payment_provider="stripe"))
-            pids = processes(directory)
-            for pid in pids:
-                os.kill(pid, signal.SIGSTOP)
-            try:
+            with suspended(directory):
                 updating = Updating(call, order_id)
                 running.process.terminate()
                 assert running.process.wait(STOPPED) == 0
-            finally:
-                for pid in pids:
-                    os.kill(pid, signal.SIGCONT)
             updating.join(STOPPED)
 
 

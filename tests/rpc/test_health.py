@@ -29,7 +29,13 @@ from server.gen.grpc_health.v1.health_pb import (
 from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
 from tests.support import callers, service
 from tests.support.callers import Failure
-from tests.support.embedded import eventually, open_directory, postmaster, processes
+from tests.support.embedded import (
+    eventually,
+    open_directory,
+    postmaster,
+    processes,
+    signal_all,
+)
 from tests.support.orders import Orders
 from tests.support.service import Service
 
@@ -175,11 +181,6 @@ class Watching:
         return response.status_code, response.text
 
 
-def stop_all(pids: list[int]) -> None:
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-
-
 @pytest.mark.parametrize(
     ("how", "words"),
     [("stopped", "the database does not answer in time\n"), ("killed", "the database")],
@@ -196,11 +197,10 @@ def test_readiness_follows_the_database(
         pids = processes(server_directory)
         undo: Callable[[], object]
         if how == "stopped":
-            stop_all(pids)
+            signal_all(pids, signal.SIGSTOP)
 
             def undo() -> None:
-                for pid in pids:
-                    os.kill(pid, signal.SIGCONT)
+                signal_all(pids, signal.SIGCONT)
 
         else:
             os.kill(postmaster(server_directory), signal.SIGKILL)

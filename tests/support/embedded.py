@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -91,6 +92,24 @@ def processes(data_dir: Path) -> list[int]:
     """All processes of the server, the postmaster first, so that it can stop before the others."""
     parent = psutil.Process(postmaster(data_dir))
     return [parent.pid, *(child.pid for child in parent.children())]
+
+
+def signal_all(pids: list[int], number: signal.Signals) -> None:
+    """Send a signal to those that are still there: some serve a connection that has ended."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+@contextmanager
+def suspended(data_dir: Path) -> Iterator[None]:
+    """Stop the server meanwhile: it takes connections, and says nothing."""
+    pids = processes(data_dir)
+    signal_all(pids, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        signal_all(pids, signal.SIGCONT)
 
 
 def alive(pid: int) -> bool:
