@@ -43,7 +43,7 @@ class Pulse:
         self._dsn = asyncpg_dsn(url)
         self._changed = changed
         self._asked = asyncio.Event()
-        self._had_answers = False  # since the connection before was lost
+        self._had_answers = False  # on the present connection, or the one just lost
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:

@@ -7,7 +7,7 @@ tracing. One that does not is told of by whoever has refused it.
 import logging
 import random
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from server.logs import conceal, is_concealed
 from server.metrics import Metrics
 from server.requests import REQUEST_ID, is_request_id
 
-OK: Final = "ok"
+_OK: Final = "ok"
 
 # The codes that speak of the service rather than of its caller, and how they are logged.
 _LEVELS: Final = {
@@ -81,14 +81,14 @@ class Calls:
         """Count an RPC that has ended, and log it."""
         seconds = time.perf_counter() - began
         self.in_flight -= 1
-        code = OK if error is None else _code(error)
+        code = _OK if error is None else _code(error)
         content_type = ctx.request_headers.get("content-type", "")
         protocol = protocol_of(content_type)
         service = ctx.method.service_name
         method, count, duration = self._of(service, ctx.method.name, code, protocol)
         count.inc()
         duration.observe(seconds)
-        if code == OK:
+        if code == _OK:
             level = logging.DEBUG if service.startswith(self._quiet) else logging.INFO
             if self._sample < 1 and "outcome" not in get_contextvars() and self._is_left_out():
                 return
@@ -103,10 +103,7 @@ class Calls:
         }
         if error is not None:
             entry |= _why(error, level)
-        try:
-            self._log.log(level, "rpc", **entry)
-        except Exception:  # what was done is done, and its caller must be told so
-            _log.exception("an RPC could not be logged")
+        self._write(level, entry)
 
     def refused(self, scope: Scope, code: str, message: str) -> None:
         """Count an RPC that was refused before this could see it, and log it."""
@@ -115,7 +112,7 @@ class Calls:
         headers = Headers(scope=scope)
         path, protocol = scope["path"], protocol_of(headers.get("content-type", ""))
         self._count(path, code, protocol)
-        entry = {
+        entry: dict[str, object] = {
             "method": path.lstrip("/")[:_LONGEST_PATH],
             "protocol": protocol,
             "code": code,
@@ -124,12 +121,18 @@ class Calls:
         }
         if is_request_id(request_id := headers.get(REQUEST_ID, "")):
             entry["request_id"] = request_id
-        self._log.info("rpc", **entry)
+        self._write(logging.INFO, entry)
 
     def dropped(self, path: str, content_type: str) -> None:
         """Count an RPC that there was no room for. It has no line in the log: there are many."""
         self._metrics.queue_drops.inc()
         self._count(path, Code.RESOURCE_EXHAUSTED.value, protocol_of(content_type))
+
+    def _write(self, level: int, entry: Mapping[str, object]) -> None:
+        try:
+            self._log.log(level, "rpc", **entry)
+        except Exception:  # what was done is done, and its caller must be told so
+            _log.exception("an RPC could not be logged")
 
     def _count(self, path: str, code: str, protocol: str) -> None:
         """Count an RPC by a path that may be anything, and then is no label of a metric."""

@@ -5,16 +5,11 @@ cancels the handler's task, which cancels the statement in PostgreSQL.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import TypeVar
-
-from connectrpc.request import RequestContext
 
 from persistence.errors import DatabaseTimeout
-
-_Request = TypeVar("_Request")
-_Response = TypeVar("_Response")
+from server.chain import Context, Request, Response, StreamNext, UnaryNext
 
 
 class DeadlineInterceptor:
@@ -26,10 +21,10 @@ class DeadlineInterceptor:
 
     async def intercept_unary(
         self,
-        call_next: Callable[[_Request, RequestContext[_Request, _Response]], Awaitable[_Response]],
-        request: _Request,
-        ctx: RequestContext[_Request, _Response],
-    ) -> _Response:
+        call_next: UnaryNext[Request, Response],
+        request: Request,
+        ctx: Context,
+    ) -> Response:
         """Hand ``request`` on. Raises DatabaseTimeout: it is all that a handler waits for."""
         try:
             async with asyncio.timeout(self._seconds):
@@ -39,12 +34,10 @@ class DeadlineInterceptor:
 
     async def intercept_server_stream(
         self,
-        call_next: Callable[
-            [_Request, RequestContext[_Request, _Response]], AsyncGenerator[_Response]
-        ],
-        request: _Request,
-        ctx: RequestContext[_Request, _Response],
-    ) -> AsyncIterator[_Response]:
+        call_next: StreamNext[Request, Response],
+        request: Request,
+        ctx: Context,
+    ) -> AsyncIterator[Response]:
         """Hand ``request`` on. Raises DatabaseTimeout, when no message comes in time."""
         async with aclosing(call_next(request, ctx)) as responses:
             try:

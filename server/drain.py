@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 
 import uvicorn
 
-from server.http2 import RecyclingProtocol
 from server.laggards import Laggards
 from server.listeners import all_taken, turn_away
+from server.one_port import OnePortProtocol
 
 # Seconds.
 _LOOK = 0.05  # between two looks at what is still there
@@ -104,7 +104,7 @@ class DrainingServer(uvicorn.Server):
             if self.force_exit:  # Ctrl-C for the second time
                 raise TimeoutError
             for connection in state.connections - told:
-                if not isinstance(connection, RecyclingProtocol) or loop.time() > speak_until:
+                if not isinstance(connection, OnePortProtocol) or loop.time() > speak_until:
                     connection.shutdown()
                     told.add(connection)
             self._laggards.end(state.connections, sending=_LAST_SENDING, reading=_LAST_READING)

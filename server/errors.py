@@ -1,16 +1,16 @@
 """What a caller is told when something goes wrong. The log is told the cause: see ``calls``."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
-from connectrpc.request import RequestContext
 from protobuf import Message
 from protobuf.wkt import Duration
 
 from persistence import errors
+from server.chain import Context, Request, Response, StreamNext, UnaryNext
 from server.gen.google.rpc.error_details_pb import BadRequest, ErrorInfo, RetryInfo
 
 _DOMAIN = "listings.v1"
@@ -29,9 +29,6 @@ _PASSING: Final = {
     errors.TransactionConflict: (Code.ABORTED, _UNTOUCHED, None),
 }
 
-_Request = TypeVar("_Request")
-_Response = TypeVar("_Response")
-
 
 class ErrorInterceptor:
     """Turns whatever a handler raises into a Connect error.
@@ -42,10 +39,10 @@ class ErrorInterceptor:
 
     async def intercept_unary(
         self,
-        call_next: Callable[[_Request, RequestContext[_Request, _Response]], Awaitable[_Response]],
-        request: _Request,
-        ctx: RequestContext[_Request, _Response],
-    ) -> _Response:
+        call_next: UnaryNext[Request, Response],
+        request: Request,
+        ctx: Context,
+    ) -> Response:
         """Hand ``request`` on, and translate what is raised."""
         try:
             return await call_next(request, ctx)
@@ -56,12 +53,10 @@ class ErrorInterceptor:
 
     async def intercept_server_stream(
         self,
-        call_next: Callable[
-            [_Request, RequestContext[_Request, _Response]], AsyncGenerator[_Response]
-        ],
-        request: _Request,
-        ctx: RequestContext[_Request, _Response],
-    ) -> AsyncIterator[_Response]:
+        call_next: StreamNext[Request, Response],
+        request: Request,
+        ctx: Context,
+    ) -> AsyncIterator[Response]:
         """Hand ``request`` on, and translate what is raised, in the stream or before it."""
         try:
             async with aclosing(call_next(request, ctx)) as responses:

@@ -28,24 +28,23 @@ class BoundedH1Protocol(ZttpProtocol):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.lingers = False
-        """Whether it is about to end, and what comes is not read any more."""
+        self._lingers = False  # about to end, and not acting upon what comes any more
         self._ahead = bytearray()
         self._for_nobody = 0
 
     def data_received(self, data: bytes) -> None:
         """Act upon ``data``: a part of a request, or of what follows it."""
-        if self.lingers:
+        if self._lingers:
             return
         if self._answers():
             # It is read, and not left in the socket: nobody would notice that the client goes away.
             self._ahead += data
             if len(self._ahead) > self.most_ahead:
                 self.transport.abort()
-        elif self.is_answered_early():
+        elif self._is_answered_early():
             self._for_nobody += len(data)
             if self._for_nobody > self.most_ahead:
-                self.end_soon()
+                self._end_soon()
             else:
                 self._take_rest(data)
         else:
@@ -66,22 +65,28 @@ class BoundedH1Protocol(ZttpProtocol):
             ahead, self._ahead = bytes(self._ahead), bytearray()
             super().data_received(ahead)
 
-    def is_answered_early(self) -> bool:
-        """Whether a request was answered that is not whole yet."""
-        return self.cycle is not None and self.cycle.response_complete and self.cycle.more_body
+    def is_half(self) -> bool:
+        """Whether a part of a request has come, and is waited for the rest."""
+        if self._lingers:
+            return False
+        if self.cycle is not None and not self.cycle.response_complete:
+            return self.cycle.more_body and not self.cycle.response_started
+        # What has come stops the timer for an idle connection, and was not a whole head, or the
+        # whole rest of a body.
+        return self.timeout_keep_alive_task is None
 
     def end_half(self) -> None:
         """End the connection because a request does not become whole."""
-        if not self.is_answered_early():
+        if not self._is_answered_early():
             if self.cycle is not None:
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
             self.transport.write(_REQUEST_TIMEOUT)
-        self.end_soon()
+        self._end_soon()
 
-    def end_soon(self) -> None:
+    def _end_soon(self) -> None:
         """End the connection once its client has had time to read what was sent."""
-        self.lingers = True
+        self._lingers = True
         self._unset_keepalive_if_required()
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -99,3 +104,7 @@ class BoundedH1Protocol(ZttpProtocol):
     def _answers(self) -> bool:
         """Whether a request is complete and its answer is not."""
         return self.cycle is not None and not (self.cycle.more_body or self.cycle.response_complete)
+
+    def _is_answered_early(self) -> bool:
+        """Whether a request was answered that is not whole yet."""
+        return self.cycle is not None and self.cycle.response_complete and self.cycle.more_body

@@ -30,45 +30,25 @@ answer new streams with 503 or drop them.
 A connection ends that way also when it has been idle for long, or has lived for long: then its
 client looks for servers again, and finds those that are new.
 
-A client that sends far more frames which ask for nothing (PING, SETTINGS, WINDOW_UPDATE), or DATA
-in far more pieces, than calls and their answers come with is cut off. Frames that zttp drops
-without a word (PRIORITY, empty DATA, unknown ones) cost 0.02 us each, and are not counted. zttp
-itself ends a connection with a header list above 64 KiB, or in more than 16 CONTINUATION frames.
-One that waits for the other half of a frame or of a header list is ended like an idle one, but
-soon.
-
-A stream whose client does not read is held back as well. zttp keeps what the client's flow-control
-window has no room for, without a limit, and uvicorn does not ask it; here the application waits.
+So does one that waits for the other half of a frame or of a header list, but soon. Who sends too
+many frames that ask for nothing is cut off: see ``server.http2_frames``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Generator
-from functools import partial
+from collections.abc import Callable, Generator
 from typing import Any, ClassVar, TypeAlias
 
 import zttp
-from uvicorn._types import ASGISendEvent
 from uvicorn.config import Config
-from uvicorn.protocols.http.auto_zttp_impl import AutoZttpProtocol
-from uvicorn.protocols.http.zttp_h2_impl import RequestResponseCycle, ZttpH2Protocol
 from uvicorn.server import ServerState
 
-from server.http1 import BoundedH1Protocol
-
-Send: TypeAlias = Callable[[ASGISendEvent], Awaitable[None]]
+from server.http2_streams import ENHANCE_YOUR_CALM, NO_ERROR, REFUSED_STREAM, PacedH2Protocol
 
 TurnAway: TypeAlias = Callable[[zttp.Request], list[tuple[bytes, bytes]] | None]
 """Answers a request in place of the application, by headers alone, or returns None."""
-
-# RFC 9113, section 7.
-NO_ERROR = 0x0
-PROTOCOL_ERROR = 0x1
-REFUSED_STREAM = 0x7
-CANCEL = 0x8
-ENHANCE_YOUR_CALM = 0xB
 
 MAX_STREAM_ID = 2**31 - 1
 
@@ -79,16 +59,16 @@ PING_FRAME = b"\x00\x00\x08\x06\x00" + bytes(4) + bytes(8)
 # Section 6.5: length 0, type 4, flag ACK, stream 0.
 SETTINGS_ACK_FRAME = b"\x00\x00\x00\x04\x01" + bytes(4)
 
-# Bytes of a response that may wait for the client to read, before the application waits with it.
-MOST_PENDING = 64 * 1024
+# What is taken from a client's allowance: all frames that begin, end or reset no call.
+_SPARE = (zttp.Ping, zttp.Settings, zttp.WindowUpdate, zttp.GoAway, zttp.Data)
 
 # How far the end of a connection has come. Plain integers, because every frame is held against
 # them, and a member of an Enum takes ten times as long to look up.
 SERVING, ANNOUNCED, REFUSING, IGNORING = range(4)
 
 
-class RecyclingH2Protocol(ZttpH2Protocol):
-    """uvicorn's HTTP/2 server protocol, with a graceful end for every connection.
+class RecyclingH2Protocol(PacedH2Protocol):
+    """An HTTP/2 server protocol with a graceful end for every connection.
 
     A client that keeps the protocol opens at most 128 streams after an announcement (zttp's
     MAX_CONCURRENT_STREAMS: to open more it has to read that one of them ended, and the GOAWAY
@@ -114,13 +94,6 @@ class RecyclingH2Protocol(ZttpH2Protocol):
     # Seconds that the rest of a frame or of a header list may take, while there is nothing else.
     half: ClassVar[float] = 10.0
 
-    # Frames that ask for nothing, and DATA: at once, for each second, for each call, and for each
-    # 4 KiB that are sent, of which a client may tell twice that it has read them.
-    spare_frames: ClassVar[int] = 2_000
-    spare_frames_a_second: ClassVar[int] = 100
-    spare_frames_a_call: ClassVar[int] = 10
-    spare_frames_sent: ClassVar[int] = 2
-
     # Seconds that a client has to answer the PING, and again to close an ended connection.
     patience: ClassVar[float] = 1.0
 
@@ -137,14 +110,9 @@ class RecyclingH2Protocol(ZttpH2Protocol):
         self.next_phase_at = nth_stream_id(self.announce_after_streams)
         self.resets = 0
         self.turn_away: TurnAway | None = None
-        self.heard = asyncio.Event()
-        self.unread: dict[int, RequestResponseCycle] = {}
-        """Streams whose answer is given, and waited for the client's window at the time."""
         self.acknowledges_settings = False
         self.half_until: float | None = None
         self.age_timer: asyncio.TimerHandle | None = None
-        self.allowance: float = self.spare_frames
-        self.allowance_since = self.loop.time()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin."""
@@ -160,7 +128,6 @@ class RecyclingH2Protocol(ZttpH2Protocol):
             return
         self.acknowledges_settings = data == SETTINGS_ACK_FRAME
         super().data_received(data)
-        self.heard.set()
         if self.phase == REFUSING:
             # A WINDOW_UPDATE may have let the last bytes of a response go.
             self._close_connection()
@@ -181,10 +148,8 @@ class RecyclingH2Protocol(ZttpH2Protocol):
                 yield event
                 if self.phase == IGNORING:
                     return
-                if not isinstance(event, zttp.Data):  # of which a call needs a few
-                    self.allowance += 1
-            self.allowance -= 1
-            if self.allowance < 0 and self.is_flooded():
+            if isinstance(event, _SPARE) and not self.allowance.spend():
+                self.end_flood()
                 return
             event = next_event()
 
@@ -199,20 +164,13 @@ class RecyclingH2Protocol(ZttpH2Protocol):
         # uvicorn's type is for whole seconds, and its timer takes any.
         self.timeout_keep_alive = max(self.half_until - now, 0)  # type: ignore[assignment]
 
-    def is_flooded(self) -> bool:
-        """Whether too many frames have come that ask for nothing; then the connection ends."""
-        now = self.loop.time()
-        earned = (now - self.allowance_since) * self.spare_frames_a_second
-        self.allowance += min(earned, self.spare_frames)
-        self.allowance_since = now
-        if self.allowance >= 0:
-            return False
+    def end_flood(self) -> None:
+        """End the connection of a client that sends too many frames that ask for nothing."""
         self.logger.warning("A client sent too many HTTP/2 frames that ask for nothing")
         self.phase = IGNORING
         self.conn.close(ENHANCE_YOUR_CALM)
         self.flush()
         self.transport.close()
-        return True
 
     def handle_request(self, event: zttp.Request) -> None:
         """Run the application for a new stream, turn it away, or refuse it.
@@ -223,7 +181,7 @@ class RecyclingH2Protocol(ZttpH2Protocol):
         if self.phase == REFUSING:
             self.refuse(event.stream_id)
             return
-        self.allowance += self.spare_frames_a_call
+        self.allowance.earn_for_call()
         if self.turn_away is None or (answer := self.turn_away(event)) is None:
             self.run_application(event)
         else:
@@ -233,47 +191,6 @@ class RecyclingH2Protocol(ZttpH2Protocol):
                 self.announce_end()
             else:
                 self.refuse_new_streams()
-
-    def run_application(self, event: zttp.Request) -> None:
-        """Run the application for a new stream."""
-        try:
-            super().handle_request(event)
-            cycle = self.cycles[event.stream_id]
-            # It is uvicorn that makes the cycle, and runs it with its own send.
-            cycle.send = partial(self.send_in_step, cycle, cycle.send)  # type: ignore[method-assign]
-            if event.end_stream:
-                # No event for the end of its body follows, which uvicorn waits for.
-                cycle.more_body = False
-                cycle.message_event.set()
-        except UnicodeDecodeError:
-            # uvicorn decodes the path as ASCII, and zttp lets other bytes through. Unhandled, the
-            # error would cost the whole connection, with everybody else's calls.
-            self.conn.stream(event.stream_id).reset(PROTOCOL_ERROR)
-
-    async def send_in_step(
-        self, cycle: RequestResponseCycle, send: Send, message: ASGISendEvent
-    ) -> None:
-        """Send a part of a response, and wait until the client has read what went before."""
-        await send(message)
-        if cycle.response_complete and cycle.stream.pending_bytes:
-            self.unread[cycle.stream.stream_id] = cycle
-        size = len(message["body"]) if message["type"] == "http.response.body" else 0
-        self.allowance += self.spare_frames_sent * (1 + size // 4096)
-        while (cycle.stream.pending_bytes or 0) > MOST_PENDING:
-            if cycle.disconnected or self.transport.is_closing():
-                break
-            self.heard.clear()
-            await self.heard.wait()
-
-    def give_up(self, cycle: RequestResponseCycle, error_code: int) -> None:
-        """End a stream whose client keeps us waiting."""
-        cycle.stream.reset(error_code)
-        self.flush()
-        cycle.disconnected = True
-        cycle.message_event.set()
-        self.heard.set()  # to which the application's send wakes up
-        if self.unread.pop(cycle.stream.stream_id, None):
-            self.on_stream_closed()
 
     def handle_rst_stream(self, event: zttp.RstStream) -> None:
         """End a stream that the client gave up, and count it."""
@@ -292,7 +209,6 @@ class RecyclingH2Protocol(ZttpH2Protocol):
         if self.age_timer is not None:
             self.age_timer.cancel()
         super().connection_lost(exc)
-        self.heard.set()
 
     # What ends the connection
 
@@ -362,44 +278,6 @@ class RecyclingH2Protocol(ZttpH2Protocol):
         if self.phase_timer is not None:
             self.phase_timer.cancel()
             self.phase_timer = None
-
-
-class RecyclingProtocol(AutoZttpProtocol):
-    """HTTP/1.1 and HTTP/2 on one port, for ``uvicorn.Config(app, http=RecyclingProtocol)``.
-
-    HTTP/2 is chosen by ALPN over TLS and by its preface on a cleartext connection.
-    """
-
-    h1_protocol: ClassVar[type[BoundedH1Protocol]] = BoundedH1Protocol
-    h2_protocol: ClassVar[type[RecyclingH2Protocol]] = RecyclingH2Protocol
-    turn_away: ClassVar[TurnAway | None] = None
-
-    @classmethod
-    def of(cls, turn_away: TurnAway, max_request_bytes: int) -> type[RecyclingProtocol]:
-        """Return this protocol for an application.
-
-        ``turn_away`` has a word for HTTP/2 requests that do not need the application. Over
-        HTTP/1.1, a request of ``max_request_bytes`` may come ahead of the answer to another.
-        """
-        most_ahead = cls.h1_protocol.most_ahead + max_request_bytes
-        h1_protocol = type(cls.h1_protocol.__name__, (cls.h1_protocol,), {"most_ahead": most_ahead})
-        own = {"turn_away": staticmethod(turn_away), "h1_protocol": h1_protocol}
-        return type(cls.__name__, (cls,), own)
-
-    def _switch(self, http2: bool, initial_data: bytes = b"") -> None:
-        protocol_class = self.h2_protocol if http2 else self.h1_protocol
-        protocol = protocol_class(
-            config=self.config,
-            server_state=self.server_state,
-            app_state=self.app_state,
-            _loop=self.loop,
-        )
-        if isinstance(protocol, RecyclingH2Protocol):
-            protocol.turn_away = type(self).turn_away
-        self.transport.set_protocol(protocol)
-        protocol.connection_made(self.transport)
-        if initial_data:
-            protocol.data_received(initial_data)
 
 
 def nth_stream_id(n: int) -> int:

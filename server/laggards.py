@@ -11,10 +11,7 @@ import logging
 from collections.abc import Hashable, Iterable
 from typing import Any
 
-from uvicorn.protocols.http.auto_zttp_impl import AutoZttpProtocol
-
-from server.http1 import BoundedH1Protocol
-from server.http2 import CANCEL, ENHANCE_YOUR_CALM, RecyclingH2Protocol
+from server.http2_streams import CANCEL, ENHANCE_YOUR_CALM, PacedH2Protocol
 
 _log = logging.getLogger(__name__)
 
@@ -41,20 +38,17 @@ class Laggards:
             if unsent and self._waits(connection, unsent, reading):
                 connection.transport.abort()
                 ended += 1
-            elif isinstance(connection, RecyclingH2Protocol):
+            elif isinstance(connection, PacedH2Protocol):
                 ended += self._end_streams(connection, sending, reading)
-            elif _is_half(connection):
+            elif connection.is_half():
                 request = getattr(connection, "cycle", None)  # to tell one from the next
                 if self._waits((connection, "half"), request, sending):
-                    if isinstance(connection, BoundedH1Protocol):
-                        connection.end_half()
-                    else:
-                        connection.transport.close()
+                    connection.end_half()
                     ended += 1
         if ended:
             _log.warning("clients that were not waited for any longer: %d", ended)
 
-    def _end_streams(self, connection: RecyclingH2Protocol, sending: float, reading: float) -> int:
+    def _end_streams(self, connection: PacedH2Protocol, sending: float, reading: float) -> int:
         ended = 0
         for number, cycle in [*connection.cycles.items(), *connection.unread.items()]:
             unread = cycle.stream.pending_bytes
@@ -79,16 +73,3 @@ class Laggards:
             since = self._time
         self._now[key] = what, since
         return self._time - since > limit
-
-
-def _is_half(connection: Any) -> bool:
-    """Whether a part of a request has come over HTTP/1.1, or of what may become one."""
-    if isinstance(connection, BoundedH1Protocol):
-        cycle = connection.cycle
-        if connection.lingers:
-            return False
-        if cycle is not None and not cycle.response_complete:
-            return bool(cycle.more_body and not cycle.response_started)
-        # What has come stops the timer for an idle connection, and was not a whole head.
-        return connection.timeout_keep_alive_task is None
-    return isinstance(connection, AutoZttpProtocol) and bool(connection.buffer)

@@ -23,10 +23,10 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from server.output import Output
 
 AUTO: Final = "auto"
-JSON: Final = "json"
+_JSON: Final = "json"
 CONSOLE: Final = "console"
 
-OUR_LOGGERS: Final = ("persistence", "server")
+_OUR_LOGGERS: Final = ("persistence", "server")
 
 SECRETS: Final = (
     "payment_session_id",
@@ -65,13 +65,13 @@ _request: ContextVar[Message[Any] | None] = ContextVar("request", default=None)
 
 
 def configure(level: str = "info", form: str = AUTO, *more: Processor) -> None:
-    """Write entries of ``level`` and above in ``form``: AUTO, JSON or CONSOLE.
+    """Write entries of ``level`` and above in ``form``: "json", CONSOLE, or AUTO.
 
     ``more`` processors may add to each entry, as structlog has them.
     """
     output = Output(sys.stdout)
     is_terminal = sys.stdout.isatty()
-    as_json = form == JSON or (form == AUTO and not is_terminal)
+    as_json = form == _JSON or (form == AUTO and not is_terminal)
     before: list[Processor] = [
         merge_contextvars,
         _add_pid,
@@ -104,7 +104,7 @@ def configure(level: str = "info", form: str = AUTO, *more: Processor) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], force=True)
-    for room in OUR_LOGGERS:
+    for room in _OUR_LOGGERS:
         logging.getLogger(room).setLevel(level.upper())
 
 

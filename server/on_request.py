@@ -1,27 +1,23 @@
 """What is done with every request between its decoding and its method."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
-from connectrpc.request import RequestContext
-from protobuf import Message
-
-_Request = TypeVar("_Request", bound=Message[Any])
-_Response = TypeVar("_Response")
+from server.chain import Context, Request, Response, StreamNext, UnaryNext
 
 
 class OnRequest:
     """Hands a request to some functions in turn, and then on. What they raise is the answer."""
 
-    def __init__(self, *functions: Callable[[Message[Any]], object]) -> None:
+    def __init__(self, *functions: Callable[[Any], object]) -> None:
         self._functions = functions
 
     async def intercept_unary(
         self,
-        call_next: Callable[[_Request, RequestContext[_Request, _Response]], Awaitable[_Response]],
-        request: _Request,
-        ctx: RequestContext[_Request, _Response],
-    ) -> _Response:
+        call_next: UnaryNext[Request, Response],
+        request: Request,
+        ctx: Context,
+    ) -> Response:
         """Do it, and call the method."""
         for function in self._functions:
             function(request)
@@ -29,12 +25,10 @@ class OnRequest:
 
     def intercept_server_stream(
         self,
-        call_next: Callable[
-            [_Request, RequestContext[_Request, _Response]], AsyncIterator[_Response]
-        ],
-        request: _Request,
-        ctx: RequestContext[_Request, _Response],
-    ) -> AsyncIterator[_Response]:
+        call_next: StreamNext[Request, Response],
+        request: Request,
+        ctx: Context,
+    ) -> AsyncIterator[Response]:
         """Do it, and call the method."""
         for function in self._functions:
             function(request)

@@ -16,7 +16,7 @@ from persistence.schema import require_current
 from server.app import Application, create_app
 from server.drain import DrainingServer
 from server.health import Readiness
-from server.http2 import RecyclingProtocol
+from server.one_port import OnePortProtocol
 from server.settings import Settings
 from server.telemetry import telemetry
 
@@ -97,7 +97,7 @@ async def serve(
 def _config(app: Application, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app.asgi,
-        http=RecyclingProtocol.of(app.turn_away, settings.max_request_bytes),
+        http=OnePortProtocol.of(app.turn_away, settings.max_request_bytes),
         ws="none",
         lifespan="off",
         interface="asgi3",

@@ -1,12 +1,11 @@
 """The contract, told by the server itself: grpcurl and the like need no proto file."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any
 
 from connectrpc.interceptor import Interceptor
-from connectrpc.request import RequestContext
 from connectrpc.server import ConnectASGIApplication
 from connectrpc_grpcreflect import (
     ServerReflectionAlphaASGIApplication,
@@ -15,11 +14,9 @@ from connectrpc_grpcreflect import (
     ServerReflectionService,
 )
 
+from server.chain import Context, Request, Response, StreamNext
 from server.gen.grpc_health.v1 import health_pb
 from server.gen.listings.v1 import orders_pb
-
-_Request = TypeVar("_Request")
-_Response = TypeVar("_Response")
 
 _DESCRIBED = (orders_pb.desc(), health_pb.desc())  # their imports, and reflection, come along
 
@@ -52,13 +49,10 @@ class _EndWithServer:
 
     async def intercept_bidi_stream(
         self,
-        call_next: Callable[
-            [AsyncIterator[_Request], RequestContext[_Request, _Response]],
-            AsyncGenerator[_Response],
-        ],
-        request: AsyncIterator[_Request],
-        ctx: RequestContext[_Request, _Response],
-    ) -> AsyncIterator[_Response]:
+        call_next: StreamNext[AsyncIterator[Request], Response],
+        request: AsyncIterator[Request],
+        ctx: Context,
+    ) -> AsyncIterator[Response]:
         """Hand the stream on, without what would come after the stop."""
         async with (
             aclosing(self._until_stop(request)) as questions,
@@ -67,7 +61,7 @@ class _EndWithServer:
             async for answer in answers:
                 yield answer
 
-    async def _until_stop(self, questions: AsyncIterator[_Request]) -> AsyncGenerator[_Request]:
+    async def _until_stop(self, questions: AsyncIterator[Request]) -> AsyncGenerator[Request]:
         stop = asyncio.ensure_future(self._stopping.wait())
         try:
             while True:

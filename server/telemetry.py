@@ -62,13 +62,21 @@ def _endpoint(signal: str) -> str | None:
     endpoint = None
     for name in ("OTEL_EXPORTER_OTLP", f"OTEL_EXPORTER_OTLP_{signal}"):
         endpoint = os.environ.get(f"{name}_ENDPOINT") or endpoint
-        if endpoint and urlsplit(endpoint).scheme not in ("http", "https"):
+        if endpoint and not _is_url(endpoint):
             raise SettingsError(f"{name}_ENDPOINT: expected http://host:4318 or https://...")
         if endpoint and os.environ.get(f"{name}_PROTOCOL") not in (None, "", "http/protobuf"):
             raise SettingsError(
                 f"{name}_PROTOCOL: expected http/protobuf, for which collectors use port 4318"
             )
     return endpoint
+
+
+def _is_url(endpoint: str) -> bool:
+    try:
+        parts = urlsplit(endpoint)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port that is none
+        return False
 
 
 def log_processors() -> Sequence[Processor]:

@@ -51,36 +51,37 @@ class Telemetry:
 
     def __init__(self, *, traces: bool, metrics: bool) -> None:
         os.environ.setdefault("OTEL_SERVICE_NAME", "listings")
-        tracer_provider = TracerProvider(shutdown_on_exit=False)
-        tracer_provider.sampler = _Calls(tracer_provider.sampler)
-        if traces:
-            tracer_provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-        meter_provider = (
-            MeterProvider(
-                [PeriodicExportingMetricReader(OTLPMetricExporter())],
-                shutdown_on_exit=False,
-                views=[View(instrument_name="rpc.server.call.duration", attribute_keys=_LABELS)],
-            )
-            if metrics
-            else NoOpMeterProvider()
-        )
-        discreet = _DiscreetTracerProvider(tracer_provider)
-        if traces:
-            instrumentor = AsyncPGInstrumentor()  # type: ignore[no-untyped-call]
-            instrumentor.instrument(tracer_provider=discreet)
+        self._opened: list[TracerProvider | MeterProvider] = []
         self.interceptor = OpenTelemetryInterceptor(
             # Baggage is of no use here, and each part of it that is malformed would be logged.
             propagator=TraceContextTextMapPropagator(),
-            tracer_provider=discreet,
-            meter_provider=meter_provider,
+            tracer_provider=self._traces() if traces else trace.NoOpTracerProvider(),
+            meter_provider=self._metrics() if metrics else NoOpMeterProvider(),
         )
-        self._providers = tracer_provider, meter_provider
 
     def close(self) -> None:
         """Send what is left, and stop."""
-        for provider in self._providers:
-            if isinstance(provider, TracerProvider | MeterProvider):
-                provider.shutdown()
+        for provider in self._opened:
+            provider.shutdown()
+
+    def _traces(self) -> trace.TracerProvider:
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.sampler = _Calls(provider.sampler)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._opened.append(provider)
+        discreet = _DiscreetTracerProvider(provider)
+        instrumentor = AsyncPGInstrumentor()  # type: ignore[no-untyped-call]
+        instrumentor.instrument(tracer_provider=discreet)
+        return discreet
+
+    def _metrics(self) -> MeterProvider:
+        provider = MeterProvider(
+            [PeriodicExportingMetricReader(OTLPMetricExporter())],
+            shutdown_on_exit=False,
+            views=[View(instrument_name="rpc.server.call.duration", attribute_keys=_LABELS)],
+        )
+        self._opened.append(provider)
+        return provider
 
 
 class _Calls(Sampler):

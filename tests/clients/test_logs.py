@@ -3,10 +3,14 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, NamedTuple
 
 import httpx
 import psycopg
@@ -68,22 +72,48 @@ def test_it_is_readable_on_a_terminal(database_url: str) -> None:
         json.loads(line)
 
 
-def test_the_form_can_be_set(database_url: str) -> None:
+class Piped(NamedTuple):
+    process: subprocess.Popen[bytes]
+    output: IO[bytes]
+    base_url: str
+    shown: bytes
+    """What it has put out until it served."""
+
+    def rest(self) -> bytes:
+        """Stop it, and return what it puts out until it has ended."""
+        self.process.terminate()
+        rest = self.output.read()
+        assert self.process.wait(20) == 0
+        return rest
+
+
+@contextmanager
+def piped(url: str, settings: Mapping[str, str], **variables: str) -> Iterator[Piped]:
+    """Run a service whose output goes into a pipe, for the test to read."""
     with subprocess.Popen(
         [sys.executable, "-m", "server", "serve"],
-        env=service.environment(database_url, {"log_format": "console"}),
+        env=service.environment(url, settings) | variables,
         stdout=subprocess.PIPE,
-        text=True,
     ) as process:
         assert process.stdout is not None
-        while "Ctrl-C stops the service" not in (line := process.stdout.readline()):
-            assert line
-            assert not line.startswith("{")
-        process.terminate()
-        rest = process.stdout.read()
-        assert process.wait(20) == 0
-    assert "stopping" in rest
-    assert "\x1b" not in rest  # no colours where nobody sees them
+        shown = b""
+        while not (found := re.search(rb"http://127\.0\.0\.1:\d+", shown)):
+            line = process.stdout.readline()
+            assert line, shown
+            shown += line
+        try:
+            yield Piped(process, process.stdout, found[0].decode(), shown)
+        finally:
+            process.terminate()
+
+
+def test_the_form_can_be_set(database_url: str) -> None:
+    with piped(database_url, {"log_format": "console"}) as running:
+        rest = running.rest()
+    assert not running.shown.startswith(b"{")
+    assert b"Ctrl-C stops the service" in rest
+    assert b"stopping" in rest
+    assert b"\x1b" not in rest  # no colours where nobody sees them
 
 
 def test_nothing_is_a_warning_when_a_process_just_stops(database_url: str, tmp_path: Path) -> None:
@@ -104,45 +134,25 @@ def test_nothing_is_a_warning_when_a_process_just_stops(database_url: str, tmp_p
 
 def test_calls_go_on_when_nobody_reads_the_log_any_more(database_url: str) -> None:
     order_id = Orders(database_url).add()
-    with subprocess.Popen(
-        [sys.executable, "-m", "server", "serve"],
-        env=service.environment(database_url),
-        stdout=subprocess.PIPE,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            base_url = json.loads(process.stdout.readline())["url"]
-            process.stdout.close()
-            for caller in CALLERS.values():
-                with caller(base_url) as call:
-                    request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")
-                    assert call(request).success
-            assert httpx.post(f"{base_url}/nowhere", json={}).status_code == 404
-        finally:
-            process.terminate()
+    with piped(database_url, {}) as running:
+        running.output.close()
+        for caller in CALLERS.values():
+            with caller(running.base_url) as call:
+                request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")
+                assert call(request).success
+        assert httpx.post(f"{running.base_url}/nowhere", json={}).status_code == 404
 
 
 def test_calls_go_on_while_nobody_reads_the_log(database_url: str) -> None:
     order_id = Orders(database_url).add()
-    with subprocess.Popen(
-        [sys.executable, "-m", "server", "serve"],
-        env=service.environment(database_url),
-        stdout=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        try:
-            base_url = json.loads(process.stdout.readline())["url"]
-            with CALLERS["grpcio"](base_url) as call:
-                for _ in range(1_000):  # some 300 bytes each; a pipe holds 64 KiB
-                    call(GetOrderRequest(order_id=order_id))
-                written = [json.loads(process.stdout.readline()) for _ in range(100)]
-                assert {each["event"] for each in written} == {"rpc"}
+    with piped(database_url, {}) as running:
+        with CALLERS["grpcio"](running.base_url) as call:
+            for _ in range(1_000):  # some 300 bytes each; a pipe holds 64 KiB
                 call(GetOrderRequest(order_id=order_id))
-        finally:
-            process.terminate()
-        rest = process.stdout.read().decode()
-        assert process.wait(20) == 0
-    lines = [json.loads(each) for each in rest.splitlines()]
+            written = [json.loads(running.output.readline()) for _ in range(100)]
+            assert {each["event"] for each in written} == {"rpc"}
+            call(GetOrderRequest(order_id=order_id))
+        lines = [json.loads(each) for each in running.rest().splitlines()]
     (dropped,) = [each["event"] for each in lines if "dropped" in each["event"]]
     written += [each for each in lines if each["event"] == "rpc"]
     assert len(written) + int(dropped.rpartition(" ")[2]) == 1_001
@@ -150,20 +160,10 @@ def test_calls_go_on_while_nobody_reads_the_log(database_url: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_a_terminal_is_not_told_what_to_do(database_url: str, encoding: str) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "server", "serve"],
-        env=service.environment(database_url, {"log_format": "console"})
-        | {"PYTHONIOENCODING": encoding},
-        stdout=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        while b" on http://" not in (line := process.stdout.readline()):
-            assert line
-        base_url = line.split()[-1].decode()
-        assert httpx.post(f"{base_url}/a%1b%5b2J%C5%82", json={}).status_code == 404
-        process.terminate()
-        shown = process.stdout.read()
-        assert process.wait(20) == 0
+    settings = {"log_format": "console"}
+    with piped(database_url, settings, PYTHONIOENCODING=encoding) as running:
+        assert httpx.post(f"{running.base_url}/a%1b%5b2J%C5%82", json={}).status_code == 404
+        shown = running.rest()
     assert b"\x1b" not in shown
     assert rb"a\x1b[2J" in shown
 

@@ -156,12 +156,9 @@ def test_what_belongs_to_no_call_is_left_out(
     assert {span.name for span in spans} == {path(GetOrderRequest()).lstrip("/"), "SELECT"}
 
 
-@pytest.mark.parametrize("workers", ["2"])
-def test_each_worker_sends(
-    collector: Collector, database_url: str, tmp_path: Path, workers: str
-) -> None:
+def test_each_worker_sends(collector: Collector, database_url: str, tmp_path: Path) -> None:
     order_id = Orders(database_url).add()
-    with service.running(database_url, tmp_path / "log", workers=workers) as running:
+    with service.running(database_url, tmp_path / "log", workers="2") as running:
         for _ in range(20):
             with json_client(running.base_url) as client:
                 client.post(PATH, json={"orderId": order_id, "paymentStatus": "paid"})
@@ -188,6 +185,19 @@ def test_traces_alone(
             assert running.stop() == 0
         assert collector.services() == {"shop-listings"}
         assert collector.metrics() == {}
+
+
+def test_metrics_alone(
+    monkeypatch: pytest.MonkeyPatch, collector: Collector, database_url: str, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
+    with service.running(database_url, tmp_path / "log") as running:
+        with CALLERS["grpcio"](running.base_url) as call, pytest.raises(Failure):
+            call(GetOrderRequest(order_id=404))
+        assert running.stop() == 0
+    (series,) = collector.metrics()["rpc.server.call.duration"]
+    assert series.count == 1
+    assert collector.spans() == []
 
 
 @pytest.mark.parametrize("silent", [True, False])
@@ -230,6 +240,8 @@ def test_off_it_is_not_even_loaded(monkeypatch: pytest.MonkeyPatch, disabled: bo
     [
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "PROTOCOL: expected http/protobuf"),
         (ENDPOINT, "localhost:4318", f"{ENDPOINT}: expected http://"),
+        (ENDPOINT, "http://:4318", f"{ENDPOINT}: expected http://"),
+        (ENDPOINT, "http://localhost:99999", f"{ENDPOINT}: expected http://"),
         ("OTEL_TRACES_EXPORTER", "console", "OTEL_TRACES_EXPORTER: expected otlp or none"),
         ("OTEL_PROPAGATORS", "pigeon", "pigeon"),
     ],

@@ -18,7 +18,7 @@ from server.gen.listings.v1.orders_pb import (
     WatchOrderPaymentsRequest,
     WatchOrderPaymentsResponse,
 )
-from tests.support import callers, databases, service
+from tests.support import callers, service
 from tests.support.callers import PATH, READERS, Failure, path
 from tests.support.embedded import eventually
 from tests.support.orders import Orders
@@ -51,11 +51,9 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that is full meanwhile."""
     log = tmp_path_factory.mktemp("full") / "log"
     settings = {"pool_size": "1", "queue_size": "1", "statement_timeout": "60"}
-    with databases.clone() as url, service.running(url, log, **settings) as running:
-        with filled(running):
-            yield running
-        assert running.stop() == 0
-        assert "Traceback" not in log.read_text()
+    with service.on_own_database(log, **settings) as running, filled(running):
+        yield running
+    assert "Traceback" not in log.read_text()
 
 
 @pytest.mark.parametrize("caller", READERS)

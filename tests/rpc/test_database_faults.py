@@ -21,12 +21,8 @@ SECRET = "SELECT secret FROM host.example"
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service of its own: its database is taken away, and its log fills with tracebacks."""
     log = tmp_path_factory.mktemp("faults") / "log"
-    with (
-        databases.clone() as url,
-        service.running(url, log, statement_timeout="0.5", pool_size="3") as running,
-    ):
+    with service.on_own_database(log, statement_timeout="0.5", pool_size="3") as running:
         yield running
-        assert running.stop() == 0
 
 
 @pytest.fixture(scope="module", params=CALLERS)

@@ -12,7 +12,7 @@ import pytest
 
 from server.gen.google.rpc.error_details_pb import ErrorInfo, RetryInfo
 from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest, UpdateOrderPaymentResponse
-from tests.support import databases, service
+from tests.support import service
 from tests.support.callers import PATH, Failure, grpc_failure, json_client, json_failure
 from tests.support.embedded import eventually
 from tests.support.orders import Orders
@@ -25,9 +25,8 @@ LIMIT = 1.5  # LISTINGS_STATEMENT_TIMEOUT
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     log = tmp_path_factory.mktemp("deadlines") / "log"
     settings = {"statement_timeout": str(LIMIT), "pool_size": "2", "queue_size": "1"}
-    with databases.clone() as url, service.running(url, log, **settings) as running:
+    with service.on_own_database(log, **settings) as running:
         yield running
-        assert running.stop() == 0
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from server.http2 import RecyclingProtocol
+from server.one_port import OnePortProtocol
 from tests.support.http2 import ECHO, HOLD, Served, connected, prefixed, run, serving, until
 
 
@@ -127,4 +127,4 @@ def test_http_1_on_the_same_port() -> None:
 
 
 def test_tls_clients_are_offered_http_2_first() -> None:
-    assert RecyclingProtocol.alpn_protocols == ["h2", "http/1.1"]
+    assert OnePortProtocol.alpn_protocols == ["h2", "http/1.1"]

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.http2 import NO_ERROR, RecyclingH2Protocol
+from server.http2 import RecyclingH2Protocol
+from server.http2_streams import NO_ERROR
 from tests.support.http2 import (
     ECHO,
     END_HEADERS,

@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 
 from server.drain import DrainingServer
-from server.http2 import ENHANCE_YOUR_CALM
+from server.http2_streams import ENHANCE_YOUR_CALM
 from tests.support.http2 import (
     CANCEL,
     DATA,

@@ -16,7 +16,7 @@ from server.gen.listings.v1.orders_pb import (
     UpdateOrderPaymentRequest,
     WatchOrderPaymentsRequest,
 )
-from tests.support import databases, service
+from tests.support import service
 from tests.support.callers import CALLERS, PATH, PROTOCOLS, READERS, Call, Failure, path
 from tests.support.embedded import eventually
 from tests.support.orders import Orders
@@ -30,9 +30,8 @@ INVALID_ID = "x-request-id must be 1 to 128 visible ASCII characters"
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     log = tmp_path_factory.mktemp("logs") / "log"
-    with databases.clone() as url, service.running(url, log) as running:
+    with service.on_own_database(log) as running:
         yield running
-        assert running.stop() == 0
 
 
 @pytest.fixture

@@ -14,7 +14,9 @@ import uvicorn
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from server.drain import DrainingServer
-from server.http2 import MAX_STREAM_ID, NO_ERROR, RecyclingH2Protocol, RecyclingProtocol
+from server.http2 import MAX_STREAM_ID, RecyclingH2Protocol
+from server.http2_streams import NO_ERROR
+from server.one_port import OnePortProtocol
 
 ECHO = b"/test.Calls/Echo"
 HOLD = b"/test.Calls/Hold"
@@ -107,7 +109,7 @@ async def serving(**limits: float) -> AsyncIterator[Served]:
             connections.append(weakref.ref(self))
             super().connection_made(transport)
 
-    class Protocol(RecyclingProtocol):
+    class Protocol(OnePortProtocol):
         h2_protocol = H2Protocol
 
     class Server(DrainingServer):

@@ -17,7 +17,7 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support import pooler
+from tests.support import databases, pooler
 
 _START_SECONDS = 30
 _STOP_SECONDS = 30
@@ -86,6 +86,14 @@ def running(database_url: str, log: Path, **settings: str) -> Iterator[Service]:
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def on_own_database(log: Path, **settings: str) -> Iterator[Service]:
+    """Run ``listings serve`` on a database that is made for it; at the end, it must stop well."""
+    with databases.clone() as url, running(url, log, **settings) as service:
+        yield service
+        assert service.stop() == 0
 
 
 def environment(database_url: str, settings: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -1,0 +1,56 @@
+"""HTTP/1.1 and HTTP/2 on one port: which of them a new connection speaks."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from uvicorn.protocols.http.auto_zttp_impl import AutoZttpProtocol
+
+from server.http1 import BoundedH1Protocol
+from server.http2 import RecyclingH2Protocol, TurnAway
+
+
+class OnePortProtocol(AutoZttpProtocol):
+    """HTTP/1.1 and HTTP/2 on one port, for ``uvicorn.Config(app, http=OnePortProtocol)``.
+
+    HTTP/2 is chosen by ALPN over TLS and by its preface on a cleartext connection.
+    """
+
+    h1_protocol: ClassVar[type[BoundedH1Protocol]] = BoundedH1Protocol
+    h2_protocol: ClassVar[type[RecyclingH2Protocol]] = RecyclingH2Protocol
+    turn_away: ClassVar[TurnAway | None] = None
+
+    @classmethod
+    def of(cls, turn_away: TurnAway, max_request_bytes: int) -> type[OnePortProtocol]:
+        """Return this protocol for an application.
+
+        ``turn_away`` has a word for HTTP/2 requests that do not need the application. Over
+        HTTP/1.1, a request of ``max_request_bytes`` may come ahead of the answer to another.
+        """
+        most_ahead = cls.h1_protocol.most_ahead + max_request_bytes
+        h1_protocol = type(cls.h1_protocol.__name__, (cls.h1_protocol,), {"most_ahead": most_ahead})
+        own = {"turn_away": staticmethod(turn_away), "h1_protocol": h1_protocol}
+        return type(cls.__name__, (cls,), own)
+
+    def is_half(self) -> bool:
+        """Whether something has come, and does not tell yet what the connection speaks."""
+        return bool(self.buffer)
+
+    def end_half(self) -> None:
+        """End the connection because it does not tell."""
+        self.transport.close()
+
+    def _switch(self, http2: bool, initial_data: bytes = b"") -> None:
+        protocol_class = self.h2_protocol if http2 else self.h1_protocol
+        protocol = protocol_class(
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.app_state,
+            _loop=self.loop,
+        )
+        if isinstance(protocol, RecyclingH2Protocol):
+            protocol.turn_away = type(self).turn_away
+        self.transport.set_protocol(protocol)
+        protocol.connection_made(self.transport)
+        if initial_data:
+            protocol.data_received(initial_data)
