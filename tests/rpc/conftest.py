@@ -1,11 +1,12 @@
 """One service a worker, as a process of its own, and a client of each protocol."""
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support import service
-from tests.support.callers import CALLERS, Call
+from tests.support.callers import CALLERS, READERS, Call
 from tests.support.orders import Orders
 from tests.support.service import Service
 
@@ -30,3 +31,19 @@ def call(request: pytest.FixtureRequest, running: Service) -> Iterator[Call]:
     """Each protocol in turn: the rules of the contract hold over all of them."""
     with CALLERS[request.param](running.base_url) as call:
         yield call
+
+
+_numbers = itertools.count(1_000_000, 1_000)
+
+
+@pytest.fixture(scope="session", params=READERS)
+def read(request: pytest.FixtureRequest, running: Service) -> Iterator[Call]:
+    """Each protocol in turn, Connect's GET among them."""
+    with READERS[request.param](running.base_url) as call:
+        yield call
+
+
+@pytest.fixture
+def number() -> int:
+    """A storefront, a buyer, or a part of a name, that no other test uses."""
+    return next(_numbers)

@@ -1,0 +1,47 @@
+"""The id of a request: the caller's own, or one that is made up."""
+
+import pytest
+
+from server.gen.listings.v1.orders_pb import (
+    FindOrderByPaymentRequest,
+    GetOrderRequest,
+)
+from tests.support.callers import json_client, path
+from tests.support.orders import Orders
+from tests.support.reading import NOBODY, lists
+from tests.support.service import Service
+
+
+@pytest.mark.parametrize("id_", ["client-1", "!" * 128])
+def test_the_request_id_comes_back(running: Service, orders: Orders, id_: str) -> None:
+    """With answers and with errors, by POST and by GET."""
+    requests = [
+        GetOrderRequest(order_id=orders.add()),
+        GetOrderRequest(order_id=NOBODY),
+        GetOrderRequest(),
+        FindOrderByPaymentRequest(),
+        *lists(),
+    ]
+    headers = {"x-request-id": id_}
+    with json_client(running.base_url) as client:
+        for request in requests:
+            url, content = path(request), request.to_json()
+            query = {"connect": "v1", "encoding": "json", "message": content}
+            posted = client.post(url, content=content, headers=headers)
+            got = client.get(url, params=query, headers=headers)
+
+            assert got.status_code == posted.status_code
+            assert got.json() == posted.json()
+            assert got.headers["x-request-id"] == posted.headers["x-request-id"] == id_
+
+
+def test_a_request_without_an_id_is_given_one(running: Service) -> None:
+    with json_client(running.base_url) as client:
+        answers = [
+            client.post(path(request), content=request.to_json())
+            for request in (GetOrderRequest(order_id=NOBODY), *lists())
+        ]
+
+    given = [answer.headers["x-request-id"] for answer in answers]
+    assert len(set(given)) == len(answers)
+    assert all(given)
