@@ -42,8 +42,6 @@ from collections.abc import Callable, Generator
 from typing import Any, ClassVar, TypeAlias
 
 import zttp
-from uvicorn.config import Config
-from uvicorn.server import ServerState
 
 from server.http2_streams import ENHANCE_YOUR_CALM, NO_ERROR, REFUSED_STREAM, PacedH2Protocol
 
@@ -97,14 +95,8 @@ class RecyclingH2Protocol(PacedH2Protocol):
     # Seconds that a client has to answer the PING, and again to close an ended connection.
     patience: ClassVar[float] = 1.0
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.phase = SERVING
         self.phase_timer: asyncio.TimerHandle | None = None
         self.next_phase_at = nth_stream_id(self.announce_after_streams)

@@ -13,9 +13,7 @@ from typing import Any, TypeAlias
 
 import zttp
 from uvicorn._types import ASGISendEvent
-from uvicorn.config import Config
 from uvicorn.protocols.http.zttp_h2_impl import RequestResponseCycle, ZttpH2Protocol
-from uvicorn.server import ServerState
 
 from server.http2_frames import FrameAllowance
 
@@ -35,14 +33,8 @@ MOST_PENDING = 64 * 1024
 class PacedH2Protocol(ZttpH2Protocol):
     """uvicorn's HTTP/2 server protocol, which does not answer faster than its client reads."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.allowance = FrameAllowance(self.loop.time)
         self.heard = asyncio.Event()
         self.unread: dict[int, RequestResponseCycle] = {}
