@@ -20,10 +20,10 @@ from typing import Final, Self, TypeAlias
 
 import asyncpg
 
-from persistence._trouble import Trouble
 from persistence.errors import PersistenceError, WatchEnded, WatcherTooSlow
 from persistence.ledger import PaymentLedger, Position, Watched
 from persistence.records import PaymentEvent
+from persistence.trouble import Trouble
 from persistence.url import asyncpg_dsn
 
 CHANNEL: Final = "order_payment_events"

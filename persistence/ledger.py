@@ -19,7 +19,7 @@ from typing import NamedTuple, Self
 from persistence import queries
 from persistence.database import Database
 from persistence.errors import InvalidPosition
-from persistence.records import PaymentEvent
+from persistence.records import PaymentEvent, Storefronts
 
 _PAGE = 500
 _MOST_IN_PROGRESS = 5_000  # transactions; a server has a place for each of its connections
@@ -75,14 +75,23 @@ class Watched:
 
     order_ids: frozenset[int] = frozenset()
     storefront_ids: frozenset[int] = frozenset()
+    within: frozenset[int] | None = None
+    """The storefronts whose payments there are for them, None for all."""
 
     def __contains__(self, event: PaymentEvent) -> bool:
         """Whether ``event`` is one of theirs."""
-        return event.order_id in self.order_ids or event.storefront_id in self.storefront_ids
+        return (
+            event.order_id in self.order_ids or event.storefront_id in self.storefront_ids
+        ) and (self.within is None or event.storefront_id in self.within)
 
     def __or__(self, other: "Watched") -> "Watched":
-        """Return what is followed by either."""
-        return Watched(self.order_ids | other.order_ids, self.storefront_ids | other.storefront_ids)
+        """Return what is followed by either, and maybe more."""
+        unlimited = self.within is None or other.within is None
+        return Watched(
+            self.order_ids | other.order_ids,
+            self.storefront_ids | other.storefront_ids,
+            None if unlimited else (self.within or frozenset()) | (other.within or frozenset()),
+        )
 
 
 class PaymentLedger:
@@ -91,9 +100,20 @@ class PaymentLedger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def list_events(self, order_id: int, limit: int, after_id: int = 0) -> list[PaymentEvent]:
-        """Return up to ``limit`` events of an order with ids above ``after_id``, oldest first."""
-        rows = await self._database.fetch_rows(queries.list_events(), limit, order_id, after_id)
+    async def list_events(
+        self,
+        order_id: int,
+        limit: int,
+        after_id: int = 0,
+        storefronts: Storefronts = None,
+    ) -> list[PaymentEvent]:
+        """Return up to ``limit`` events of an order with ids above ``after_id``, oldest first.
+
+        Only what happened in ``storefronts``, unless it is None.
+        """
+        within = queries.limiting(storefronts)
+        sql = queries.list_events(limited=bool(within))
+        rows = await self._database.fetch_rows(sql, limit, order_id, after_id, *within)
         return list(map(PaymentEvent._make, rows))
 
     async def snapshot(self) -> Snapshot:
@@ -126,11 +146,16 @@ class PaymentLedger:
         self, position: Position, upto: Snapshot, watched: Watched
     ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
         order_ids, storefront_ids = list(watched.order_ids), list(watched.storefront_ids)
-        sql = queries.events_between(order_ids=bool(order_ids), storefront_ids=bool(storefront_ids))
+        within = queries.limiting(watched.within)
+        sql = queries.events_between(
+            order_ids=bool(order_ids), storefront_ids=bool(storefront_ids), limited=bool(within)
+        )
         given = [ids for ids in (order_ids, storefront_ids) if ids]
         last_id, more = position.last_id, position.seen != upto and bool(given)
         while more:
-            rows = await self._database.fetch_rows(sql, _PAGE, position.seen, upto, last_id, *given)
+            rows = await self._database.fetch_rows(
+                sql, _PAGE, position.seen, upto, last_id, *given, *within
+            )
             for event in map(PaymentEvent._make, rows):
                 last_id = event.id
                 yield event, Position(position.seen, upto, last_id)

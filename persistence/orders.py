@@ -21,6 +21,7 @@ from persistence.records import (
     OrderKey,
     Origin,
     PaymentEvent,
+    Storefronts,
     Update,
 )
 
@@ -32,7 +33,10 @@ _MOST_ATTEMPTS = 5
 
 
 class OrderRepository:
-    """Reads and writes orders."""
+    """Reads and writes orders.
+
+    Where a method takes ``storefronts``, orders of others are not there for it.
+    """
 
     def __init__(
         self,
@@ -50,7 +54,11 @@ class OrderRepository:
         self._committed = committed
 
     async def update_payment_info(
-        self, order_id: int, params: Mapping[str, str], origin: Origin
+        self,
+        order_id: int,
+        params: Mapping[str, str],
+        origin: Origin,
+        storefronts: Storefronts = None,
     ) -> Update:
         """Set the payment columns named in ``params`` and return the order as it stands then.
 
@@ -68,14 +76,15 @@ class OrderRepository:
         columns = tuple(column for column in PAYMENT_COLUMNS if column in params)
         if len(columns) != len(params):
             raise ValueError(f"not payment columns: {sorted(params.keys() - set(columns))}")
-        sql = queries.update_payment(columns)
+        within = queries.limiting(storefronts)
+        sql = queries.update_payment(columns, limited=bool(within))
         values: list[object] = [params[column] for column in columns]
         if (status := params.get("payment_status")) is not None:
             values.append(self._refusing(status))
         for _ in range(_MOST_ATTEMPTS):
             try:
                 row = await self._database.fetch_row(
-                    sql, order_id, origin.request_id, origin.caller or "", *values
+                    sql, order_id, origin.request_id, origin.caller or "", *values, *within
                 )
             except UniqueViolation as violation:
                 if violation.constraint not in _KEY_INDEXES:
@@ -84,29 +93,35 @@ class OrderRepository:
             if row is not None:
                 self._committed()
                 return Update(Order._make(row), replayed=False)
+            if storefronts is not None:  # an order of others is not there, whatever its keys
+                await self.get(order_id, storefronts)
             if replay := await self._replay(order_id, params):
                 return replay
             self._check_status(await self.get(order_id), status)
         raise TransactionConflict(f"the payment of order {order_id} keeps changing")
 
-    async def get(self, order_id: int) -> Order:
+    async def get(self, order_id: int, storefronts: Storefronts = None) -> Order:
         """Return the order. Raises OrderNotFound or another PersistenceError."""
-        row = await self._database.fetch_row(queries.get_order(), order_id)
+        within = queries.limiting(storefronts)
+        sql = queries.get_order(limited=bool(within))
+        row = await self._database.fetch_row(sql, order_id, *within)
         if row is None:
             raise OrderNotFound(order_id)
         return Order._make(row)
 
-    async def find_by_payment(self, reference: str, value: str, provider: str | None) -> Order:
+    async def find_by_payment(
+        self, reference: str, value: str, provider: str | None, storefronts: Storefronts = None
+    ) -> Order:
         """Return the order that has ever had ``value`` as ``reference``.
 
         ``reference`` is one of ``queries.REFERENCES``. With a ``provider``, only an order that has
         ever had this provider. Raises PaymentNotFound, PaymentAmbiguous or another
         PersistenceError.
         """
-        sql = queries.find_order(reference, by_provider=provider is not None)
-        rows = await self._database.fetch_rows(
-            sql, value, *(() if provider is None else [provider])
-        )
+        within = queries.limiting(storefronts)
+        sql = queries.find_order(reference, by_provider=provider is not None, limited=bool(within))
+        wanted = () if provider is None else (provider,)
+        rows = await self._database.fetch_rows(sql, value, *wanted, *within)
         if not rows:
             raise PaymentNotFound(f"no order has had this {reference}")
         if len(rows) > 1:
@@ -114,13 +129,18 @@ class OrderRepository:
         return Order._make(rows[0])
 
     async def list_orders(
-        self, wanted: OrderFilter, limit: int, after: OrderKey | None = None
+        self,
+        wanted: OrderFilter,
+        limit: int,
+        after: OrderKey | None = None,
+        storefronts: Storefronts = None,
     ) -> list[Order]:
         """Return up to ``limit`` orders, newest first: those after ``after``, or the first ones."""
         filters = {name: getattr(wanted, name) for name in queries.FILTERS}
         given = {name: value for name, value in filters.items() if value is not None}
-        sql = queries.list_orders(tuple(given), after_key=after is not None)
-        rows = await self._database.fetch_rows(sql, limit, *(after or ()), *given.values())
+        within = queries.limiting(storefronts)
+        sql = queries.list_orders(tuple(given), after_key=after is not None, limited=bool(within))
+        rows = await self._database.fetch_rows(sql, limit, *(after or ()), *given.values(), *within)
         return list(map(Order._make, rows))
 
     async def list_stuck(
@@ -129,14 +149,20 @@ class OrderRepository:
         provider: str | None,
         limit: int,
         after: OrderKey | None = None,
+        storefronts: Storefronts = None,
     ) -> list[Order]:
         """Return up to ``limit`` orders whose payment a provider has yet to decide, oldest first.
 
         Only those that have not changed since the aware time ``unchanged_since``.
         """
-        sql = queries.list_stuck(by_provider=provider is not None, after_key=after is not None)
+        within = queries.limiting(storefronts)
+        sql = queries.list_stuck(
+            by_provider=provider is not None, after_key=after is not None, limited=bool(within)
+        )
         wanted = () if provider is None else (provider,)
-        rows = await self._database.fetch_rows(sql, limit, unchanged_since, *(after or ()), *wanted)
+        rows = await self._database.fetch_rows(
+            sql, limit, unchanged_since, *(after or ()), *wanted, *within
+        )
         return list(map(Order._make, rows))
 
     def _refusing(self, status: str) -> list[str]:

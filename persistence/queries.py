@@ -9,7 +9,9 @@ from itertools import count
 from typing import Any, Final, TypeAlias
 
 from pypika import CustomFunction, Field, Order, Parameter, PostgreSQLQuery, Table, Tuple
-from pypika.enums import Comparator
+from pypika.enums import Comparator, JoinType
+from pypika.functions import Cast
+from pypika.queries import Selectable
 from pypika.terms import (
     BasicCriterion,
     Criterion,
@@ -19,7 +21,7 @@ from pypika.terms import (
     Term,
 )
 
-from persistence.records import PAYMENT_COLUMNS, PaymentEvent
+from persistence.records import PAYMENT_COLUMNS, PaymentEvent, Storefronts
 from persistence.records import Order as OrderRecord
 from persistence.statuses import OPEN
 
@@ -36,6 +38,7 @@ _clock_timestamp = CustomFunction("clock_timestamp")
 _greatest = CustomFunction("greatest", ["first", "second"])
 _emit_message = CustomFunction("pg_logical_emit_message", ["transactional", "prefix", "content"])
 _set_config = CustomFunction("set_config", ["name", "value", "is_local"])
+_unnest = CustomFunction("unnest", ["array"])
 _current_snapshot = CustomFunction("pg_current_snapshot")
 _snapshot_xmin = CustomFunction("pg_snapshot_xmin", ["snapshot"])
 _snapshot_xmax = CustomFunction("pg_snapshot_xmax", ["snapshot"])
@@ -66,12 +69,21 @@ class _PostgreSQL(Comparator):
     is_distinct_from = " IS DISTINCT FROM "
 
 
+def limiting(storefronts: Storefronts) -> tuple[list[int], ...]:
+    """Return what comes after all other parameters, when a query is ``limited``: an array.
+
+    Nothing, when it is not. A null array that stands for all storefronts would be simpler, and cost
+    every caller who has them all.
+    """
+    return () if storefronts is None else (list(storefronts),)
+
+
 @cache
-def update_payment(columns: tuple[str, ...]) -> str:
+def update_payment(columns: tuple[str, ...], *, limited: bool = False) -> str:
     """Return ``UPDATE orders SET … WHERE id = $1 … RETURNING …`` for these payment columns.
 
     ``$2`` is the request id and ``$3`` the caller, for the history. From ``$4`` on come the values
-    of ``columns``, in their order. When ``payment_status`` is one of them, the last parameter is an
+    of ``columns``, in their order. When ``payment_status`` is one of them, the next parameter is an
     array of the statuses that may not become the new one. The row comes back as the fields of
     ``Order``. None comes back, and nothing is written, when there is no such order, when its
     status may not become the new one, or when its idempotency key is the new one already.
@@ -98,6 +110,8 @@ def update_payment(columns: tuple[str, ...]) -> str:
     if key := values.get("payment_idempotency_key"):
         query = query.where(_differs(_orders.payment_idempotency_key, key))
         query = query.where(_told_to_trigger("request_fields", ",".join(columns)))
+    if limited:
+        query = query.where(_is_of(_orders, next(numbers)))
     query = query.where(_told_to_trigger("request_id", Parameter("$2")))
     query = query.where(_told_to_trigger("caller", Parameter("$3")))
     return str(query.returning(*_columns(_orders, OrderRecord._fields)))
@@ -113,18 +127,20 @@ def _told_to_trigger(name: str, value: Term | str) -> Criterion:
 
 
 @cache
-def get_order() -> str:
+def get_order(*, limited: bool = False) -> str:
     """Return the SELECT of the order with the id ``$1``."""
-    return str(_select_orders().where(_orders.id == Parameter("$1")))
+    query = _select_orders().where(_orders.id == Parameter("$1"))
+    return str(query.where(_is_of(_orders, 2)) if limited else query)
 
 
 @cache
-def find_order(reference: str, *, by_provider: bool) -> str:
+def find_order(reference: str, *, by_provider: bool, limited: bool = False) -> str:
     """Return the SELECT of up to two orders that have ever had ``$1`` as ``reference``.
 
     ``reference`` is one of ``REFERENCES``. With ``by_provider``, only orders that have ever had
     ``$2`` as their provider.
     """
+    numbers = count(2)
     if reference == "payment_idempotency_key":
         brought = _events.idempotency_key == Parameter("$1")
     else:
@@ -135,14 +151,17 @@ def find_order(reference: str, *, by_provider: bool) -> str:
     if by_provider:
         of_provider = PostgreSQLQuery.from_(_others).select(_others.id)
         of_provider = of_provider.where(_others.order_id == _orders.id)
-        of_provider = of_provider.where(_others.payment_provider_after == Parameter("$2"))
+        provider = Parameter(f"${next(numbers)}")
+        of_provider = of_provider.where(_others.payment_provider_after == provider)
         query = query.where(ExistsCriterion(of_provider))
+    if limited:
+        query = query.where(_is_of(_orders, next(numbers)))
     query = query.select(*_columns(_orders, OrderRecord._fields)).distinct()
     return str(query.orderby(_orders.id).limit(2))
 
 
 @cache
-def list_orders(filters: tuple[str, ...], *, after_key: bool) -> str:
+def list_orders(filters: tuple[str, ...], *, after_key: bool, limited: bool = False) -> str:
     """Return the SELECT of orders, newest first.
 
     ``$1`` is how many. With ``after_key``, ``$2`` and ``$3`` are the ``created_at`` and ``id`` of
@@ -157,16 +176,48 @@ def list_orders(filters: tuple[str, ...], *, after_key: bool) -> str:
         query = query.where(Tuple(*_AGE) < Tuple(Parameter("$2"), Parameter("$3")))
     for name in filters:
         query = query.where(FILTERS[name](Parameter(f"${next(numbers)}")))
+    if limited:
+        return _newest_of_each(query, Parameter(f"${next(numbers)}"))
     return str(query.orderby(*_AGE, order=Order.desc).limit(Parameter("$1")))
 
 
+def _newest_of_each(orders: _Builder, storefronts: Parameter) -> str:
+    """Return the SELECT of the ``$1`` newest of ``orders`` in an array of storefronts.
+
+    A page of each, and of these one page: no index has the orders of several storefronts by their
+    age, and PostgreSQL would go through everybody's.
+    """
+    ids = _unnest(Cast(storefronts, "BIGINT[]"))  # it takes arrays of any type
+    each = PostgreSQLQuery.select(ids.as_("id")).as_("storefront")
+    page = orders.where(_orders.storefront_id == each.id)
+    page = page.orderby(*_AGE, order=Order.desc).limit(Parameter("$1"))
+    pages = _Lateral(page, "page")
+    query: _Builder = PostgreSQLQuery.from_(each).join(pages, JoinType.cross).cross()
+    query = query.select(*(pages.field(name) for name in OrderRecord._fields))
+    query = query.orderby(pages.created_at, pages.id, order=Order.desc)
+    return str(query.limit(Parameter("$1")))
+
+
+class _Lateral(Selectable):
+    """A subquery that refers to what stands before it, which PyPika has no word for."""
+
+    def __init__(self, query: _Builder, alias: str) -> None:
+        super().__init__(alias)
+        self._query = query
+
+    def get_sql(self, **options: Any) -> str:
+        """Return it as it stands in a join."""
+        return f'LATERAL ({self._query}) "{self.alias}"'
+
+
 @cache
-def list_stuck(*, by_provider: bool, after_key: bool) -> str:
+def list_stuck(*, by_provider: bool, after_key: bool, limited: bool = False) -> str:
     """Return the SELECT of orders whose payment is open, and older than ``$2``, oldest first.
 
     ``$1`` is how many. With ``after_key``, ``$3`` and ``$4`` are the ``created_at`` and ``id`` of
-    the order before. With ``by_provider``, the last parameter is the provider.
+    the order before. With ``by_provider``, the next parameter is the provider.
     """
+    numbers = count(5 if after_key else 3)
     # The first two conditions are those of the index.
     query = _select_orders().where(_orders.payment_status.isin(OPEN))
     query = query.where(_orders.payment_provider.notnull())
@@ -176,7 +227,9 @@ def list_stuck(*, by_provider: bool, after_key: bool) -> str:
     if after_key:
         query = query.where(Tuple(*_AGE) > Tuple(Parameter("$3"), Parameter("$4")))
     if by_provider:
-        query = query.where(_orders.payment_provider == Parameter("$5" if after_key else "$3"))
+        query = query.where(_orders.payment_provider == Parameter(f"${next(numbers)}"))
+    if limited:
+        query = query.where(_is_of(_orders, next(numbers)))
     return str(query.orderby(*_AGE).limit(Parameter("$1")))
 
 
@@ -195,10 +248,12 @@ def get_event_by_key() -> str:
 
 
 @cache
-def list_events() -> str:
+def list_events(*, limited: bool = False) -> str:
     """Return the SELECT of ``$1`` events of the order ``$2``, with ids above ``$3``."""
     query = _select_events().where(_events.order_id == Parameter("$2"))
     query = query.where(_events.id > Parameter("$3"))
+    if limited:
+        query = query.where(_is_of(_events, 4))
     return str(query.orderby(_events.id).limit(Parameter("$1")))
 
 
@@ -214,7 +269,7 @@ def current_snapshot() -> str:
 
 
 @cache
-def events_between(*, order_ids: bool, storefront_ids: bool) -> str:
+def events_between(*, order_ids: bool, storefront_ids: bool, limited: bool = False) -> str:
     """Return the SELECT of the events committed after one ``pg_snapshot``, up to another.
 
     ``$1`` is how many, ``$2`` and ``$3`` are the snapshots; with ids above ``$4`` only. The next
@@ -237,6 +292,8 @@ def events_between(*, order_ids: bool, storefront_ids: bool) -> str:
         if is_given:
             watched |= column == _any_of(Parameter(f"${next(numbers)}"))
     query = query.where(watched)
+    if limited:
+        query = query.where(_is_of(_events, next(numbers)))
     return str(query.orderby(_events.id).limit(Parameter("$1")))
 
 
@@ -250,6 +307,11 @@ def _select_events() -> _Builder:
 
 def _columns(table: Table, names: Iterable[str]) -> list[Field]:
     return [table[name] for name in names]
+
+
+def _is_of(table: Table, number: int) -> Criterion:
+    """Return whether a row belongs to one of the storefronts in the parameter of that number."""
+    return table.storefront_id == _any_of(Parameter(f"${number}"))
 
 
 def _differs(first: Term, second: Term) -> Criterion:

@@ -1,8 +1,9 @@
 """The rows of the tables, as plain values."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 
 class Order(NamedTuple):
@@ -41,6 +42,10 @@ PAYMENT_COLUMNS: Final = (
     "payment_transaction_id",
 )
 """The columns that ``OrderRepository.update_payment_info`` may set."""
+
+
+Storefronts: TypeAlias = Collection[int] | None
+"""The storefronts whose orders there are for a caller; None for all."""
 
 
 class Origin(NamedTuple):
