@@ -8,6 +8,7 @@ from the installed packages, so there are no copies of them here, and no network
 
 import fcntl
 import hashlib
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -19,6 +20,7 @@ PROTO = Path(__file__).resolve().parent
 _ROOT = PROTO.parent
 _OUTPUT = _ROOT / "server" / "gen"
 _FINGERPRINT = ".fingerprint"
+_PERMISSIONS = PROTO / "permissions.toml"  # goes along with the code
 
 # Generated along with our own: the errors of our responses, and the health service.
 _THIRD_PARTY = (
@@ -65,7 +67,7 @@ def protoc(*arguments: str) -> None:
 def _fingerprint() -> str:
     """Hash what the generated code depends on; the lock file stands for the plugins' versions."""
     digest = hashlib.sha256()
-    inputs = [Path(__file__), _ROOT / "requirements" / "dev.txt"]
+    inputs = [Path(__file__), _ROOT / "requirements" / "dev.txt", _PERMISSIONS]
     for path in inputs + [PROTO / name for name in own_protos()]:
         content = path.read_bytes()
         digest.update(f"{path.name} {len(content)}\n".encode() + content)
@@ -87,6 +89,7 @@ def _generate(fingerprint: str) -> None:
             plugin = Path(sysconfig.get_path("scripts"), f"protoc-gen-{name}")
             arguments += [f"--plugin={plugin}", f"--{name}_out={new}", f"--{name}_opt={_OPTIONS}"]
         protoc(*arguments, *own_protos(), *_THIRD_PARTY)
+        shutil.copy(_PERMISSIONS, new)
         (new / _FINGERPRINT).write_text(fingerprint)
         with suppress(FileNotFoundError):
             _OUTPUT.rename(Path(scratch, "old"))

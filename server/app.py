@@ -16,8 +16,11 @@ from persistence.ledger import PaymentLedger
 from persistence.orders import OrderRepository
 from server.admission import Admission, Admitted, GrpcGate
 from server.answers import PreparedError
+from server.authorization import Authorize
 from server.calls import Calls, take_note
+from server.claims import ClaimNames
 from server.codec import StrictJSONCodec
+from server.cors import cors
 from server.deadlines import DeadlineInterceptor
 from server.errors import ErrorInterceptor, overloaded
 from server.gen.grpc_health.v1.health_connect import Health, HealthASGIApplication
@@ -28,10 +31,13 @@ from server.metrics import Metrics
 from server.on_request import OnRequest
 from server.orders import OrderHandler
 from server.outcomes import UpdateOutcomes
+from server.permissions import permissions
 from server.reflection import reflection
 from server.refusals import ExplainRefusals
 from server.requests import RequestIdInterceptor
 from server.settings import Settings
+from server.token_expiry import EndWithToken
+from server.tokens import Keys, TokenVerifier
 from server.validation import validate
 
 _SERVICES: Final = (OrderService.desc(), Health.desc())
@@ -47,16 +53,24 @@ class Application(NamedTuple):
     """To be called about once a second, and at the end."""
 
 
-def create_app(
+def create_app(  # noqa: PLR0913 - its parts
     settings: Settings,
     database: Database,
     feed: PaymentFeed,
     readiness: Readiness,
+    *,
+    keys: Keys | None = None,
     tracing: Sequence[Interceptor] = (),
 ) -> Application:
-    """Return the service, on parts that its caller opens."""
+    """Return the service, on parts that its caller opens.
+
+    Without ``keys``, everybody may do everything.
+    """
     metrics = Metrics()
     calls = Calls(metrics, settings.log_sample, _SERVICES, quiet="grpc.")
+    verifier = None if keys is None else _verifier(settings, keys)
+    authorize = Authorize(permissions(), settings.public, verifier)
+    end_with_token = EndWithToken(settings.jwt_leeway)
     orders = OrderServiceASGIApplication(
         OrderHandler(
             OrderRepository(database, guard_status=settings.status_guard, committed=feed.committed),
@@ -64,11 +78,14 @@ def create_app(
             feed,
             UpdateOutcomes(metrics.updates),
         ),
+        # The first three come before a request is read.
         interceptors=[
-            *tracing,
             calls,
             RequestIdInterceptor(),
+            authorize,
+            *tracing,
             ErrorInterceptor(),
+            end_with_token,
             OnRequest(take_note, validate),
             DeadlineInterceptor(settings.statement_timeout),
         ],
@@ -77,11 +94,12 @@ def create_app(
     )
     health = HealthASGIApplication(
         HealthHandler(readiness),
-        interceptors=[calls, ErrorInterceptor()],
+        interceptors=[calls, authorize, ErrorInterceptor(), end_with_token],
         codecs=[proto_binary_codec(), StrictJSONCodec()],
         read_max_bytes=settings.max_request_bytes,
     )
-    others = (health, *reflection(readiness.stopping, [calls], settings.max_request_bytes))
+    limit = settings.max_request_bytes
+    others = (health, *reflection(readiness.stopping, [calls, authorize], limit))
     admission = Admission(settings.pool_size, settings.queue_size)
     refusal = PreparedError(overloaded())
     metrics.gauge("listings_rpcs_in_flight", "RPCs under way.", lambda: calls.in_flight)
@@ -111,9 +129,10 @@ def create_app(
             *(Mount(service.path, app=explain(service)) for service in others),
             Route("/livez", pages.live),
             Route("/readyz", pages.ready),
-            Route("/metrics", metrics.page),
+            Route("/metrics", authorize.page("/metrics", metrics.page)),
             Mount("/", app=explain(Response(status_code=404))),
-        ]
+        ],
+        middleware=cors(settings.cors_origins),
     )
     gate = GrpcGate(admission, orders.path, refusal, calls.dropped)
 
@@ -122,3 +141,14 @@ def create_app(
         admission.tell()
 
     return Application(app, gate, every_second)
+
+
+def _verifier(settings: Settings, keys: Keys) -> TokenVerifier:
+    assert settings.jwt_issuer and settings.jwt_audience  # noqa: S101 PT018 - they go with the keys
+    return TokenVerifier(
+        keys,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        leeway=settings.jwt_leeway,
+        names=ClaimNames(settings.jwt_permissions_claim, settings.jwt_storefronts_claim),
+    )

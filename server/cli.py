@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -15,7 +16,7 @@ import click
 import structlog
 
 from persistence.errors import EmbeddedPostgresError, PersistenceError
-from server import logs, telemetry
+from server import logs
 from server.settings import Settings, SettingsError
 
 _DEMO_ORDERS = 100
@@ -53,7 +54,7 @@ def serve_command(**options: str | int | None) -> None:
     with _reported(), ExitStack() as stack:
         given = {name: value for name, value in options.items() if value is not None}
         settings = Settings.read().model_copy(update=given)
-        logs.configure(settings.log_level, settings.log_format, *telemetry.log_processors())
+        logs.configure(settings.log_level, settings.log_format)
         url = stack.enter_context(_database(settings))
         if settings.database_url is None:
             migrations.up(url)
@@ -64,17 +65,19 @@ def serve_command(**options: str | int | None) -> None:
 
 
 def _serve(settings: Settings, url: str) -> None:
+    from server.exposure import check_exposure
     from server.listeners import base_url, listen
     from server.workers import WorkersFailed, serve_with_workers, shared_metrics
 
     listeners = listen(settings.host, settings.port, settings.worker_count)
+    check_exposure(settings, listeners[0])
     announce = partial(_announce, base_url(listeners[0]), settings.log_format)
     with ExitStack() as stack:
         if len(listeners) > 1:
             stack.enter_context(shared_metrics())
-        from server.process import check_database, run
+        from server.process import check, run
 
-        asyncio.run(check_database(settings, url))
+        asyncio.run(check(settings, url))
         if len(listeners) == 1:
             run(settings, url, listeners[0], announce)
             return
@@ -145,6 +148,62 @@ def seed_command(orders: int, *, yes: bool) -> None:
             click.confirm("The database has orders. Add demo orders to them?", abort=True)
         with click.progressbar(length=orders, label="Adding demo orders") as bar:
             asyncio.run(seeding.seed(url, orders, bar.update))
+
+
+@main.command("dev-token")
+@click.option(
+    "--permission", "permissions", multiple=True, help="What it is for; may be given repeatedly."
+)
+@click.option(
+    "--storefront",
+    "storefronts",
+    multiple=True,
+    type=click.IntRange(1),
+    help="Limits it to a storefront, or to several.",
+)
+@click.option("--subject", default="developer", show_default=True, help="Whose it is.")
+@click.option(
+    "--hours",
+    default=8.0,
+    show_default=True,
+    type=click.FloatRange(0, 168),
+    help="How long it is good for.",
+)
+@click.option(
+    "--directory",
+    default=".listings-dev",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the key is, or will be.",
+)
+def dev_token_command(
+    directory: Path,
+    hours: float,
+    permissions: tuple[str, ...],
+    storefronts: tuple[int, ...],
+    subject: str,
+) -> None:
+    """Make a token FOR DEVELOPMENT ONLY, and at first the key that signs it.
+
+    Without --permission, it may read and write payments. The token alone goes to stdout.
+    """
+    from server import development
+    from server.permissions import ORDERS_READ, PAYMENTS_WRITE
+
+    settings, _ = Settings.check()
+    bearer = development.Bearer(subject, permissions or (PAYMENTS_WRITE, ORDERS_READ), storefronts)
+    try:
+        token = development.make_token(settings, directory, bearer, hours)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"{directory}: {error}") from error
+    click.echo(
+        f"FOR DEVELOPMENT ONLY: whoever reads {directory} can make tokens. A service takes them by\n"
+        f"export LISTINGS_JWKS={directory}/jwks.json"
+        f" LISTINGS_JWT_ISSUER={settings.jwt_issuer or development.ISSUER}"
+        f" LISTINGS_JWT_AUDIENCE={settings.jwt_audience or development.AUDIENCE}",
+        err=True,
+    )
+    click.echo(token)
 
 
 @main.command("doctor")

@@ -74,6 +74,21 @@ def overloaded() -> ConnectError:
     return ConnectError(Code.RESOURCE_EXHAUSTED, text, [_RETRY_DELAY, _info("OVERLOADED")])
 
 
+def unauthenticated(text: str, reason: str) -> ConnectError:
+    """Return UNAUTHENTICATED, for a call without a token that is good."""
+    return ConnectError(Code.UNAUTHENTICATED, text, [_info(reason)])
+
+
+def permission_denied(text: str, **metadata: str) -> ConnectError:
+    """Return PERMISSION_DENIED, for a caller who is known, and may not do this."""
+    return ConnectError(Code.PERMISSION_DENIED, text, [_info("PERMISSION_MISSING", **metadata)])
+
+
+def unavailable(text: str) -> ConnectError:
+    """Return UNAVAILABLE, for what may succeed soon, and has not begun."""
+    return ConnectError(Code.UNAVAILABLE, f"{text}; {_UNTOUCHED}", [_RETRY_DELAY])
+
+
 def invalid_field(field: str, description: str, reason: str) -> ConnectError:
     """Return INVALID_ARGUMENT for one field of a request, with a ``google.rpc.BadRequest``."""
     violation = BadRequest.FieldViolation(field=field, description=description, reason=reason)

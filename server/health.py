@@ -4,7 +4,7 @@ All of it is answered from memory, at once, in whatever state the database is.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from connectrpc.code import Code
@@ -33,8 +33,10 @@ class Readiness:
     """Why the process is not ready for calls, if it is not, and word of each change."""
 
     def __init__(self, database_url: str) -> None:
-        self.database = Pulse(database_url, self._tell)
+        self.database = Pulse(database_url, self.tell)
         """Follows the database while it is entered as an async context manager."""
+        self.faults: list[Callable[[], str | None]] = [lambda: self.database.fault]
+        """Each tells what is wrong with something that calls need, if anything is."""
         self.stopping = asyncio.Event()
         """Set when the process stops."""
         self._changed = asyncio.Event()
@@ -42,18 +44,21 @@ class Readiness:
     @property
     def fault(self) -> str | None:
         """What is wrong, for people; None when the process is ready."""
-        return "the server is shutting down" if self.stopping.is_set() else self.database.fault
+        if self.stopping.is_set():
+            return "the server is shutting down"
+        return next((fault for find in self.faults if (fault := find())), None)
 
     def stop(self) -> None:
         """Be not ready from now on, because the process stops."""
         self.stopping.set()
-        self._tell()
+        self.tell()
 
     async def changed(self) -> None:
         """Wait until something may have changed since this was called."""
         await self._changed.wait()
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Take note that ``fault`` may have changed."""
         self._changed.set()  # wakes all who wait
         self._changed = asyncio.Event()
 

@@ -64,18 +64,14 @@ _QUOTED: Final = tuple(
 _request: ContextVar[Message[Any] | None] = ContextVar("request", default=None)
 
 
-def configure(level: str = "info", form: str = AUTO, *more: Processor) -> None:
-    """Write entries of ``level`` and above in ``form``: "json", CONSOLE, or AUTO.
-
-    ``more`` processors may add to each entry, as structlog has them.
-    """
+def configure(level: str = "info", form: str = AUTO) -> None:
+    """Write entries of ``level`` and above in ``form``: "json", CONSOLE, or AUTO."""
     output = Output(sys.stdout)
     is_terminal = sys.stdout.isatty()
     as_json = form == _JSON or (form == AUTO and not is_terminal)
     before: list[Processor] = [
         merge_contextvars,
         _add_pid,
-        *more,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.ExceptionRenderer(),

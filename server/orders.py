@@ -15,6 +15,7 @@ from persistence.orders import OrderRepository
 from persistence.records import PAYMENT_COLUMNS, OrderFilter, OrderKey, Origin
 from persistence.records import Order as OrderRecord
 from persistence.records import PaymentEvent as EventRecord
+from server.errors import permission_denied
 from server.gen.listings.v1.orders_connect import OrderService
 from server.gen.listings.v1.orders_pb import (
     FindOrderByPaymentRequest,
@@ -35,6 +36,7 @@ from server.gen.listings.v1.orders_pb import (
 from server.messages import event_message, order_message
 from server.outcomes import UpdateOutcomes
 from server.paging import Page
+from server.principal import principal
 from server.requests import request_id
 
 
@@ -63,9 +65,12 @@ class OrderHandler(OrderService):
         params = {
             name: getattr(request, name) for name in PAYMENT_COLUMNS if request.has_field(name)
         }
-        origin = Origin(request_id(ctx))
+        caller = principal.get()
+        origin = Origin(request_id(ctx), caller and caller.subject)
         try:
-            update = await self._orders.update_payment_info(request.order_id, params, origin)
+            update = await self._orders.update_payment_info(
+                request.order_id, params, origin, _storefronts()
+            )
         except (IdempotencyKeyReused, PaymentStatusRefused) as refusal:
             self._outcomes.refused(refusal)
             raise
@@ -78,7 +83,8 @@ class OrderHandler(OrderService):
         self, request: GetOrderRequest, _ctx: RequestContext[Any, Any]
     ) -> GetOrderResponse:
         """Return one order."""
-        return GetOrderResponse(order=order_message(await self._orders.get(request.order_id)))
+        order = await self._orders.get(request.order_id, _storefronts())
+        return GetOrderResponse(order=order_message(order))
 
     async def find_order_by_payment(
         self, request: FindOrderByPaymentRequest, _ctx: RequestContext[Any, Any]
@@ -86,7 +92,10 @@ class OrderHandler(OrderService):
         """Return the order that has, or had, a payment reference."""
         assert request.reference is not None  # noqa: S101 - the rules in the proto see to it
         order = await self._orders.find_by_payment(
-            request.reference.field, request.reference.value, _given(request, "payment_provider")
+            request.reference.field,
+            request.reference.value,
+            _given(request, "payment_provider"),
+            _storefronts(),
         )
         return FindOrderByPaymentResponse(order=order_message(order))
 
@@ -94,16 +103,18 @@ class OrderHandler(OrderService):
         self, request: ListOrdersRequest, _ctx: RequestContext[Any, Any]
     ) -> ListOrdersResponse:
         """Return a page of orders, newest first."""
+        storefront_id = _permitted_storefront(request)
         page = Page(request)
         wanted = OrderFilter(
             payment_status=_given(request, "payment_status"),
             payment_provider=_given(request, "payment_provider"),
-            storefront_id=_given(request, "storefront_id"),
+            storefront_id=storefront_id,
             buyer_id=_given(request, "buyer_id"),
             created_from=_limit(request.created_from),
             created_before=_limit(request.created_before),
         )
-        found = await self._orders.list_orders(wanted, page.limit, page.after)
+        storefronts = _storefronts() if storefront_id is None else None
+        found = await self._orders.list_orders(wanted, page.limit, page.after, storefronts)
         orders, token = page.cut(found, _order_key)
         return ListOrdersResponse(orders=list(map(order_message, orders)), next_page_token=token)
 
@@ -115,7 +126,11 @@ class OrderHandler(OrderService):
         page = Page(request)
         unchanged_since = datetime.now(UTC) - request.older_than.to_timedelta()
         found = await self._orders.list_stuck(
-            unchanged_since, _given(request, "payment_provider"), page.limit, page.after
+            unchanged_since,
+            _given(request, "payment_provider"),
+            page.limit,
+            page.after,
+            _storefronts(),
         )
         orders, token = page.cut(found, _order_key)
         return ListStuckPaymentsResponse(
@@ -128,9 +143,10 @@ class OrderHandler(OrderService):
         """Return a page of what happened to one order's payment, oldest first."""
         page = Page(request)
         after_id = page.after.id if page.after else 0
-        found = await self._ledger.list_events(request.order_id, page.limit, after_id)
-        if not found:
-            await self._orders.get(request.order_id)  # which raises, when there is no such order
+        storefronts = _storefronts()
+        found = await self._ledger.list_events(request.order_id, page.limit, after_id, storefronts)
+        if not found:  # maybe there is no such order, which this raises
+            await self._orders.get(request.order_id, storefronts)
         events, token = page.cut(found, _event_key)
         return ListOrderPaymentEventsResponse(
             events=list(map(event_message, events)), next_page_token=token
@@ -140,14 +156,37 @@ class OrderHandler(OrderService):
         self, request: WatchOrderPaymentsRequest, _ctx: RequestContext[Any, Any]
     ) -> AsyncIterator[WatchOrderPaymentsResponse]:
         """Send what happens to some payments, as it is committed."""
-        storefronts = [request.storefront_id] if request.has_field("storefront_id") else []
-        watched = Watched(frozenset(request.order_ids), frozenset(storefronts))
+        storefront_id = _permitted_storefront(request)
+        watched = Watched(
+            frozenset(request.order_ids),
+            frozenset() if storefront_id is None else frozenset((storefront_id,)),
+            _storefronts(),
+        )
         position = Position.parse(request.last_event_id) if request.last_event_id else None
         async with aclosing(self._feed.watch(watched, position)) as stream:
             async for event, seen in stream:
                 yield WatchOrderPaymentsResponse(
                     event=event and event_message(event), event_id=str(seen)
                 )
+
+
+def _storefronts() -> frozenset[int] | None:
+    """Return the storefronts whose orders there are for the caller, None for all."""
+    caller = principal.get()
+    return caller and caller.storefronts
+
+
+def _permitted_storefront(request: Any) -> int | None:
+    """Return the storefront that ``request`` names, if it does.
+
+    Raises ConnectError, PERMISSION_DENIED, when there are no orders of it for the caller.
+    """
+    storefront_id: int | None = _given(request, "storefront_id")
+    allowed = _storefronts()
+    if storefront_id is not None and allowed is not None and storefront_id not in allowed:
+        text = f"the token is limited to storefronts other than {storefront_id}"
+        raise permission_denied(text, storefront_id=str(storefront_id))
+    return storefront_id
 
 
 def _given(request: Any, name: str) -> Any:

@@ -13,12 +13,13 @@ from persistence.database import Database
 from persistence.feed import PaymentFeed
 from persistence.ledger import PaymentLedger
 from persistence.schema import require_current
+from server import telemetry
 from server.app import Application, create_app
 from server.drain import DrainingServer
 from server.health import Readiness
 from server.one_port import OnePortProtocol
 from server.settings import Settings
-from server.telemetry import telemetry
+from server.token_keys import TokenKeys
 
 # Seconds. Longer than proxies keep an idle connection, so that they are the ones to close it.
 _KEEP_ALIVE = 75
@@ -26,11 +27,26 @@ _KEEP_ALIVE = 75
 # Seconds for PostgreSQL to take leave, once nobody waits for its answers any more.
 _CLOSE = 2
 
+# On every answer. What is meant for programs is neither kept, nor guessed at, nor shown as a page.
+# https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html#security-headers
+_HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+}
+
 _log = logging.getLogger(__name__)
 
 
-async def check_database(settings: Settings, database_url: str) -> None:
-    """Raise a PersistenceError if the database cannot be reached or lacks migrations."""
+async def check(settings: Settings, database_url: str) -> None:
+    """Look for what would keep a process from serving.
+
+    Raises SettingsError, or a PersistenceError when the database cannot be reached or lacks
+    migrations.
+    """
+    telemetry.wanted()
+    if settings.jwks is not None:
+        TokenKeys(settings.jwks)
     async with _database(settings, database_url) as database:
         await require_current(database)
 
@@ -69,21 +85,31 @@ async def serve(
         connect_timeout=settings.connect_timeout,
     )
 
+    keys = None if settings.jwks is None else TokenKeys(settings.jwks, readiness.tell)
+    if keys is not None:
+        readiness.faults.append(lambda: keys.fault)
+
     def stopping() -> None:
         readiness.stop()
         feed.end()  # streams, which would not end by themselves
 
-    async with telemetry() as tracing:
-        app = create_app(settings, database, feed, readiness, tracing)
+    def every_second() -> None:
+        app.every_second()
+        if keys is not None:
+            keys.look()
+
+    async with telemetry.sending() as tracing:
+        app = create_app(settings, database, feed, readiness, keys=keys, tracing=tracing)
         limit = settings.shutdown_timeout
-        server = DrainingServer(_config(app, settings), limit, ready, stopping, app.every_second)
+        server = DrainingServer(_config(app, settings), limit, ready, stopping, every_second)
         if lifeline is not None:
             server.shares_listener = True
             asyncio.get_running_loop().add_reader(lifeline, _orphaned, server, lifeline)
         parts = AsyncExitStack()
         try:
-            for part in (database, readiness.database, feed):
-                await parts.enter_async_context(part)
+            for part in (keys, database, readiness.database, feed):
+                if part is not None:
+                    await parts.enter_async_context(part)
             await server.serve(sockets=[listener])
         finally:
             try:
@@ -107,6 +133,7 @@ def _config(app: Application, settings: Settings) -> uvicorn.Config:
         timeout_keep_alive=_KEEP_ALIVE,
         # A pipelined request would begin with what the log was told of the one before it.
         reset_contextvars=True,
+        headers=list(_HEADERS.items()),
     )
 
 

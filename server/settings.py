@@ -2,15 +2,21 @@
 
 import difflib
 import os
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX: Final = "LISTINGS_"
 
 _Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+# As values separated by commas; pydantic-settings would take JSON.
+_Permissions = Annotated[tuple[Literal["health", "reflection", "metrics"], ...], NoDecode]
+_Origins = Annotated[tuple[str, ...], NoDecode]
 
 
 class SettingsError(Exception):
@@ -24,6 +30,31 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 for a free one")
+    jwks: str | None = Field(
+        None, description="public keys of those who issue tokens: a JWK Set, by path or https URL"
+    )
+    jwt_issuer: str | None = Field(
+        None, validate_default=True, description="what tokens must have as their claim iss"
+    )
+    jwt_audience: str | None = Field(
+        None, validate_default=True, description="what tokens must have in their claim aud"
+    )
+    jwt_leeway: float = Field(
+        10.0, ge=0, le=300, description="seconds that the issuer's clock may be ahead or behind"
+    )
+    jwt_permissions_claim: str = Field("scope", description="claim that lists permissions")
+    jwt_storefronts_claim: str = Field(
+        "storefronts", description="claim that limits a token to some storefronts"
+    )
+    public: _Permissions = Field(
+        ("health",), description="what needs no token: health, reflection, metrics, or none"
+    )
+    cors_origins: _Origins = Field(
+        (), description="origins of browser applications, such as https://dashboard.example"
+    )
+    insecure: bool = Field(
+        False, description="listen on any address although everybody may do everything there"
+    )
     database_url: SecretStr | None = Field(
         None, description="libpq URL of a PostgreSQL server; without it, an embedded one is used"
     )
@@ -63,6 +94,49 @@ class Settings(BaseSettings):
     max_request_bytes: int = Field(
         64 * 1024, ge=1024, le=4 * 1024 * 1024, description="largest request, decompressed"
     )
+
+    @field_validator("public", "cors_origins", mode="before")
+    @classmethod
+    def _is_a_list(cls, text: object) -> object:
+        if not isinstance(text, str):
+            return text
+        return [] if text == "none" else [part.strip() for part in text.split(",")]
+
+    @field_validator("jwks")
+    @classmethod
+    def _is_a_path_or_a_safe_url(cls, location: str | None) -> str | None:
+        if location is None or "://" not in location:
+            return location
+        url = _split(location)
+        if not url.hostname or url.username is not None or url.password is not None:
+            raise ValueError("expected a path, or https://host/path")
+        if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.hostname)):
+            raise ValueError("expected https://, since whoever changes the keys may do everything")
+        return location
+
+    @field_validator("jwt_issuer", "jwt_audience")
+    @classmethod
+    def _goes_with_the_keys(cls, text: str | None, others: ValidationInfo) -> str | None:
+        if "jwks" in others.data and (text is None) != (others.data["jwks"] is None):
+            raise ValueError(
+                f"expected beside {variable('jwks')}: tokens need all three of them"
+                if text is None
+                else f"expected {variable('jwks')} beside it: tokens need all three of them"
+            )
+        return text
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            url = _split(origin)
+            is_origin = url.scheme in ("http", "https") and url.hostname and not url.username
+            if origin != "*" and not (is_origin and origin == f"{url.scheme}://{url.netloc}"):
+                raise ValueError(
+                    "expected origins as browsers send them, https://host or https://host:port, "
+                    "separated by commas, or * for all"
+                )
+        return origins
 
     @field_validator("database_url", "direct_database_url")
     @classmethod
@@ -112,6 +186,23 @@ class Settings(BaseSettings):
             }
         faults |= {variable(name): f"{variable(name)}: {wrong[name]}" for name in wrong}
         return cls(**{name: cls.model_fields[name].default for name in wrong}), faults
+
+
+def _split(url: str) -> SplitResult:
+    """Return the parts of a URL. Raises ValueError, without a word of what may be secret in it."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # which is only looked at when it is asked for
+    except ValueError:
+        raise ValueError("expected a URL, with a port from 0 to 65535 if any") from None
+    return parts
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def variable(name: str) -> str:

@@ -18,11 +18,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from server.on_request import OnRequest
 from server.settings import SettingsError
 
 if TYPE_CHECKING:
     from connectrpc.interceptor import Interceptor
-    from structlog.typing import Processor
 
 _SIGNALS: Final = ("TRACES", "METRICS")
 
@@ -79,18 +79,9 @@ def _is_url(endpoint: str) -> bool:
         return False
 
 
-def log_processors() -> Sequence[Processor]:
-    """Return what adds the id of the trace to entries of the log, if there are traces."""
-    if "TRACES" not in wanted():
-        return ()
-    from server.tracing import add_trace_id
-
-    return (add_trace_id,)
-
-
 @asynccontextmanager
-async def telemetry() -> AsyncIterator[Sequence[Interceptor]]:
-    """Send what is wanted meanwhile; yield the interceptors that see to it, none or one.
+async def sending() -> AsyncIterator[Sequence[Interceptor]]:
+    """Send what is wanted meanwhile; yield the interceptors that see to it, if any.
 
     At the end, what is left is sent, unless that takes too long.
     """
@@ -98,13 +89,13 @@ async def telemetry() -> AsyncIterator[Sequence[Interceptor]]:
     if not endpoints:
         yield ()
         return
-    from server.tracing import Telemetry
+    from server.tracing import Telemetry, tell_trace
 
-    sending = Telemetry(traces="TRACES" in endpoints, metrics="METRICS" in endpoints)
+    sender = Telemetry(traces="TRACES" in endpoints, metrics="METRICS" in endpoints)
     try:
-        yield (sending.interceptor,)
+        yield sender.interceptor, OnRequest(tell_trace)
     finally:
         # A thread that is not waited for when the process ends: nobody may be listening any more.
-        closing = threading.Thread(target=sending.close, daemon=True)
+        closing = threading.Thread(target=sender.close, daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, _FLUSH)

@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from structlog.typing import EventDict, WrappedLogger
+from structlog.contextvars import bind_contextvars
 
 # Of an RPC, in metrics. Not among them is the address of the server, which is what the caller has
 # put into the header Host: each value would begin a new series.
@@ -140,9 +140,8 @@ class _DiscreetTracer(trace.Tracer):
                 raise
 
 
-def add_trace_id(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
-    """Add the id of the current trace, as a processor of structlog."""
+def tell_trace(_request: object) -> None:
+    """Have entries of the log tell the current trace, up to the end of the RPC."""
     context = trace.get_current_span().get_span_context()
     if context.is_valid:
-        entry["trace_id"] = trace.format_trace_id(context.trace_id)
-    return entry
+        bind_contextvars(trace_id=trace.format_trace_id(context.trace_id))

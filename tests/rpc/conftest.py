@@ -9,6 +9,7 @@ from tests.support import service
 from tests.support.callers import CALLERS, READERS, Call
 from tests.support.orders import Orders
 from tests.support.service import Service
+from tests.support.tokens import Issuer
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +48,20 @@ def read(request: pytest.FixtureRequest, running: Service) -> Iterator[Call]:
 def number() -> int:
     """A storefront, a buyer, or a part of a name, that no other test uses."""
     return next(_numbers)
+
+
+@pytest.fixture(scope="session")
+def issuer(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
+    """Whose tokens ``guarded`` takes."""
+    return Issuer(tmp_path_factory.mktemp("issuer") / "jwks.json")
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[Service]:
+    """A service where everything needs a token. It must never log one, nor a traceback."""
+    log = tmp_path_factory.mktemp("guarded") / "log"
+    with service.on_own_database(log, public="none", **issuer.settings()) as guarded:
+        yield guarded
+    written = log.read_text()
+    assert "Traceback" not in written
+    assert "eyJ" not in written  # as every token begins

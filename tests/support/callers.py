@@ -34,8 +34,8 @@ class Failure(Exception):
 Call = Callable[[Message[Any]], Any]
 """Sends a request to the method that takes it and returns the response, or raises Failure."""
 
-Caller = Callable[[str], AbstractContextManager[Call]]
-"""Connects to a base URL."""
+Caller = Callable[..., AbstractContextManager[Call]]
+"""Connects to a base URL, and sends some headers with each call: ``(url, **headers)``."""
 
 
 def path(request: Message[Any]) -> str:
@@ -59,7 +59,7 @@ def _method(request: Message[Any]) -> str:
 
 
 @contextmanager
-def grpcio(base_url: str) -> Iterator[Call]:
+def grpcio(base_url: str, **headers: str) -> Iterator[Call]:
     """gRPC by Google's implementation, the one that most callers use."""
     with grpc.insecure_channel(base_url.removeprefix("http://")) as channel:
 
@@ -70,7 +70,7 @@ def grpcio(base_url: str) -> Iterator[Call]:
                 response_deserializer=response_type(request).from_binary,
             )
             try:
-                return method(request, timeout=20)
+                return method(request, timeout=20, metadata=list(headers.items()))
             except grpc.RpcError as error:
                 raise grpc_failure(error) from error
 
@@ -79,14 +79,14 @@ def grpcio(base_url: str) -> Iterator[Call]:
 
 def _connectrpc(protocol: ProtocolType, version: HTTPVersion, **options: bool) -> Caller:
     @contextmanager
-    def connected(base_url: str) -> Iterator[Call]:
+    def connected(base_url: str, **headers: str) -> Iterator[Call]:
         http_client = SyncClient(SyncHTTPTransport(http_version=version))
         with OrderServiceClientSync(base_url, protocol=protocol, http_client=http_client) as client:
 
             def call(request: Message[Any]) -> Any:
                 try:
                     method = getattr(client, method_name(request))
-                    return method(request, timeout_ms=20_000, **options)
+                    return method(request, headers=headers, timeout_ms=20_000, **options)
                 except ConnectError as error:
                     raise connect_failure(error) from error
 
@@ -97,8 +97,9 @@ def _connectrpc(protocol: ProtocolType, version: HTTPVersion, **options: bool) -
 
 def _json(version: int) -> Caller:
     @contextmanager
-    def connected(base_url: str) -> Iterator[Call]:
+    def connected(base_url: str, **headers: str) -> Iterator[Call]:
         with json_client(base_url, version) as client:
+            client.headers.update(headers)
 
             def call(request: Message[Any]) -> Any:
                 response = client.post(path(request), content=request.to_json())

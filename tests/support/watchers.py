@@ -20,12 +20,12 @@ Stream = Iterator[WatchOrderPaymentsResponse]
 Watch = Callable[[WatchOrderPaymentsRequest], AbstractContextManager[Stream]]
 """Begins to watch; at the end of the context the caller goes away."""
 
-Watcher = Callable[[str], AbstractContextManager[Watch]]
-"""Connects to a base URL."""
+Watcher = Callable[..., AbstractContextManager[Watch]]
+"""Connects to a base URL, and sends some headers with each call: ``(url, **headers)``."""
 
 
 @contextmanager
-def grpcio(base_url: str) -> Iterator[Watch]:
+def grpcio(base_url: str, **headers: str) -> Iterator[Watch]:
     """gRPC by Google's implementation."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     with grpc.insecure_channel(base_url.removeprefix("http://"), options) as channel:
@@ -37,7 +37,7 @@ def grpcio(base_url: str) -> Iterator[Watch]:
 
         @contextmanager
         def watch(request: WatchOrderPaymentsRequest) -> Iterator[Stream]:
-            call = method(request, timeout=60)
+            call = method(request, timeout=60, metadata=list(headers.items()))
 
             def stream() -> Stream:
                 try:
@@ -53,7 +53,7 @@ def grpcio(base_url: str) -> Iterator[Watch]:
 
 def _connectrpc(protocol: ProtocolType, version: HTTPVersion, codec: Codec) -> Watcher:
     @contextmanager
-    def connected(base_url: str) -> Iterator[Watch]:
+    def connected(base_url: str, **headers: str) -> Iterator[Watch]:
         http_client = SyncClient(SyncHTTPTransport(http_version=version))
         with OrderServiceClientSync(
             base_url, protocol=protocol, http_client=http_client, codec=codec
@@ -61,7 +61,7 @@ def _connectrpc(protocol: ProtocolType, version: HTTPVersion, codec: Codec) -> W
 
             @contextmanager
             def watch(request: WatchOrderPaymentsRequest) -> Iterator[Stream]:
-                responses = client.watch_order_payments(request, timeout_ms=60_000)
+                responses = client.watch_order_payments(request, headers=headers, timeout_ms=60_000)
                 with closing(cast("Any", responses)):
 
                     def stream() -> Stream:

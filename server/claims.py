@@ -1,0 +1,68 @@
+"""What the claims of a verified token say of its bearer."""
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from server.principal import Principal
+
+_LONGEST_SUBJECT: Final = 255  # https://openid.net/specs/openid-connect-core-1_0.html#IDToken
+
+_ABSENT: Final = object()
+
+
+class ClaimNames(NamedTuple):
+    """Where tokens have what no standard has a claim for."""
+
+    permissions: str
+    storefronts: str
+
+
+def principal_of(claims: Mapping[str, Any], names: ClaimNames) -> Principal:
+    """Return the bearer. Raises ValueError, which says what is wrong, and not what was there."""
+    subject = claims["sub"]
+    if not (subject.isprintable() and 0 < len(subject) <= _LONGEST_SUBJECT):
+        raise ValueError(f"the claim sub is not 1 to {_LONGEST_SUBJECT} printable characters")
+    return Principal(
+        subject,
+        _permissions(claims, names.permissions),
+        _storefronts(claims, names.storefronts),
+        float(claims["exp"]),
+    )
+
+
+def _permissions(claims: Mapping[str, Any], name: str) -> frozenset[str]:
+    """Return permissions from a list of them, or from a text with spaces (RFC 8693, scope)."""
+    value = _claim(claims, name)
+    if value is _ABSENT:
+        return frozenset()
+    if isinstance(value, str):
+        return frozenset(value.split())
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return frozenset(value)
+    raise ValueError(f"the claim {name} is neither a text nor a list of texts")
+
+
+def _storefronts(claims: Mapping[str, Any], name: str) -> frozenset[int] | None:
+    """Return the storefronts that a token is limited to, if it is.
+
+    A limit that cannot be understood is not taken for none.
+    """
+    value = _claim(claims, name)
+    if value is _ABSENT:
+        return None
+    ids = value if isinstance(value, list) else [value]
+    if not all(type(each) is int and 0 < each < 2**63 for each in ids):
+        raise ValueError(f"the claim {name} is not a list of ids of storefronts")
+    return frozenset(ids)
+
+
+def _claim(claims: Mapping[str, Any], name: str) -> Any:
+    """Return a claim, also one within others: ``realm_access.roles``.
+
+    The whole name comes first, since there are names with dots: ``https://shop.example/roles``.
+    """
+    if name in claims:
+        return claims[name]
+    first, _, rest = name.partition(".")
+    within = claims.get(first)
+    return _claim(within, rest) if rest and isinstance(within, Mapping) else _ABSENT
