@@ -7,6 +7,8 @@ from server.principal import Principal
 
 _LONGEST_SUBJECT: Final = 255  # https://openid.net/specs/openid-connect-core-1_0.html#IDToken
 
+_FAR_AWAY: Final = 2.0**40  # seconds, which clocks and timers can deal with
+
 _ABSENT: Final = object()
 
 
@@ -26,7 +28,7 @@ def principal_of(claims: Mapping[str, Any], names: ClaimNames) -> Principal:
         subject,
         _permissions(claims, names.permissions),
         _storefronts(claims, names.storefronts),
-        float(claims["exp"]),
+        float(min(claims["exp"], _FAR_AWAY)),
     )
 
 

@@ -1,0 +1,314 @@
+"""Tokens: which are good, what they say, and how long they are remembered."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.claims import ClaimNames
+from server.principal import Principal
+from server.token_keys import TokenKeys, parse
+from server.tokens import EXPIRED, INVALID, TokenRefused, TokenVerifier
+from tests.support.tokens import AUDIENCE, ISSUER, READ, Issuer, SigningKey, ec_key, ed_key, rsa_key
+
+KEY = ed_key()
+
+
+class Keys:
+    """Some keys in memory, which counts who asks for one."""
+
+    def __init__(self, *keys: SigningKey) -> None:
+        self.changes = 0
+        self.asked = 0
+        self.have(*keys)
+
+    def have(self, *keys: SigningKey) -> None:
+        self.keys = {(key.key_id, key.algorithm): jwt.PyJWK(key.jwk()) for key in keys}
+        self.changes += 1
+
+    async def find(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
+        self.asked += 1
+        return self.keys.get((key_id or "", algorithm))
+
+
+class Clock:
+    """The time, to be moved."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+def verifier(
+    keys: Keys,
+    permissions: str = "scope",
+    storefronts: str = "storefronts",
+    clock: Callable[[], float] = time.time,
+) -> TokenVerifier:
+    names = ClaimNames(permissions, storefronts)
+    return TokenVerifier(
+        keys, issuer=ISSUER, audience=AUDIENCE, leeway=10, names=names, clock=clock
+    )
+
+
+def token(key: SigningKey = KEY, **claims: Any) -> str:
+    usual = {"iss": ISSUER, "aud": AUDIENCE, "sub": "pay", "exp": int(time.time()) + 600}
+    return key.sign(None, **usual | claims)
+
+
+def verified(
+    text: str,
+    keys: Keys | None = None,
+    permissions: str = "scope",
+    storefronts: str = "storefronts",
+) -> Principal:
+    tokens = verifier(keys or Keys(KEY), permissions, storefronts)
+    return asyncio.run(tokens.verify(text))
+
+
+def refusal(text: str, keys: Keys | None = None) -> tuple[str, str]:
+    with pytest.raises(TokenRefused) as caught:
+        verified(text, keys)
+    return caught.value.reason, str(caught.value)
+
+
+@pytest.mark.parametrize("make", [rsa_key, ec_key, ed_key])
+def test_each_algorithm(make: Any) -> None:
+    key = make()
+    assert verified(token(key), Keys(key)).subject == "pay"
+    other = make()
+    if make is not rsa_key:  # of which there is one
+        assert refusal(token(other), Keys(key)) == (INVALID, "the token's signature is wrong")
+
+
+@pytest.mark.parametrize(
+    ("claims", "reason", "words"),
+    [
+        ({"exp": 1}, EXPIRED, "has expired"),
+        ({"exp": time.time() - 11}, EXPIRED, "has expired"),
+        ({"nbf": time.time() + 60}, INVALID, "not valid yet"),
+        ({"iss": "https://issuer.example/"}, INVALID, "of another issuer"),
+        ({"aud": ["billing"]}, INVALID, "for another audience"),
+        ({"sub": ""}, INVALID, "claim sub"),
+        ({"sub": "a\0b"}, INVALID, "claim sub"),
+        ({"sub": "x" * 256}, INVALID, "claim sub"),
+        ({"scope": 7}, INVALID, "claim scope"),
+        ({"scope": None}, INVALID, "claim scope"),
+        ({"scope": [READ, 7]}, INVALID, "claim scope"),
+        ({"storefronts": None}, INVALID, "claim storefronts"),
+        ({"storefronts": "3"}, INVALID, "claim storefronts"),
+        ({"storefronts": [3, "4"]}, INVALID, "claim storefronts"),
+        ({"storefronts": [True]}, INVALID, "claim storefronts"),
+        ({"storefronts": [0]}, INVALID, "claim storefronts"),
+        ({"storefronts": [2**63]}, INVALID, "claim storefronts"),
+        ({"storefronts": {"3": True}}, INVALID, "claim storefronts"),
+    ],
+)
+def test_what_is_refused(claims: dict[str, Any], reason: str, words: str) -> None:
+    found, text = refusal(token(**claims))
+    assert found == reason
+    assert words in text
+
+
+@pytest.mark.parametrize("claim", ["exp", "iss", "aud", "sub"])
+def test_what_must_be_there(claim: str) -> None:
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "pay", "exp": int(time.time()) + 600}
+    del claims[claim]
+    assert refusal(KEY.sign(None, **claims)) == (INVALID, f"the token lacks the claim {claim}")
+
+
+def test_a_token_may_have_no_end_to_speak_of() -> None:
+    assert verified(token(exp=10**400)).expires_at > time.time()
+
+
+def test_clocks_may_differ_a_little() -> None:
+    now = time.time()
+    assert verified(token(exp=now - 5, nbf=now + 5, iat=now + 5))
+
+
+@pytest.mark.parametrize(
+    ("name", "claims", "found"),
+    [
+        ("scope", {"scope": f"{READ} health"}, {READ, "health"}),
+        ("scope", {"scope": ""}, set()),
+        ("scope", {"scope": [READ, "health"]}, {READ, "health"}),
+        ("scope", {}, set()),
+        ("permissions", {"permissions": [READ]}, {READ}),
+        ("realm_access.roles", {"realm_access": {"roles": [READ]}}, {READ}),
+        ("https://shop.example/roles", {"https://shop.example/roles": [READ]}, {READ}),
+        ("a.b.c", {"a": {"b": {"c": READ}}}, {READ}),
+        ("a.b.c", {"a": {"b": READ}}, set()),
+    ],
+)
+def test_where_permissions_are(name: str, claims: dict[str, Any], found: set[str]) -> None:
+    assert verified(token(**claims), permissions=name).permissions == found
+
+
+def test_a_limit_to_storefronts() -> None:
+    assert verified(token()).storefronts is None
+    for value, found in ((3, [3]), ([3, 4, 3], [3, 4]), ([], [])):
+        assert verified(token(storefronts=value)).storefronts == frozenset(found)
+    within = verified(token(shop={"storefronts": [3]}), storefronts="shop.storefronts")
+    assert within.storefronts == frozenset((3,))
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["exp", "nbf", "iat", "iss", "aud", "sub", "scope", "storefronts", "jti"]),
+        st.recursive(
+            st.none()
+            | st.booleans()
+            | st.integers()
+            | st.floats()
+            | st.text()
+            | st.sampled_from([1e400, -1e400, 10**400]),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner),
+            max_leaves=5,
+        ),
+    )
+)
+def test_whatever_a_trusted_issuer_signs_is_taken_or_refused(claims: dict[str, Any]) -> None:
+    usual = {"iss": ISSUER, "aud": AUDIENCE, "sub": "pay", "exp": int(time.time()) + 600}
+    text = jwt.PyJWS().encode(
+        _as_json(usual | claims), KEY.private, KEY.algorithm, {"kid": KEY.key_id}
+    )
+    try:
+        verified(text)
+    except TokenRefused as refused:
+        assert str(refused).startswith(("the token", "the claim"))
+
+
+@given(st.text() | st.text(".eyJhbGciOiJFZERTQSJ9"))
+def test_what_is_no_token_is_refused(text: str) -> None:
+    assert refusal(text)[0] == INVALID
+    assert refusal(f"{token()[:-20]}{text}")[0] == INVALID
+
+
+def test_what_is_said_does_not_quote_the_token() -> None:
+    header = KEY.sign({"kid": "secret"}).partition(".")[0]
+    for text in ("secret", f"{header}.secret.secret", token(sub="secret\0"), token(iss="secret")):
+        assert "secret" not in refusal(text)[1]
+
+
+def test_a_long_token_is_not_even_looked_at() -> None:
+    keys = Keys(KEY)
+    assert "8192 characters" in refusal(token(sub="x", filler="y" * 8192), keys)[1]
+    assert keys.asked == 0
+
+
+class TestMemory:
+    def test_a_token_is_checked_once(self) -> None:
+        keys, text = Keys(KEY), token()
+        tokens = verifier(keys)
+        first = asyncio.run(tokens.verify(text))
+        assert asyncio.run(tokens.verify(text)) is first
+        assert keys.asked == 1
+
+    def test_it_is_forgotten_when_it_expires(self) -> None:
+        clock, keys = Clock(), Keys(KEY)
+        tokens = verifier(keys, clock=clock)
+        text = token(exp=int(time.time()) + 100)
+        asyncio.run(tokens.verify(text))
+        clock.ahead = 101
+        asyncio.run(tokens.verify(text))
+        assert keys.asked == 2
+
+    def test_it_is_forgotten_when_its_key_goes(self) -> None:
+        keys, text = Keys(KEY), token()
+        tokens = verifier(keys)
+        asyncio.run(tokens.verify(text))
+        keys.have(ec_key())
+        with pytest.raises(TokenRefused, match="not trusted here"):
+            asyncio.run(tokens.verify(text))
+
+    def test_one_checked_with_keys_that_have_gone_meanwhile_is_not_kept(self) -> None:
+        class Changing(Keys):
+            async def find(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
+                found = await super().find(key_id, algorithm)
+                self.changes += 1
+                return found
+
+        keys, text = Changing(KEY), token()
+        tokens = verifier(keys)
+        asyncio.run(tokens.verify(text))
+        asyncio.run(tokens.verify(text))
+        assert keys.asked == 2
+
+    def test_it_has_an_end(self) -> None:
+        keys = Keys(KEY)
+        tokens = verifier(keys)
+        texts = [token(sub=str(n)) for n in range(1001)]
+        for text in texts:
+            asyncio.run(tokens.verify(text))
+        asyncio.run(tokens.verify(texts[-1]))
+        assert keys.asked == 1001
+        asyncio.run(tokens.verify(texts[0]))
+        assert keys.asked == 1002
+
+    def test_one_that_is_refused_is_not_remembered(self) -> None:
+        keys = Keys(KEY)
+        tokens = verifier(keys)
+        for _ in range(2):
+            with pytest.raises(TokenRefused):
+                asyncio.run(tokens.verify(token(aud="billing")))
+        assert keys.asked == 2
+
+
+def _as_json(claims: dict[str, Any]) -> bytes:
+    return json.dumps(claims).encode()
+
+
+class TestKeySets:
+    def test_keys_for_other_things_are_left_out(self) -> None:
+        usable = rsa_key().jwk()
+        others = [
+            {"kty": "oct", "k": "c2VjcmV0", "kid": "secret"},
+            usable | {"use": "enc"},
+            usable | {"alg": "RS512"},
+            usable | {"alg": "HS256"},
+            usable | {"key_ops": ["encrypt"]},
+            ec_key().jwk() | {"crv": "P-384"},
+            {"kty": "martian"},
+            {},
+        ]
+        assert [key.key_id for key in parse(_as_json({"keys": [*others, usable]}))] == ["rsa"]
+        with pytest.raises(ValueError, match="no key for RS256, ES256, EdDSA"):
+            parse(_as_json({"keys": others}))
+
+    @pytest.mark.parametrize(
+        "text", [b"", b"[]", b"{}", b'{"keys": 7}', b'{"keys": [7]}', b"\xff", b"[" * 10_000]
+    )
+    def test_what_is_no_key_set(self, text: bytes) -> None:
+        with pytest.raises(ValueError):  # noqa: PT011 - json's own words may do
+            parse(text)
+
+    def test_a_private_key_is_an_alarm(self) -> None:
+        private = jwt.algorithms.OKPAlgorithm.to_jwk(KEY.private, as_dict=True)
+        with pytest.raises(ValueError, match="private key, where only public ones belong"):
+            parse(_as_json({"keys": [private]}))
+
+    def test_a_short_key_is_refused(self) -> None:
+        short = SigningKey(rsa.generate_private_key(65537, 1024), "RS256", "short")
+        with pytest.raises(ValueError, match="2048"):
+            parse(_as_json({"keys": [short.jwk()]}))
+
+    def test_a_token_may_leave_out_the_only_key(self, tmp_path: Path) -> None:
+        issuer = Issuer(tmp_path / "jwks.json", [ed_key("one"), ec_key("two")])
+        keys = TokenKeys(str(issuer.jwks))
+
+        async def find(key_id: str | None) -> Any:
+            return await keys.find(key_id, "EdDSA")
+
+        found = asyncio.run(find(None))
+        assert found and found.key_id == "one"
+        assert asyncio.run(find("two")) is None  # which is for ES256
