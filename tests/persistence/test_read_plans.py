@@ -15,7 +15,7 @@ from tests.support import databases
 MILLION: Final = 1_000_000
 FIRST_ORDER: Final = datetime(2025, 1, 1, tzinfo=UTC)
 BETWEEN_ORDERS: Final = timedelta(seconds=20)
-A_FEW: Final = 2_000  # rows, out of a million
+A_FEW: Final = 5_000  # rows, out of a million; of a plan for any values, ten pages of 500
 
 # Three of ten buyers leave without a payment, one of ten payments fails, and one of a thousand is
 # stuck. The oldest have a provider that went out of business. One of five has references.
@@ -181,6 +181,26 @@ def lists_of_orders(
             yield f"orders {wanted} {after}", Read(sql, (51, *after, *wanted))
 
 
+def limited_reads(given: Mapping[str, object]) -> Iterator[tuple[str, Read]]:
+    """Every statement that reads, for callers with the orders of some storefronts only."""
+    some = ([8, 9, 13, 404],)
+    yield "get_order", Read(queries.get_order(limited=True), (MILLION // 2, *some))
+    for reference, prefix in zip(queries.REFERENCES, ("cs", "pi", "txn", "evt"), strict=True):
+        sql = queries.find_order(reference, by_provider=True, limited=True)
+        yield f"find {reference}", Read(sql, (f"{prefix}_0050005", "stripe", *some))
+    yield "events", Read(queries.list_events(limited=True), (51, MILLION // 2, 0, *some))
+    sql = queries.events_between(order_ids=True, storefront_ids=False, limited=True)
+    snapshots = ("999900:999950:999910", "999990:1000001:999991,999993")
+    yield "between", Read(sql, (500, *snapshots, 0, [999_990, 999_995, 7], *some))
+    for after in ((), MIDDLE):
+        sql = queries.list_stuck(by_provider=True, after_key=bool(after), limited=True)
+        yield f"stuck {after}", Read(sql, (51, _placed_at(900_000), *after, "stripe", *some))
+        for filters in ((), *((name,) for name in queries.FILTERS if name != "storefront_id")):
+            sql = queries.list_orders(filters, after_key=bool(after), limited=True)
+            wanted = [given[name] for name in filters]
+            yield f"orders {wanted} {after}", Read(sql, (51, *after, *wanted, *some))
+
+
 def explain(cursor: psycopg.ClientCursor[Any], read: Read, options: str = "") -> dict[str, Any]:
     """Have ``read`` explained as the prepared statement that the service makes of it."""
     cursor.execute("DEALLOCATE ALL")
@@ -210,7 +230,8 @@ def is_found_by_an_index(connection: psycopg.ClientCursor[Any], mode: str) -> No
     """Whether PostgreSQL plans with the values, or once for all of them."""
     connection.execute(f"SET plan_cache_mode = {mode}".encode())
     bad = {}
-    for name, read in chain(reads(), lists_of_orders(COMMON), lists_of_orders(RARE)):
+    every = (reads(), lists_of_orders(COMMON), lists_of_orders(RARE), limited_reads(COMMON))
+    for name, read in chain(*every):
         found = list(nodes(explain(connection, read)))
         if any(node.is_costly for node in found) or not any("Index" in each.kind for each in found):
             bad[name] = found
@@ -244,6 +265,17 @@ def costs_the_same_in_the_middle(
     assert cost_in_the_middle <= cost + 10
 
 
+def costs_a_page_of_each(connection: psycopg.ClientCursor[Any]) -> None:
+    """For a caller with some storefronts, at the beginning and in the middle."""
+    connection.execute("SET plan_cache_mode = force_custom_plan")
+    some = [8, 9, 13]
+    for after in ((), MIDDLE):
+        sql = queries.list_orders((), after_key=bool(after), limited=True)
+        plan = explain(connection, Read(sql, (51, *after, some)), ", ANALYZE, BUFFERS")
+        assert plan["Actual Rows"] == 51
+        assert 0 < touched(plan) < 60 * len(some)
+
+
 FILTERS: Final = [
     (),
     ("payment_status",),
@@ -263,6 +295,8 @@ def test_reads_of_a_million_orders(
             is_found_by_an_index(connection, mode)
     with subtests.test("touches little else"):
         touches_little_else(connection)
+    with subtests.test("costs a page of each storefront"):
+        costs_a_page_of_each(connection)
     for filters in FILTERS:
         with subtests.test("costs the same in the middle", filters=filters):
             costs_the_same_in_the_middle(connection, filters)
