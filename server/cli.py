@@ -197,8 +197,8 @@ def dev_token_command(
     except (OSError, ValueError) as error:
         raise click.ClickException(f"{directory}: {error}") from error
     click.echo(
-        f"FOR DEVELOPMENT ONLY: whoever reads {directory} can make tokens. A service takes them by\n"
-        f"export LISTINGS_JWKS={directory}/jwks.json"
+        f"FOR DEVELOPMENT ONLY: whoever can read {directory} can make tokens. A service takes them "
+        f"by\nexport LISTINGS_JWKS={directory}/jwks.json"
         f" LISTINGS_JWT_ISSUER={settings.jwt_issuer or development.ISSUER}"
         f" LISTINGS_JWT_AUDIENCE={settings.jwt_audience or development.AUDIENCE}",
         err=True,

@@ -25,7 +25,7 @@ from server.watched_files import WatchedFiles
 # Seconds.
 _EVERY: Final = 300.0  # after which a URL is asked again
 _AT_ONCE: Final = 10.0  # after which it is asked again for a key that is not known
-_AGAIN: Final = 5.0  # after which it is asked again when that failed
+_AGAIN: Final = 2.0  # after which it is asked again when that failed
 _PATIENCE: Final = 5.0  # for its answer
 
 _MOST_BYTES: Final = 1024 * 1024
@@ -104,10 +104,8 @@ class TokenKeys:
         Raises KeysUnavailable, while there are none at all.
         """
         key = self._find(key_id, algorithm)
-        if key is None and self._source.is_due(wanted=True):
-            self.reload()
-        if key is None and self._reading is not None:
-            await asyncio.shield(self._reading)  # which others wait for as well
+        if key is None and (self._reading or self._source.is_due(wanted=True)):
+            await asyncio.shield(self.reload())  # others may wait for it as well
             key = self._find(key_id, algorithm)
         if not self._keys:
             raise KeysUnavailable("the keys of tokens cannot be fetched")
@@ -118,10 +116,11 @@ class TokenKeys:
         if self._source.is_due(wanted=False):
             self.reload()
 
-    def reload(self) -> None:
-        """Read the keys, in the background, unless that is being done."""
+    def reload(self) -> asyncio.Task[None]:
+        """Read the keys, in the background, and return what does."""
         if self._reading is None:
             self._reading = asyncio.create_task(self._read())
+        return self._reading
 
     async def _read(self) -> None:
         try:

@@ -1,0 +1,62 @@
+"""A server that has a JWK Set, or something else in its place."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Final
+
+PATH: Final = "/.well-known/jwks.json"
+
+
+class KeyServer(ThreadingHTTPServer):
+    """Serves ``body`` with ``status``, and counts how often."""
+
+    daemon_threads = True
+
+    def __init__(self, body: str, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.body = body
+        self.status = 200
+        self.headers: dict[str, str] = {}
+        self.asked = 0
+        self.go_on = threading.Event()
+        """Cleared, no answer comes until it is set."""
+        self.go_on.set()
+
+    @property
+    def url(self) -> str:
+        """Where the keys are."""
+        return f"http://127.0.0.1:{self.server_port}{PATH}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: KeyServer
+
+    def do_GET(self) -> None:
+        self.server.asked += 1
+        self.server.go_on.wait(30)
+        self.send_response(self.server.status)
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
+        body = self.server.body.encode()
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@contextmanager
+def serving(body: str, port: int = 0) -> Iterator[KeyServer]:
+    """Serve meanwhile, on a free port unless one is given."""
+    with KeyServer(body, port) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.go_on.set()
+            server.shutdown()
+            thread.join()
