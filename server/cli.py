@@ -71,7 +71,7 @@ def _serve(settings: Settings, url: str) -> None:
 
     listeners = listen(settings.host, settings.port, settings.worker_count)
     check_exposure(settings, listeners[0])
-    announce = partial(_announce, base_url(listeners[0]), settings.log_format)
+    announce = partial(_announce, base_url(listeners[0]), settings)
     with ExitStack() as stack:
         if len(listeners) > 1:
             stack.enter_context(shared_metrics())
@@ -266,14 +266,15 @@ def _report(done: str, ids: list[str]) -> None:
         click.echo("Nothing to do.")
 
 
-def _announce(base_url: str, log_format: str) -> None:
+def _announce(base_url: str, settings: Settings) -> None:
     what = "Serving gRPC, gRPC-Web and Connect (JSON too)"
+    token = "" if settings.jwks is None else '-H "Authorization: Bearer $TOKEN" '
     curl = (
         f"curl -s {base_url}/listings.v1.OrderService/UpdateOrderPayment "
-        "-H 'Content-Type: application/json' "
+        f"{token}-H 'Content-Type: application/json' "
         """-d '{"orderId": 1, "paymentProvider": "stripe", "paymentStatus": "paid"}'"""
     )
-    if logs.is_readable(log_format):
+    if logs.is_readable(settings.log_format):
         click.echo(f"{what} on {base_url}\nPay for order 1:\n\n{curl}\n\nCtrl-C stops the service.")
     else:
         version = importlib.metadata.version("listings")

@@ -12,6 +12,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX: Final = "LISTINGS_"
 
+# All of them or none.
+_TOGETHER: Final = (("jwks", "jwt_issuer", "jwt_audience"),)
+
 _Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 # As values separated by commas; pydantic-settings would take JSON.
@@ -33,12 +36,8 @@ class Settings(BaseSettings):
     jwks: str | None = Field(
         None, description="public keys of those who issue tokens: a JWK Set, by path or https URL"
     )
-    jwt_issuer: str | None = Field(
-        None, validate_default=True, description="what tokens must have as their claim iss"
-    )
-    jwt_audience: str | None = Field(
-        None, validate_default=True, description="what tokens must have in their claim aud"
-    )
+    jwt_issuer: str | None = Field(None, description="what tokens must have as their claim iss")
+    jwt_audience: str | None = Field(None, description="what tokens must have in their claim aud")
     jwt_leeway: float = Field(
         10.0, ge=0, le=300, description="seconds that the issuer's clock may be ahead or behind"
     )
@@ -114,17 +113,6 @@ class Settings(BaseSettings):
             raise ValueError("expected https://, since whoever changes the keys may do everything")
         return location
 
-    @field_validator("jwt_issuer", "jwt_audience")
-    @classmethod
-    def _goes_with_the_keys(cls, text: str | None, others: ValidationInfo) -> str | None:
-        if "jwks" in others.data and (text is None) != (others.data["jwks"] is None):
-            raise ValueError(
-                f"expected beside {variable('jwks')}: tokens need all three of them"
-                if text is None
-                else f"expected {variable('jwks')} beside it: tokens need all three of them"
-            )
-        return text
-
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
@@ -177,7 +165,8 @@ class Settings(BaseSettings):
         """
         faults = _misspelt([variable(name) for name in cls.model_fields])
         try:
-            return cls(), faults
+            settings = cls()
+            return settings, faults | settings._incomplete()
         except ValidationError as error:
             # Without the values: one of them may hold a password.
             wrong = {
@@ -186,6 +175,18 @@ class Settings(BaseSettings):
             }
         faults |= {variable(name): f"{variable(name)}: {wrong[name]}" for name in wrong}
         return cls(**{name: cls.model_fields[name].default for name in wrong}), faults
+
+    def _incomplete(self) -> dict[str, str]:
+        """Return what is to be said of each variable that is missing beside others."""
+        faults = {}
+        for group in _TOGETHER:
+            missing = [variable(name) for name in group if getattr(self, name) is None]
+            given = [name for name in map(variable, group) if name not in missing]
+            if given:
+                faults |= {
+                    name: f"{name}: expected beside {' and '.join(given)}" for name in missing
+                }
+        return faults
 
 
 def _split(url: str) -> SplitResult:

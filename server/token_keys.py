@@ -80,6 +80,8 @@ class TokenKeys:
         self.look()
         if self._reading is not None:
             await self._reading
+        if any((key.key_id or "").startswith(DEVELOPMENT) for key in self._keys):
+            _log.warning("tokens of `listings dev-token` are taken: not for production")
         return self
 
     async def __aexit__(
@@ -134,8 +136,6 @@ class TokenKeys:
     def _take(self, key_set: bytes) -> None:
         had_none = not self._keys
         self._keys = parse(key_set)
-        if any((key.key_id or "").startswith(DEVELOPMENT) for key in self._keys):
-            _log.warning("tokens of `listings dev-token` are taken: not for production")
         self.changes += 1
         if had_none:
             self._changed()

@@ -46,6 +46,27 @@ def test_values(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LISTINGS_DATABASE_URL", "mysql://root:hunter2@db/x", "expected postgresql://"),
         ("LISTINGS_DATABASE_URL", "db.example:5432", "expected postgresql://"),
         ("LISTINGS_DIRECT_DATABASE_URL", "postgresql://u:hunter2@h/d", "LISTINGS_DATABASE_URL"),
+        ("LISTINGS_JWKS", "keys.json", "LISTINGS_JWT_ISSUER: expected beside LISTINGS_JWKS"),
+        ("LISTINGS_JWKS", "keys.json", "LISTINGS_JWT_AUDIENCE: expected beside LISTINGS_JWKS"),
+        ("LISTINGS_JWKS", "http://issuer.example/keys", "expected https://"),
+        ("LISTINGS_JWKS", "https://u:hunter2@issuer.example/keys", "expected a path, or https://"),
+        ("LISTINGS_JWKS", "https:///keys", "expected a path, or https://"),
+        ("LISTINGS_JWKS", "https://issuer.example:99999/keys", "port from 0 to 65535"),
+        (
+            "LISTINGS_JWT_ISSUER",
+            "https://issuer.example",
+            "LISTINGS_JWKS: expected beside LISTINGS_JWT_ISSUER",
+        ),
+        ("LISTINGS_JWT_AUDIENCE", "listings", "LISTINGS_JWKS: expected beside LISTINGS_JWT_AUDI"),
+        ("LISTINGS_JWT_LEEWAY", "301", "less than or equal to 300"),
+        ("LISTINGS_PUBLIC", "health,orders:read", "'health', 'reflection' or 'metrics'"),
+        ("LISTINGS_CORS_ORIGINS", "dashboard.example", "expected origins"),
+        ("LISTINGS_CORS_ORIGINS", "https://dashboard.example/", "expected origins"),
+        ("LISTINGS_CORS_ORIGINS", "https://a.example https://b.example", "expected origins"),
+        ("LISTINGS_CORS_ORIGINS", "https://u:hunter2@dashboard.example", "expected origins"),
+        ("LISTINGS_CORS_ORIGINS", "https://a.example,https://b:port", "port from 0 to 65535"),
+        ("LISTINGS_CORS_ORIGINS", "null", "expected origins"),
+        ("LISTINGS_INSECURE", "maybe", "boolean"),
     ],
 )
 def test_a_wrong_value_names_the_variable(
@@ -57,6 +78,27 @@ def test_a_wrong_value_names_the_variable(
     assert name in str(caught.value)
     assert expected in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (Settings.read().public, Settings.read().cors_origins) == (("health",), ())
+    monkeypatch.setenv("LISTINGS_PUBLIC", "metrics, reflection")
+    monkeypatch.setenv("LISTINGS_CORS_ORIGINS", "https://a.example, http://localhost:5173")
+    settings = Settings.read()
+    assert settings.public == ("metrics", "reflection")
+    assert settings.cors_origins == ("https://a.example", "http://localhost:5173")
+    monkeypatch.setenv("LISTINGS_PUBLIC", "none")
+    assert Settings.read().public == ()
+
+
+@pytest.mark.parametrize(
+    "location", ["keys.json", "https://issuer.example/keys", "http://127.0.0.1:8000/keys"]
+)
+def test_what_tokens_need(monkeypatch: pytest.MonkeyPatch, location: str) -> None:
+    monkeypatch.setenv("LISTINGS_JWKS", location)
+    monkeypatch.setenv("LISTINGS_JWT_ISSUER", "https://issuer.example")
+    monkeypatch.setenv("LISTINGS_JWT_AUDIENCE", "listings")
+    assert Settings.read().jwks == location
 
 
 def test_every_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
