@@ -16,6 +16,7 @@ from benchmarks.contestants import contestants
 from benchmarks.database import prepared
 from benchmarks.measuring import Plan, measure
 from benchmarks.processes import BenchmarkError
+from benchmarks.tokens import token_costs
 from persistence.errors import PersistenceError
 
 _NOTES = """
@@ -57,6 +58,7 @@ def main(
             with prepared(orders) as database:
                 environment = report.environment(database.version)
                 results = measure(all_contestants, plan, database, scratch, _say)
+            tokens = token_costs(scratch)
     except (BenchmarkError, PersistenceError, psycopg.Error) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"\n{report.text(all_contestants, results)}\n{_NOTES}")
@@ -64,9 +66,14 @@ def main(
         f"{orders:,} orders, {rounds} rounds of {requests:,} calls, {concurrency} calls at a time\n"
         + ", ".join(f"{name} {value}" for name, value in environment.items())
     )
+    for name, (new, seen) in tokens.items():
+        click.echo(
+            f"A token by {name}: {seen * 1e6:.1f} us if seen before, {new * 1e6:.0f} us if new"
+        )
     if output:
         parameters = {"orders": orders, **asdict(plan)}
         kept = {"environment": environment, "parameters": parameters, "results": results}
+        kept["tokens"] = tokens
         output.write(json.dumps(kept, indent=2) + "\n")
 
 

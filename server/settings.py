@@ -178,7 +178,7 @@ class Settings(BaseSettings):
 
     def _incomplete(self) -> dict[str, str]:
         """Return what is to be said of each variable that is missing beside others."""
-        faults = {}
+        faults: dict[str, str] = {}
         for group in _TOGETHER:
             missing = [variable(name) for name in group if getattr(self, name) is None]
             given = [name for name in map(variable, group) if name not in missing]
