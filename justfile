@@ -60,6 +60,11 @@ seed *args: generate
 bench *args: generate
     @exec python -m benchmarks "$@"
 
+# List the packages that the service brings along, with their licences
+licences *args: generate
+    @exec pip-licenses --from mixed --with-urls --order license \
+        --packages $(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/\1/p' requirements/service.txt) "$@"
+
 # Build the container image "listings", with podman or docker
 image *args:
     @for engine in podman docker; do \

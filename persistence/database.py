@@ -55,7 +55,7 @@ class Database:
         Raises InvalidDatabaseURL.
         """
         self._statement_timeout = statement_timeout
-        self._max_connections = max_connections
+        self.max_connections = max_connections
         self._running = 0
         self._releases: set[asyncio.Task[None]] = set()
         # The URL goes to asyncpg as its `dsn`: databases' own reading of a URL knows neither Unix
@@ -102,12 +102,12 @@ class Database:
     @property
     def in_use(self) -> int:
         """How many connections are in use."""
-        return min(self._running, self._max_connections)
+        return min(self._running, self.max_connections)
 
     @property
     def waiting(self) -> int:
         """How many statements wait for a connection."""
-        return max(self._running - self._max_connections, 0)
+        return max(self._running - self.max_connections, 0)
 
     async def fetch_row(self, sql: str, *args: object) -> Sequence[Any] | None:
         """Run one statement and return its first row, or None when it returns none.

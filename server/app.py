@@ -23,6 +23,7 @@ from server.codec import StrictJSONCodec
 from server.cors import cors
 from server.deadlines import DeadlineInterceptor
 from server.errors import ErrorInterceptor, overloaded
+from server.gauges import show_state
 from server.gen.grpc_health.v1.health_connect import Health, HealthASGIApplication
 from server.gen.listings.v1.orders_connect import OrderService, OrderServiceASGIApplication
 from server.health import HealthHandler, HealthPages, Readiness
@@ -102,24 +103,7 @@ def create_app(  # noqa: PLR0913 - its parts
     others = (health, *reflection(readiness.stopping, [calls, authorize], limit))
     admission = Admission(settings.pool_size, settings.queue_size)
     refusal = PreparedError(overloaded())
-    metrics.gauge("listings_rpcs_in_flight", "RPCs under way.", lambda: calls.in_flight)
-    metrics.gauge("listings_watchers", "Streams of WatchOrderPayments.", lambda: feed.watchers)
-    metrics.gauge(
-        "listings_pool_size",
-        "Connections to PostgreSQL that calls may use.",
-        lambda: settings.pool_size,
-    )
-    metrics.gauge(
-        "listings_pool_in_use",
-        "Connections to PostgreSQL that calls use.",
-        lambda: database.in_use,
-    )
-    metrics.gauge(
-        "listings_pool_waiting",
-        "Statements that wait for a connection to PostgreSQL.",
-        lambda: database.waiting,
-    )
-    metrics.gauge("listings_ready", "Processes that are ready.", lambda: readiness.fault is None)
+    show_state(metrics, calls, database, feed, readiness)
     pages = HealthPages(readiness)
     explain = partial(ExplainRefusals, refused=calls.refused)
     admitted = Admitted(explain(orders), admission, refusal, calls.dropped)

@@ -22,7 +22,7 @@ from starlette.types import Scope
 from structlog.contextvars import bind_contextvars, get_contextvars
 
 from persistence.errors import WatchEnded
-from server.logs import conceal, is_concealed
+from server.logs import conceal, is_concealed, without_tokens
 from server.metrics import Metrics
 from server.requests import REQUEST_ID, is_request_id
 
@@ -113,7 +113,7 @@ class Calls:
         path, protocol = scope["path"], protocol_of(headers.get("content-type", ""))
         self._count(path, code, protocol)
         entry: dict[str, object] = {
-            "method": path.lstrip("/")[:_LONGEST_PATH],
+            "method": without_tokens(path.lstrip("/"))[:_LONGEST_PATH],
             "protocol": protocol,
             "code": code,
             "caller": ":".join(map(str, scope["client"] or ())),

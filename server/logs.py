@@ -61,6 +61,9 @@ _QUOTED: Final = tuple(
     )
 )
 
+# A JSON Web Token, or what is left of one: base64url of '{"', a dot, and so on.
+_TOKEN: Final = re.compile(r"eyJ[\w-]{8,}(\.[\w-]*)*")
+
 _request: ContextVar[Message[Any] | None] = ContextVar("request", default=None)
 
 
@@ -132,6 +135,11 @@ def mask(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
     return entry
 
 
+def without_tokens(text: str) -> str:
+    """Return ``text`` with something else in the place of tokens."""
+    return _TOKEN.sub("(token)", text) if "eyJ" in text else text
+
+
 def masked(identifier: str) -> str:
     """Return what may be shown of an identifier: of a long one, its first and last characters."""
     if len(identifier) < _LONG:
@@ -156,6 +164,7 @@ def _clean(text: str, secrets: Sequence[str]) -> str:
     for mark, quoted, left in _QUOTED:
         if mark in text:
             text = quoted.sub(left, text)
+    text = without_tokens(text)
     for secret in secrets:
         if secret not in text:
             continue

@@ -230,6 +230,9 @@ def test_nothing_of_a_token_leaks(own: Service, issuer: Issuer) -> None:
             for place in ("/", "/metrics", path(EVERYTHING)):
                 response = client.get(place, headers=bearer(secret))
                 told.append(f"{response.headers} {response.text}")
+            if secret.startswith("eyJ"):  # where no token belongs
+                client.post(f"/{secret}", content="{}", headers={"x-request-id": secret})
+                client.get(path(EVERYTHING), params={"access_token": secret})
     with json_client(own.base_url) as client:
         told.append(client.get("/metrics", headers=bearer(issuer.token("metrics"))).text)
     everything = "\n".join([*told, own.log.read_text()])
