@@ -18,7 +18,7 @@ import psutil
 from persistence import embedded, inspection
 from persistence.errors import EmbeddedPostgresError, PersistenceError
 from persistence.inspection import Connection, Fault
-from server import telemetry
+from server import telemetry, token_keys
 from server.settings import Settings, SettingsError, variable
 
 OpenDatabase: TypeAlias = Callable[[Settings], AbstractContextManager[str]]
@@ -50,6 +50,10 @@ def examine(open_database: OpenDatabase) -> Iterator[Finding]:
         given = sorted(variable(name) for name in settings.model_fields_set)
         yield Finding(OK, "configuration", f"{', '.join(given) or 'nothing'} set, the rest default")
     yield _examine_telemetry()
+    if faults.keys() & {variable("jwks"), variable("jwt_issuer"), variable("jwt_audience")}:
+        yield Finding(SKIPPED, "tokens", "until their settings are mended")
+    else:
+        yield _examine_tokens(settings.jwks)
     if variable("database_url") in faults:
         yield Finding(SKIPPED, "database", "until LISTINGS_DATABASE_URL is mended")
     else:
@@ -130,6 +134,21 @@ def _examine_telemetry() -> Finding:
             text = f"nobody takes it at {parts.hostname} port {port}: {error}. Start a collector"
             return Finding(PROBLEM, "telemetry", f"{text} there, or correct the endpoint")
     return Finding(OK, "telemetry", "sent by OTLP" if endpoints else "off")
+
+
+def _examine_tokens(location: str | None) -> Finding:
+    if location is None:
+        text = "not asked for: whoever reaches the service may do everything"
+        return Finding(OK, "tokens", text)
+    try:
+        keys = asyncio.run(token_keys.read_once(location))
+    except Exception as error:  # of a file, of a connection, or of what was there
+        reason = getattr(error, "strerror", None) or error or type(error).__name__
+        text = f"no keys to check them with at {location}: {reason}. Correct {variable('jwks')}"
+        return Finding(PROBLEM, "tokens", f"{text}, or mend what is there")
+    if any((key.key_id or "").startswith(token_keys.DEVELOPMENT) for key in keys):
+        return Finding(OK, "tokens", f"{len(keys)} keys, one for development: not for production")
+    return Finding(OK, "tokens", f"{len(keys)} keys at {location}")
 
 
 def _examine_port(host: str, port: int) -> Finding:

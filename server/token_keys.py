@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 import jwt
 from pyqwest import Client, HTTPTransport
@@ -40,16 +40,6 @@ class KeysUnavailable(Exception):
     """There are no keys yet to check a token with."""
 
 
-class _Source(Protocol):
-    """Where a JWK Set comes from."""
-
-    def is_due(self, *, wanted: bool) -> bool:
-        """Return whether to read it now; ``wanted`` when a key is not known."""
-
-    async def read(self) -> bytes:
-        """Return it. Raises OSError or ValueError."""
-
-
 class TokenKeys:
     """The keys at one place. Use it as an async context manager."""
 
@@ -59,18 +49,14 @@ class TokenKeys:
         Raises SettingsError, when it is a file that cannot be used.
         """
         self.changes = 0
-        self._source: _Source
+        self._source = _source(location)
         self._keys: Sequence[jwt.PyJWK] = ()
         self._changed = changed
         self._trouble = Trouble(_log, f"the keys of tokens at {location} cannot be used")
         self._reading: asyncio.Task[None] | None = None
-        if "://" in location:
-            self._source = _Url(location)
-        else:
-            file = _File(Path(location))
-            self._source = file
+        if isinstance(self._source, _File):
             try:
-                self._take(file.path.read_bytes())
+                self._take(self._source.path.read_bytes())
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise SettingsError(f"{variable('jwks')}: {location}: {reason}") from error
@@ -147,12 +133,24 @@ class TokenKeys:
         return keys[0] if len(keys) == 1 else None
 
 
+async def read_once(location: str) -> list[jwt.PyJWK]:
+    """Return the keys that are at ``location`` now. Raises any Exception."""
+    return parse(await _source(location).read())
+
+
+def _source(location: str) -> "_File | _Url":
+    return _Url(location) if "://" in location else _File(Path(location))
+
+
 class _File:
+    """A JWK Set in a file."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._watched = WatchedFiles([path])
 
     def is_due(self, *, wanted: bool) -> bool:
+        """Return whether to read it now; ``wanted`` when a key is not known."""
         return self._watched.have_changed()
 
     async def read(self) -> bytes:
@@ -160,6 +158,8 @@ class _File:
 
 
 class _Url:
+    """A JWK Set at a URL, which is not asked more often than needs be."""
+
     def __init__(self, url: str) -> None:
         self._url = url
         self._due = self._due_if_wanted = 0.0

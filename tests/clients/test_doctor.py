@@ -16,6 +16,7 @@ from tests.support import service
 from tests.support.command_line import listings
 from tests.support.embedded import open_directory, suspended
 from tests.support.orders import Orders
+from tests.support.tokens import Issuer
 
 Report = dict[str, tuple[str, str]]
 """What is said of each subject: the verdict, and why."""
@@ -61,8 +62,8 @@ def test_all_is_well(database_url: str) -> None:
     report = examined(database_url, healthy=True)
     assert {verdict for verdict, _ in report.values()} == {"ok"}
     assert list(report) == [
-        *("configuration", "telemetry", "database", "writing", "rights", "connections"),
-        *("schema", "port"),
+        *("configuration", "telemetry", "tokens", "database", "writing", "rights"),
+        *("connections", "schema", "port"),
     ]
     assert "LISTINGS_DATABASE_URL" in report["configuration"][1]
     assert "PostgreSQL " in report["database"][1]
@@ -88,6 +89,19 @@ def test_telemetry_that_cannot_be_sent(database_url: str, monkeypatch: pytest.Mo
     assert f"127.0.0.1 port {port}" in problem(examined(database_url), "telemetry")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     assert "expected http/protobuf" in problem(examined(database_url), "telemetry")
+
+
+def test_tokens(database_url: str, tmp_path: Path) -> None:
+    issuer = Issuer(tmp_path / "jwks.json")
+    assert "may do everything" in examined(database_url, healthy=True)["tokens"][1]
+    found = examined(database_url, healthy=True, **issuer.settings())["tokens"][1]
+    assert found == f"3 keys at {issuer.jwks}"
+    for url, words in (("http://127.0.0.1:1/keys", "127.0.0.1:1"), (str(tmp_path), "directory")):
+        settings = issuer.settings() | {"jwks": url}
+        text = problem(examined(database_url, healthy=False, **settings), "tokens")
+        assert words in text
+        assert "LISTINGS_JWKS" in text
+    assert examined(database_url, jwt_issuer="us")["tokens"][0] == "skipped"
 
 
 def test_a_direct_way_that_leads_elsewhere(database_url: str, empty_database_url: str) -> None:

@@ -24,6 +24,9 @@ class KeyServer(ThreadingHTTPServer):
         """Cleared, no answer comes until it is set."""
         self.go_on.set()
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: clients go away."""
+
     @property
     def url(self) -> str:
         """Where the keys are."""
