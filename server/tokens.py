@@ -88,7 +88,6 @@ class TokenVerifier:
             raise TokenRefused(INVALID, f"the token is longer than {_LONGEST} characters")
         try:
             key = await self._key(jwt.get_unverified_header(token))
-            known_with = self._keys.changes
             claims = jwt.decode(
                 token,
                 key,
@@ -102,8 +101,7 @@ class TokenVerifier:
             principal = principal_of(claims, self._names)
         except ValueError as error:
             raise TokenRefused(INVALID, str(error)) from None
-        if known_with == self._remembered_with:
-            self._remember(token, principal)
+        self._remember(token, principal)
         return principal
 
     async def _key(self, header: Mapping[str, Any]) -> jwt.PyJWK:

@@ -10,13 +10,13 @@ PATH: Final = "/.well-known/jwks.json"
 
 
 class KeyServer(ThreadingHTTPServer):
-    """Serves ``body`` with ``status``, and counts how often."""
+    """Serves ``body`` with ``status``, and counts how often. At other paths, what it began with."""
 
     daemon_threads = True
 
     def __init__(self, body: str, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
-        self.body = body
+        self.body = self.first_body = body
         self.status = 200
         self.headers: dict[str, str] = {}
         self.asked = 0
@@ -39,10 +39,15 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.asked += 1
         self.server.go_on.wait(30)
-        self.send_response(self.server.status)
-        for name, value in self.server.headers.items():
+        if self.path == PATH:
+            self._answer(self.server.status, self.server.headers, self.server.body.encode())
+        else:
+            self._answer(200, {}, self.server.first_body.encode())
+
+    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
             self.send_header(name, value)
-        body = self.server.body.encode()
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

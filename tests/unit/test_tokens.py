@@ -91,6 +91,15 @@ def test_each_algorithm(make: Any) -> None:
         assert refusal(token(other), Keys(key)) == (INVALID, "the token's signature is wrong")
 
 
+def test_no_other_algorithm_whatever_keys_there_are() -> None:
+    secret = {"kty": "oct", "k": "c2VjcmV0" * 8, "kid": "secret", "alg": "HS256"}
+    keys = Keys()
+    keys.keys["secret", "HS256"] = jwt.PyJWK(secret)
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "pay", "exp": int(time.time()) + 600}
+    text = jwt.encode(claims, jwt.PyJWK(secret), "HS256", {"kid": "secret"})
+    assert "not signed by one of RS256, ES256, EdDSA" in refusal(text, keys)[1]
+
+
 @pytest.mark.parametrize(
     ("claims", "reason", "words"),
     [
@@ -231,18 +240,18 @@ class TestMemory:
         with pytest.raises(TokenRefused, match="not trusted here"):
             asyncio.run(tokens.verify(text))
 
-    def test_one_checked_with_keys_that_have_gone_meanwhile_is_not_kept(self) -> None:
+    def test_keys_that_change_while_it_is_checked_count(self) -> None:
         class Changing(Keys):
             async def find(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
                 found = await super().find(key_id, algorithm)
-                self.changes += 1
+                self.have()
                 return found
 
         keys, text = Changing(KEY), token()
         tokens = verifier(keys)
         asyncio.run(tokens.verify(text))
-        asyncio.run(tokens.verify(text))
-        assert keys.asked == 2
+        with pytest.raises(TokenRefused, match="not trusted here"):
+            asyncio.run(tokens.verify(text))
 
     def test_it_has_an_end(self) -> None:
         keys = Keys(KEY)
@@ -303,12 +312,15 @@ class TestKeySets:
             parse(_as_json({"keys": [short.jwk()]}))
 
     def test_a_token_may_leave_out_the_only_key(self, tmp_path: Path) -> None:
-        issuer = Issuer(tmp_path / "jwks.json", [ed_key("one"), ec_key("two")])
+        several = [ed_key("one"), ec_key("two"), ec_key("three")]
+        issuer = Issuer(tmp_path / "jwks.json", several)
         keys = TokenKeys(str(issuer.jwks))
 
-        async def find(key_id: str | None) -> Any:
-            return await keys.find(key_id, "EdDSA")
+        def found(key_id: str | None, algorithm: str) -> str | None:
+            key = asyncio.run(keys.find(key_id, algorithm))
+            return key.key_id if key else None
 
-        found = asyncio.run(find(None))
-        assert found and found.key_id == "one"
-        assert asyncio.run(find("two")) is None  # which is for ES256
+        assert found(None, "EdDSA") == "one"
+        assert found("two", "EdDSA") is None
+        assert found("two", "ES256") == "two"
+        assert found(None, "ES256") is None, "it could be either"
