@@ -7,7 +7,7 @@ import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import pytest
 import uvicorn
@@ -24,7 +24,8 @@ EARLY = b"/test.Calls/Early"
 PLAIN = b"/test.Calls/Plain"
 
 PROTOCOL_ERROR, REFUSED_STREAM, CANCEL = 0x1, 0x7, 0x8
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0x0, 0x1, 0x3, 0x4, 0x6, 0x7, 0x8
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE = range(6)
+PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(6, 10)
 ACK = END_STREAM = 0x1
 END_HEADERS = 0x4
 
@@ -109,7 +110,7 @@ async def serving(**limits: float) -> AsyncIterator[Served]:
             connections.append(weakref.ref(self))
             super().connection_made(transport)
 
-    class Protocol(OnePortProtocol):
+    class OwnProtocol(OnePortProtocol):
         h2_protocol = H2Protocol
 
     class Server(DrainingServer):
@@ -124,7 +125,7 @@ async def serving(**limits: float) -> AsyncIterator[Served]:
     config = uvicorn.Config(
         app,
         port=0,
-        http=Protocol,
+        http=OwnProtocol,
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -141,9 +142,14 @@ async def serving(**limits: float) -> AsyncIterator[Served]:
         await asyncio.wait_for(task, 10)
 
 
+class HasPort(Protocol):
+    @property
+    def port(self) -> int: ...
+
+
 @asynccontextmanager
 async def connected(
-    served: Served,
+    served: HasPort,
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     try:
@@ -272,8 +278,22 @@ def prefixed(message: bytes) -> bytes:
 
 def header_block(path: bytes, *others: tuple[bytes, bytes]) -> bytes:
     """POST and http from HPACK's static table, the rest as literals."""
-    literals = [(b":path", path), (b":authority", b"test"), (b"te", b"trailers"), *others]
-    return b"\x83\x86" + b"".join(
-        b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
-        for name, value in literals
+    return b"\x83\x86" + literals(
+        (b":path", path), (b":authority", b"test"), (b"te", b"trailers"), *others
     )
+
+
+def literals(*headers: tuple[bytes, bytes]) -> bytes:
+    """Headers as RFC 7541, section 6.2.2, has them: in full, and kept by nobody."""
+    return b"".join(b"\x00" + _string(name) + _string(value) for name, value in headers)
+
+
+def _string(value: bytes) -> bytes:
+    length, rest = len(value), b""
+    if length >= 0x7F:  # section 5.1
+        left, length = length - 0x7F, 0x7F
+        while left >= 0x80:
+            rest += bytes([left & 0x7F | 0x80])
+            left >>= 7
+        rest += bytes([left])
+    return bytes([length]) + rest + value

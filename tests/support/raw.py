@@ -4,10 +4,17 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from tests.support.http2 import DATA, END_HEADERS, HEADERS, SETTINGS, header_block
+from tests.support.http2 import (
+    DATA,
+    END_HEADERS,
+    GOAWAY,
+    HEADERS,
+    SETTINGS,
+    Frame,
+    header_block,
+)
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + bytes([SETTINGS]) + bytes(5)
-GOAWAY = 0x7
 
 
 def frame(kind: int, flags: int = 0, stream_id: int = 0, payload: bytes = b"") -> bytes:
@@ -63,12 +70,17 @@ def rest(connection: socket.socket) -> bytes:
     return bytes(received)
 
 
+def frames(received: bytes) -> Iterator[Frame]:
+    """Yield the whole frames among what a server of HTTP/2 has sent."""
+    while len(received) >= 9:
+        end = 9 + int.from_bytes(received[:3])
+        if len(received) < end:
+            return
+        kind, flags = received[3:5]
+        yield Frame(kind, flags, int.from_bytes(received[5:9]), received[9:end])
+        received = received[end:]
+
+
 def goaway_codes(received: bytes) -> list[int]:
     """Return the error codes of all GOAWAYs among the frames."""
-    codes = []
-    while len(received) >= 9:
-        length = int.from_bytes(received[:3])
-        if received[3] == GOAWAY:
-            codes.append(int.from_bytes(received[13:17]))
-        received = received[9 + length :]
-    return codes
+    return [int.from_bytes(each.payload[4:8]) for each in frames(received) if each.kind == GOAWAY]

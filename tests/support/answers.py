@@ -1,0 +1,174 @@
+"""What an answer says of how a call went, whatever protocol and version of HTTP it came by."""
+
+import asyncio
+import gzip
+import io
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.client import HTTPException, HTTPResponse, IncompleteRead
+from typing import Final
+
+import hpack
+from connectrpc.code import Code
+
+from tests.support.http2 import CONTINUATION, DATA, END_HEADERS, HEADERS, Frame, Peer
+
+OK: Final = "ok"
+OPEN: Final = "still open"
+"""A stream that goes on, as far as the client has waited."""
+
+# https://grpc.io/docs/guides/status-codes
+_GRPC_CODES: Final = (
+    OK,
+    *(
+        code.value
+        for code in (
+            Code.CANCELED,
+            Code.UNKNOWN,
+            Code.INVALID_ARGUMENT,
+            Code.DEADLINE_EXCEEDED,
+            Code.NOT_FOUND,
+            Code.ALREADY_EXISTS,
+            Code.PERMISSION_DENIED,
+            Code.RESOURCE_EXHAUSTED,
+            Code.FAILED_PRECONDITION,
+            Code.ABORTED,
+            Code.OUT_OF_RANGE,
+            Code.UNIMPLEMENTED,
+            Code.INTERNAL,
+            Code.UNAVAILABLE,
+            Code.DATA_LOSS,
+            Code.UNAUTHENTICATED,
+        )
+    ),
+)
+
+
+@dataclass
+class Answer:
+    """An answer, as far as it has come."""
+
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    trailers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def status(self) -> int:
+        """The status of HTTP."""
+        return int(self.headers[":status"])
+
+    @property
+    def code(self) -> str:
+        """The code that it brought: OK, or an error as Connect spells it.
+
+        One of HTTP alone, as "http 404", where there is no more than that.
+        """
+        kind = self.headers.get("content-type", "")
+        if kind.startswith("application/grpc"):
+            return _grpc_code(self.headers | self.trailers | self._last_trailers())
+        if kind.startswith("application/connect+"):
+            return self._connect_end()
+        if self.status == 200:
+            return OK
+        try:
+            return str(json.loads(self.body)["code"])
+        except (ValueError, KeyError, TypeError):
+            return f"http {self.status}"
+
+    def _last_trailers(self) -> dict[str, str]:
+        """Return the trailers that gRPC-Web has in its body."""
+        for flags, payload in self._envelopes():
+            if flags & 0x80:
+                lines = payload.decode().splitlines()
+                return dict(line.lower().split(": ", 1) for line in lines)
+        return {}
+
+    def _connect_end(self) -> str:
+        for flags, payload in self._envelopes():
+            if flags & 0x02:
+                error = json.loads(payload).get("error")
+                return str(error["code"]) if error else OK
+        return OPEN
+
+    def _envelopes(self) -> Iterator[tuple[int, bytes]]:
+        left = self.body
+        while len(left) >= 5:
+            end = 5 + int.from_bytes(left[1:5])
+            flags, payload = left[0], left[5:end]
+            yield flags, gzip.decompress(payload) if flags & 1 else payload
+            left = left[end:]
+
+
+def _grpc_code(trailers: Mapping[str, str]) -> str:
+    status = trailers.get("grpc-status")
+    return OPEN if status is None else _GRPC_CODES[int(status)]
+
+
+def http1(received: bytes) -> Iterator[Answer]:
+    """Yield the answers in what has come over a connection of HTTP/1.1."""
+    stream = _Received(received)
+    while True:
+        response = HTTPResponse(stream)  # type: ignore[arg-type]
+        try:
+            response.begin()
+        except HTTPException:  # no whole head
+            return
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        try:
+            body = response.read()
+        except IncompleteRead as error:
+            body = error.partial
+        yield Answer({":status": str(response.status)} | headers, body)
+
+
+class _Received(io.BytesIO):
+    """Stands for the socket that an HTTPResponse wants."""
+
+    def makefile(self, _mode: str) -> "_Received":
+        return self
+
+    def close(self) -> None:
+        """Do nothing: more answers may follow the one that closes it."""
+
+
+class Client(Peer):
+    """A client of HTTP/2 that keeps what comes, and does nothing else by itself."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        super().__init__(reader, writer)
+        self.answers: defaultdict[int, Answer] = defaultdict(Answer)
+        """By stream."""
+        self._decoder = hpack.Decoder()
+        self._block = b""
+
+    @property
+    def over(self) -> set[int]:
+        """The streams that have ended."""
+        return self.answered | self.resets.keys()
+
+    async def waits(self, seconds: float, condition: Callable[[], bool]) -> bool:
+        """Wait for ``condition``, that long. Return False when the connection ends before."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.until(condition)
+        except TimeoutError:
+            return True
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return False
+        return True
+
+    def take(self, frame: Frame) -> None:
+        """Act upon a frame."""
+        super().take(frame)
+        if frame.kind == DATA:
+            self.answers[frame.stream_id].body += frame.payload
+        elif frame.kind in (HEADERS, CONTINUATION):
+            self._block += frame.payload
+            if frame.flags & END_HEADERS:
+                answer = self.answers[frame.stream_id]
+                decoded = self._decoder.decode(self._block, raw=True)
+                headers = {name.decode(): value.decode() for name, value in decoded}
+                self._block = b""
+                (answer.trailers if answer.headers else answer.headers).update(headers)
