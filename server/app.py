@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from connectrpc.codec import proto_binary_codec
+from connectrpc.codec import Codec, proto_binary_codec
 from connectrpc.interceptor import Interceptor
 from starlette.applications import Starlette
 from starlette.responses import Response
@@ -20,6 +20,7 @@ from server.authorization import Authorize
 from server.calls import Calls, take_note
 from server.claims import ClaimNames
 from server.codec import StrictJSONCodec
+from server.compression import CompressionInterceptor
 from server.cors import cors
 from server.deadlines import DeadlineInterceptor
 from server.errors import ErrorInterceptor, overloaded
@@ -72,6 +73,8 @@ def create_app(  # noqa: PLR0913 - its parts
     verifier = None if keys is None else _verifier(settings, keys)
     authorize = Authorize(permissions(), settings.public, verifier)
     end_with_token = EndWithToken(settings.jwt_leeway)
+    compression = CompressionInterceptor()
+    codecs: list[Codec[Any, Any]] = [proto_binary_codec(), StrictJSONCodec()]
     orders = OrderServiceASGIApplication(
         OrderHandler(
             OrderRepository(database, guard_status=settings.status_guard, committed=feed.committed),
@@ -79,9 +82,10 @@ def create_app(  # noqa: PLR0913 - its parts
             feed,
             UpdateOutcomes(metrics.updates),
         ),
-        # The first three come before a request is read.
+        # The first four come before a request is read.
         interceptors=[
             calls,
+            compression,
             RequestIdInterceptor(),
             authorize,
             *tracing,
@@ -90,17 +94,18 @@ def create_app(  # noqa: PLR0913 - its parts
             OnRequest(take_note, validate),
             DeadlineInterceptor(settings.statement_timeout),
         ],
-        codecs=[proto_binary_codec(), StrictJSONCodec()],
+        codecs=codecs,
         read_max_bytes=settings.max_request_bytes,
     )
     health = HealthASGIApplication(
         HealthHandler(readiness),
-        interceptors=[calls, authorize, ErrorInterceptor(), end_with_token],
-        codecs=[proto_binary_codec(), StrictJSONCodec()],
+        interceptors=[calls, compression, authorize, ErrorInterceptor(), end_with_token],
+        codecs=codecs,
         read_max_bytes=settings.max_request_bytes,
     )
+    before: list[Interceptor] = [calls, compression, authorize]
     limit = settings.max_request_bytes
-    others = (health, *reflection(readiness.stopping, [calls, authorize], limit))
+    others = (health, *reflection(readiness.stopping, before, codecs, limit))
     admission = Admission(settings.pool_size, settings.queue_size)
     refusal = PreparedError(overloaded())
     show_state(metrics, calls, database, feed, readiness)
@@ -118,6 +123,8 @@ def create_app(  # noqa: PLR0913 - its parts
         ],
         middleware=cors(settings.cors_origins),
     )
+    # It would be for targets that are no path, and fails where their query is no text.
+    app.router.redirect_slashes = False
     gate = GrpcGate(admission, orders.path, refusal, calls.dropped)
 
     def every_second() -> None:

@@ -57,6 +57,14 @@ class BoundedH1Protocol(ZttpProtocol):
         except UnicodeDecodeError:  # uvicorn decodes the path as ASCII, zttp lets others through
             self.handle_remote_protocol_error()
 
+    def send_400_response(self, msg: str) -> None:
+        """Say that a request is none, and end the connection."""
+        try:
+            super().send_400_response(msg)
+        except zttp.LocalProtocolError:  # after the head: an answer to HEAD has no body
+            self.transport.write(self.conn.data_to_send())
+            self.transport.close()
+
     def on_response_complete(self) -> None:
         """Go on with what has come meanwhile."""
         super().on_response_complete()

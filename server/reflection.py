@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from connectrpc.codec import Codec
 from connectrpc.interceptor import Interceptor
 from connectrpc.server import ConnectASGIApplication
 from connectrpc_grpcreflect import (
@@ -22,7 +23,10 @@ _DESCRIBED = (orders_pb.desc(), health_pb.desc())  # their imports, and reflecti
 
 
 def reflection(
-    stopping: asyncio.Event, interceptors: Sequence[Interceptor], read_max_bytes: int
+    stopping: asyncio.Event,
+    interceptors: Sequence[Interceptor],
+    codecs: Sequence[Codec[Any, Any]],
+    read_max_bytes: int,
 ) -> tuple[ConnectASGIApplication[Any], ConnectASGIApplication[Any]]:
     """Return ``grpc.reflection`` v1 and v1alpha, whose streams end when ``stopping`` is set.
 
@@ -31,11 +35,15 @@ def reflection(
     every = [*interceptors, _EndWithServer(stopping)]
     return (
         ServerReflectionASGIApplication(
-            ServerReflectionService(*_DESCRIBED), interceptors=every, read_max_bytes=read_max_bytes
+            ServerReflectionService(*_DESCRIBED),
+            interceptors=every,
+            codecs=codecs,
+            read_max_bytes=read_max_bytes,
         ),
         ServerReflectionAlphaASGIApplication(
             ServerReflectionAlphaService(*_DESCRIBED),
             interceptors=every,
+            codecs=codecs,
             read_max_bytes=read_max_bytes,
         ),
     )
@@ -66,12 +74,15 @@ class _EndWithServer:
         try:
             while True:
                 next_question = asyncio.ensure_future(anext(questions, None))
+                next_question.add_done_callback(_take_note)
                 try:
                     await asyncio.wait({stop, next_question}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     if not next_question.done():
                         next_question.cancel()
-                if next_question.cancelled() or not next_question.done():
+                        # Until it has let go of them, nobody can close the questions.
+                        await asyncio.wait({next_question})
+                if next_question.cancelled():
                     return
                 question = next_question.result()
                 if question is None:
@@ -79,3 +90,12 @@ class _EndWithServer:
                 yield question
         finally:
             stop.cancel()
+
+
+def _take_note(question: asyncio.Task[Any]) -> None:
+    """Look at what is wrong with a question, if anything is: whoever asked may be gone by now.
+
+    asyncio logs errors that nobody has looked at.
+    """
+    if not question.cancelled():
+        question.exception()

@@ -1,14 +1,14 @@
 """Clear answers to requests that never reach a method.
 
 Connect answers an unknown method, HTTP method or content type with a bare 404, 405 or 415, as its
-specification has it, and a header that is not text with an exception's words. Here each of them
-gets an explanation in the protocol that it speaks.
+specification has it, and a header or a query that is not text with an exception's words. Here each
+of them gets an explanation in the protocol that it speaks.
 """
 
 import json
 from collections.abc import Callable
 from typing import TypeAlias
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -47,6 +47,9 @@ class ExplainRefusals:
         refusal = None
         if not all(value.isascii() for _, value in scope["headers"]):
             refusal = 400, "invalid_argument", "a header is not ASCII text"
+        elif not _is_text(scope["query_string"]):
+            text = "the query is not UTF-8; send a binary message in base64, with base64=1"
+            refusal = 400, "invalid_argument", text
         elif scope["http_version"] != "2" and _is_grpc(content_type):
             text = "gRPC needs HTTP/2; over HTTP/1.1 there are gRPC-Web and Connect"
             refusal = 505, "unimplemented", text
@@ -89,6 +92,15 @@ def _is_grpc(content_type: str) -> bool:
     )
 
 
+def _is_text(query: bytes) -> bool:
+    """Return whether a query is UTF-8; where it is not, the runtime would replace what it has."""
+    try:
+        unquote_to_bytes(query).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _explanation(status: int, headers: Headers, scope: Scope) -> tuple[str, str]:
     code, template = _EXPLANATIONS[status]
     return code, template.format(
@@ -104,7 +116,7 @@ async def _explain(
 ) -> None:
     status, code, text = refusal
     content_type = Headers(scope=scope).get("content-type", "")
-    if status == 405 or not content_type.startswith("application/grpc"):
+    if scope["method"] != "POST" or not content_type.startswith("application/grpc"):
         await _connect_error(status, code, text, headers)(scope, receive, send)
         return
     grpc_headers = [

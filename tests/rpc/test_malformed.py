@@ -1,5 +1,6 @@
 """Requests that are not what they should be: the error is clear, and the process lives on."""
 
+import asyncio
 import gzip
 import json
 import struct
@@ -9,15 +10,21 @@ from collections.abc import Iterator
 import grpc
 import httpx
 import pytest
+from protobuf import DescMethod
 from pyqwest import HTTPVersion, SyncClient, SyncHTTPTransport
 
 from server.gen.google.rpc.error_details_pb import BadRequest
 from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
+from tests.support import exchange
 from tests.support.callers import PATH, Failure, json_client, json_failure
+from tests.support.hostile_requests import METHODS, name, protocols
 from tests.support.orders import Orders
+from tests.support.raw import connected, envelope, rest
+from tests.support.requests import UNARY, Protocol
 from tests.support.service import Service
 
 LIMIT = 64 * 1024
+GETS = [protocol for protocol in UNARY if protocol.is_get]
 
 
 @pytest.fixture
@@ -239,6 +246,18 @@ def test_unknown_compression(http: httpx.Client) -> None:
     assert (failure.code, "gzip" in failure.message) == ("unimplemented", True)
 
 
+@pytest.mark.parametrize("method", METHODS, ids=name)
+def test_compression_that_no_header_tells_of(running: Service, method: DescMethod) -> None:
+    """gRPC's own rule has INTERNAL here, and nothing is wrong with the service."""
+    body = envelope(gzip.compress(b""), flags=1)
+    requests = [
+        protocol.post(name(method), body) for protocol in protocols(method) if protocol.is_enveloped
+    ]
+
+    assert set(asyncio.run(exchange.send(running, requests))) == {"invalid_argument"}
+    assert running.logged(level="error") == []
+
+
 class TestRefusals:
     """What Connect itself answers without a word."""
 
@@ -291,3 +310,34 @@ class TestRefusals:
         response = http.post(PATH, content=b"{}", headers=[(b"x-name", b"\xff\xfe")])
         assert response.status_code == 400
         assert json_failure(response).code == "invalid_argument"
+
+    @pytest.mark.parametrize("message", [b"%ff", b"%ed%a0%80", b"\xff", b"%7B%ff%7D"])
+    @pytest.mark.parametrize("protocol", GETS, ids=lambda protocol: protocol.name)
+    def test_a_query_that_is_not_text(
+        self, running: Service, protocol: Protocol, message: bytes
+    ) -> None:
+        request = protocol.get("listings.v1.OrderService/GetOrder", {})
+        request = request._replace(target=request.target + b"&message=" + message)
+
+        assert asyncio.run(exchange.send(running, [request])) == ["invalid_argument"]
+
+    @pytest.mark.parametrize("target", [b"?\xff", b"?", b"*", b"livez", b"http://test/livez"])
+    def test_a_target_that_is_no_path(self, running: Service, target: bytes) -> None:
+        with connected(running.port) as connection:
+            connection.sendall(
+                b"GET %s HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n" % target
+            )
+
+            assert rest(connection).startswith(b"HTTP/1.1 404 ")
+
+    @pytest.mark.parametrize("verb", [b"GET", b"HEAD", b"POST", b"CONNECT"])
+    @pytest.mark.parametrize("path", [b"/\xc3\xa9", b"/nowhere"])
+    def test_a_path_of_nothing_by_any_verb(
+        self, running: Service, verb: bytes, path: bytes
+    ) -> None:
+        with connected(running.port) as connection:
+            connection.sendall(b"%s %s HTTP/1.1\r\nhost: test\r\n" % (verb, path))
+            connection.sendall(b"content-type: application/grpc-web\r\nconnection: close\r\n\r\n")
+
+            assert rest(connection).startswith(b"HTTP/1.1 ")
+        assert running.logged(level="error") == []

@@ -1,5 +1,6 @@
 """Reflection: clients that have no proto file learn the contract from the server."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from tests.support import service
+from tests.support import exchange, service
 from tests.support.callers import PATH
 from tests.support.orders import Orders
+from tests.support.requests import STREAMING
 from tests.support.service import Service
 
 SERVICES = {
@@ -35,10 +37,14 @@ def channel(running: Service) -> Iterator[grpc.Channel]:
 def method(channel: grpc.Channel, version: str) -> grpc.StreamStreamMultiCallable:
     """Return ServerReflectionInfo; the messages of both versions are the same on the wire."""
     return channel.stream_stream(
-        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        f"/{path(version)}",
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
     )
+
+
+def path(version: str) -> str:
+    return f"grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
 
 
 def ask(
@@ -85,6 +91,28 @@ def test_services_and_files(channel: grpc.Channel, version: str) -> None:
 def test_a_symbol_that_is_not_there(channel: grpc.Channel, version: str) -> None:
     answer = ask(channel, version, file_containing_symbol="listings.v1.Nothing")
     assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+
+
+_JSON = next(each for each in STREAMING if each.is_json)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("begin", [b"", b'{"fileContainingExtension":'])
+def test_nesting_is_bounded_before_decoding(running: Service, version: str, begin: bytes) -> None:
+    """Decoded, it would overflow the stack and end the process."""
+    request = _JSON.request(path(version), begin + b"[" * 20_000)
+
+    assert asyncio.run(exchange.send(running, [request])) == ["invalid_argument"]
+    assert running.process.poll() is None
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_bad_question_whose_asker_is_gone(running: Service, version: str) -> None:
+    """It is nobody's error then: asyncio logs those that nobody has looked at."""
+    requests = [_JSON.request(path(version), b"{", (b"connect-timeout-ms", b"0"))] * 20
+
+    assert set(asyncio.run(exchange.send(running, requests))) == {"deadline_exceeded"}
+    assert running.logged(logger="asyncio") == []
 
 
 def test_a_client_that_asks_nothing_more_does_not_delay_the_end(
