@@ -30,6 +30,7 @@ from server.gen.google.rpc.error_details_pb import BadRequest
 
 _MAX_DEPTH = 100  # as other implementations of protobuf have it
 _MAX_ERROR_CHARACTERS = 300  # an error may quote what it refuses
+_MAX_NAME_CHARACTERS = 100
 
 # A string is skipped whole, so that brackets within it do not count. The possessive *+ and the
 # optional quote keep it at one pass over any input, also over one that never closes its string.
@@ -139,7 +140,8 @@ def _check_fields(message_class: type[Message[Any]], value: Mapping[str, Any]) -
         field = fields.get(name)
         if field is None:
             known = ", ".join(each.name for each in message_class.desc().fields)
-            raise _FieldError(name, f"is not a field; the fields are {known}", "UNKNOWN_FIELD")
+            description = f"is not a field; the fields are {known}"
+            raise _FieldError(name[:_MAX_NAME_CHARACTERS], description, "UNKNOWN_FIELD")
         if field.name in seen:
             raise _FieldError(field.name, "is given twice, under both its names", "DUPLICATE_FIELD")
         seen.add(field.name)

@@ -28,6 +28,9 @@ Status = HealthCheckResponse.ServingStatus
 # The empty name is the server as a whole. Its services have one state: that of the database.
 _SERVICES = ("", OrderService.desc().type_name)
 
+# Characters of a name that are told: what gRPC's clients take as trailers is some KiB.
+_LONGEST_NAME = 200
+
 
 class Readiness:
     """Why the process is not ready for calls, if it is not, and word of each change."""
@@ -77,7 +80,8 @@ class HealthHandler(Health):
     ) -> HealthCheckResponse:
         """Return the status of one service, or of the server."""
         if request.service not in _SERVICES:
-            raise ConnectError(Code.NOT_FOUND, f"there is no service {request.service}")
+            name = request.service[:_LONGEST_NAME]
+            raise ConnectError(Code.NOT_FOUND, f"there is no service {name}")
         return self._response(request.service)
 
     async def list(

@@ -14,9 +14,10 @@ from protobuf import DescMethod
 from pyqwest import HTTPVersion, SyncClient, SyncHTTPTransport
 
 from server.gen.google.rpc.error_details_pb import BadRequest
-from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
+from server.gen.grpc_health.v1.health_pb import HealthCheckRequest
+from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest, WatchOrderPaymentsRequest
 from tests.support import exchange
-from tests.support.callers import PATH, Failure, json_client, json_failure
+from tests.support.callers import PATH, Failure, json_client, json_failure, path
 from tests.support.hostile_requests import METHODS, name, protocols
 from tests.support.orders import Orders
 from tests.support.raw import connected, envelope, rest
@@ -204,6 +205,29 @@ def test_a_hostile_body_takes_no_time(http: httpx.Client, body: str) -> None:
     started = time.perf_counter()
     assert post(http, body).code == "invalid_argument"
     assert time.perf_counter() - started < 1  # a scan that is not linear takes many seconds
+
+
+class TestManyFaults:
+    """grpcio takes some KiB as trailers, and more than that as another error."""
+
+    def test_many_broken_rules(self, channel: grpc.Channel) -> None:
+        ids = WatchOrderPaymentsRequest(order_ids=[0] * 1_000)
+        code, message = grpc_failure(channel, ids.to_binary(), path(ids))
+        assert (code, message[:35]) == ("INVALID_ARGUMENT", "order_ids must be greater than 0; o")
+
+    def test_many_more_than_there_may_be(self, channel: grpc.Channel) -> None:
+        ids = WatchOrderPaymentsRequest(order_ids=[0] * 60_000)
+        assert grpc_failure(channel, ids.to_binary(), path(ids)) == (
+            "INVALID_ARGUMENT",
+            "order_ids must contain no more than 1000 item(s)",
+        )
+
+    def test_the_name_of_a_service(self, channel: grpc.Channel) -> None:
+        message = HealthCheckRequest(service="\u20ac" * 20_000).to_binary()
+        assert grpc_failure(channel, message, "/grpc.health.v1.Health/Check") == (
+            "NOT_FOUND",
+            "there is no service " + "\u20ac" * 200,
+        )
 
 
 class TestTooLarge:

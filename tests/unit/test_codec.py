@@ -101,3 +101,12 @@ def test_the_numbers_of_a_list_are_read_as_strictly(order_id: str) -> None:
 def test_messages_other_than_requests() -> None:
     order = Order(id=7, currency="EUR", total_amount=2**53 + 1)
     assert codec.decode(codec.encode(order), Order) == order
+
+
+def test_a_long_name_that_is_none_makes_no_long_error() -> None:
+    with pytest.raises(ConnectError) as caught:
+        codec.decode(b'{"%s": 1}' % (b"x" * 60_000), UpdateOrderPaymentRequest)
+
+    (detail,) = caught.value.details
+    assert len(caught.value.message) + len(detail.message_bytes) < 1_000
+    assert "the fields are order_id" in caught.value.message
