@@ -15,11 +15,15 @@ serve *args: generate
 
 # Run the tests; arguments as for pytest: test -k seed
 test *args: generate
-    @exec pytest --numprocesses auto --dist worksteal --ignore tests/faults "$@"
+    @exec pytest --numprocesses auto --dist worksteal --ignore tests/faults --ignore tests/fuzz "$@"
 
 # Kill, suspend, fill up, fail over, flood: for minutes, or one with LISTINGS_FAULTS=short
 faults *args: generate
     @LISTINGS_FAULTS="${LISTINGS_FAULTS:-full}" exec pytest tests/faults "$@"
+
+# Send what no client should: for minutes, or for some seconds with LISTINGS_FUZZ=short
+fuzz *args: generate
+    @LISTINGS_FUZZ="${LISTINGS_FUZZ:-full}" exec pytest tests/fuzz "$@"
 
 # Run the tests that take minutes
 soak *args: generate

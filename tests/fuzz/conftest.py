@@ -1,0 +1,77 @@
+"""The service that is sent whatever a client could send, and the table of what it was sent."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import psutil
+import pytest
+
+from tests.support import service
+from tests.support.changed import Changes
+from tests.support.requests import Header
+from tests.support.target import Tally, Target, targeted
+
+MEBIBYTE = 2**20
+
+# Of the process. What it keeps for later, as SQL and the series of metrics, took 12 MiB at most;
+# of more than 100,000 requests, none may leave 340 bytes behind.
+MOST_GROWTH = 32 * MEBIBYTE
+
+_tally = pytest.StashKey[Tally]()
+_growth = pytest.StashKey[int]()
+
+
+@pytest.fixture(scope="session")
+def credentials() -> Sequence[tuple[Header, ...]]:
+    """The headers by which callers tell who they are: none."""
+    return [()]
+
+
+@pytest.fixture(scope="session")
+def target(
+    tmp_path_factory: pytest.TempPathFactory,
+    pytestconfig: pytest.Config,
+    credentials: Sequence[tuple[Header, ...]],
+) -> Iterator[Target]:
+    """The service on a database of its own. It must end well, and may not grow."""
+    tally = pytestconfig.stash[_tally] = Counter()
+    log = tmp_path_factory.mktemp("fuzz") / "log"
+    with service.on_own_database(log) as running, targeted(running, tally, credentials) as target:
+        process = psutil.Process(running.process.pid)
+        before = process.memory_info().rss
+        yield target
+        growth = pytestconfig.stash[_growth] = process.memory_info().rss - before
+    assert growth < MOST_GROWTH
+
+
+@pytest.fixture(scope="session")
+def changes(target: Target) -> Changes:
+    """Requests that the service would answer, changed."""
+    return Changes(target.known)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print the table."""
+    tally = config.stash.get(_tally, Counter())
+    if tally:
+        terminalreporter.section("what was sent, and how it was answered")
+        for line in _table(tally):
+            terminalreporter.line(line)
+        grown = config.stash.get(_growth, 0) / MEBIBYTE
+        terminalreporter.line(f"{tally.total():,} requests; the process grew by {grown:.0f} MiB")
+
+
+def _table(tally: Tally) -> Iterable[str]:
+    for title, columns in (("protocol", [0, 1]), ("method", [2])):
+        sent: dict[str, Counter[str]] = {}
+        for key, count in tally.items():
+            row = sent.setdefault(" ".join(key[column] for column in columns), Counter())
+            row[key[3]] += count
+        width = max(map(len, sent))
+        yield f"{title:{width}}  requests  answers"
+        for name, codes in sorted(sent.items()):
+            told = ", ".join(f"{code} {count:,}" for code, count in codes.most_common())
+            yield f"{name:{width}}  {codes.total():>8,}  {told}"
+        yield ""

@@ -1,0 +1,218 @@
+"""A service that is sent requests in numbers, and what has to hold after each batch of them."""
+
+import asyncio
+import itertools
+import os
+from collections import Counter
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
+from typing import Any, Final
+
+from hypothesis import HealthCheck, Phase, settings
+from protobuf import Message
+from protobuf.wkt import Duration
+
+from server.gen.listings.v1.orders_pb import (
+    GetOrderRequest,
+    ListOrderPaymentEventsRequest,
+    ListOrdersRequest,
+    ListStuckPaymentsRequest,
+    UpdateOrderPaymentRequest,
+    WatchOrderPaymentsRequest,
+)
+from tests.support import exchange
+from tests.support.answers import Client
+from tests.support.callers import READERS, Call
+from tests.support.hostile_requests import Known
+from tests.support.http2 import connected
+from tests.support.load import eventually
+from tests.support.orders import Orders
+from tests.support.requests import Header, Request
+from tests.support.service import Service
+from tests.support.watchers import WATCHERS
+
+FULL: Final = os.environ.get("LISTINGS_FUZZ") == "full"
+"""Whether to send more than 100,000 requests. Otherwise, as many as fit into some seconds."""
+
+BATCH: Final = 40
+"""How many are sent at once."""
+
+_FAULTS: Final = {"internal", "unknown", "data_loss", "unavailable", "http 500"}
+"""What speaks of the service: nothing that a client sends may bring that about."""
+
+_LOGGED: Final = (b'"level": "error"', b'"level": "critical"', b"Traceback")
+
+_BYSTANDERS: Final = 123_456_789_012_345  # an order that no changed number is likely to be
+
+_UNDER_WAY: Final = ("listings_rpcs_in_flight", "listings_watchers", "listings_pool_in_use")
+"""What there is none of when nobody asks for anything."""
+
+_BEGUN: Final = 0.1  # seconds for an answer to bytes that may ask for none
+_SETTLED: Final = 0.02  # seconds without a byte after which no more of it is expected
+_MOST_WAITING: Final = 100  # connections that are kept to see what becomes of them
+_LONGEST_WAIT: Final = 25.0  # seconds; a head and a body may take ten each
+
+
+def batches(*, short: int, full: int) -> settings:
+    """Return how often a test of a batch is run.
+
+    One that fails is not tried again with less: what was sent has changed the service.
+    """
+    return settings(
+        max_examples=full if FULL else short,
+        deadline=None,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+Tally = Counter[tuple[str, str, str, str]]
+"""How many were sent, by kind, protocol, method, and what came back."""
+
+
+class Target:
+    """A service, the bystanders who use it meanwhile, and a record of what it was sent."""
+
+    def __init__(
+        self, service: Service, tally: Tally, known: Known, bystanders: Sequence[Call]
+    ) -> None:
+        self.known = known
+        self._service = service
+        self._tally = tally
+        self._runner = asyncio.Runner()
+        self._waiting: list[tuple[bytes, asyncio.StreamReader, AsyncExitStack]] = []
+        self._waiting_since = 0.0
+        self._before: list[str] = []
+        self._log = service.log.open("rb")
+        self._bystanders = itertools.cycle(bystanders)
+        self._question = GetOrderRequest(order_id=Orders(service.database_url).add(id=_BYSTANDERS))
+        self._right = bystanders[0](self._question)
+
+    def send(self, kind: str, requests: Sequence[Request]) -> None:
+        """Send requests at once, each of which must be answered, and check that all is well."""
+        codes = self._run(exchange.send(self._service, requests))
+        for request, code in zip(requests, codes, strict=True):
+            self._tally[kind, request.protocol, request.method, code] += 1
+        bad = _FAULTS | {exchange.WAITING, exchange.INCOMPLETE}
+        wrong = [
+            f"{code}: {request!r}"
+            for request, code in zip(requests, codes, strict=True)
+            if code in bad
+        ]
+        self._check(wrong, requests)
+
+    def throw(self, kind: str, protocol: str, thrown: Sequence[tuple[str, bytes]]) -> None:
+        """Send bytes, each over a connection of its own, and check that all is well.
+
+        Beside the bytes stands the method that they are mostly of.
+        """
+        found = self._run(self._throw([data for _, data in thrown]))
+        wrong = []
+        for (method, data), codes in zip(thrown, found, strict=True):
+            self._tally[kind, protocol, method, codes[0]] += 1
+            wrong += [f"{code}: {data!r}" for code in codes if code in _FAULTS]
+        self._check(wrong, [data for _, data in thrown])
+
+    def end(self) -> None:
+        """Check that nobody waits any more, and that nothing is left under way."""
+        wrong = self._run(self._left_waiting())
+        self._run(eventually(lambda: not any(map(self._service.metric, _UNDER_WAY))))
+        self._check(wrong, [])
+        self._runner.close()
+        self._log.close()
+
+    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return self._runner.run(coroutine)
+
+    def _check(self, wrong: list[str], sent: Sequence[object]) -> None:
+        process = self._service.process
+        if process.poll() is not None:
+            wrong.append(f"the process has ended with {process.returncode}")
+        else:
+            answer = next(self._bystanders)(self._question)
+            if answer != self._right:
+                wrong.append(f"a bystander was answered {answer}")
+        logged = self._log.read()
+        wrong += [
+            f"logged: {line.decode(errors='replace')}"
+            for line in logged.splitlines()
+            if any(sign in line for sign in _LOGGED)
+        ]
+        # What is logged may be of those before: they need not have waited for it.
+        assert not wrong, "\n".join([*wrong, "sent, and before:", *map(repr, sent), *self._before])
+        self._before = list(map(repr, sent))
+
+    async def _throw(self, thrown: Sequence[bytes]) -> list[list[str]]:
+        return await asyncio.gather(*map(self._throw_one, thrown))
+
+    async def _throw_one(self, data: bytes) -> list[str]:
+        async with AsyncExitStack() as stack:
+            reader, writer = await stack.enter_async_context(connected(self._service))
+            with suppress(ConnectionError):
+                writer.write(data)
+                await writer.drain()
+            received, ended = await exchange.receive(reader, _BEGUN, _SETTLED)
+            codes = exchange.codes(received, Client(reader, writer))
+            if data and not codes and not ended and len(self._waiting) < _MOST_WAITING:
+                self._waiting.append((data, reader, stack.pop_all()))
+                self._waiting_since = self._runner.get_loop().time()
+        return codes or [exchange.ENDED if ended else exchange.WAITING]
+
+    async def _left_waiting(self) -> list[str]:
+        """Return what is to be said of those who wait for longer than a half request may."""
+        wrong = []
+        for data, reader, connection in self._waiting:
+            async with connection:
+                try:
+                    async with asyncio.timeout_at(self._waiting_since + _LONGEST_WAIT):
+                        await reader.read(1)
+                except TimeoutError:
+                    wrong.append(f"kept waiting: {data!r}")
+                except ConnectionError:
+                    pass
+        return wrong
+
+
+@contextmanager
+def targeted(
+    service: Service, tally: Tally, credentials: Sequence[tuple[Header, ...]]
+) -> Iterator[Target]:
+    """Yield a service as a target, in whose end nobody may be left waiting."""
+    with ExitStack() as stack:
+        bystanders = [stack.enter_context(each(service.base_url)) for each in READERS.values()]
+        known = _known(service, bystanders[0], credentials)
+        target = Target(service, tally, known, bystanders)
+        yield target
+        target.end()
+
+
+# What can be asked for
+
+
+def _known(service: Service, call: Call, credentials: Sequence[tuple[Header, ...]]) -> Known:
+    """Make some orders and events, and return what can be asked for."""
+    orders = Orders(service.database_url)
+    order_ids = [orders.add() for _ in range(8)]
+    for order_id in order_ids[:2]:
+        for status in ("processing", "requires_action"):
+            call(
+                UpdateOrderPaymentRequest(
+                    order_id=order_id, payment_provider="stripe", payment_status=status
+                )
+            )
+    lists: list[Message[Any]] = [
+        ListOrdersRequest(page_size=1),
+        ListStuckPaymentsRequest(page_size=1, older_than=Duration(seconds=0)),
+        ListOrderPaymentEventsRequest(page_size=1, order_id=order_ids[0]),
+    ]
+    tokens = [call(each).next_page_token for each in lists]
+    with (
+        WATCHERS["grpcio"](service.base_url) as watch,
+        watch(WatchOrderPaymentsRequest(order_ids=order_ids)) as stream,
+    ):
+        tokens.append(next(stream).event_id)
+        call(UpdateOrderPaymentRequest(order_id=order_ids[0], payment_status="processing"))
+        tokens.append(next(stream).event_id)
+    return Known([3, 7, *order_ids], tokens, credentials)
