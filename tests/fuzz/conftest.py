@@ -1,5 +1,6 @@
 """The service that is sent whatever a client could send, and the table of what it was sent."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -8,8 +9,10 @@ import pytest
 
 from tests.support import service
 from tests.support.changed import Changes
+from tests.support.hostile_tokens import hostile_tokens
 from tests.support.requests import Header
 from tests.support.target import Tally, Target, targeted
+from tests.support.tokens import READ, WRITE, Issuer
 
 MEBIBYTE = 2**20
 
@@ -22,21 +25,38 @@ _growth = pytest.StashKey[int]()
 
 
 @pytest.fixture(scope="session")
-def credentials() -> Sequence[tuple[Header, ...]]:
-    """The headers by which callers tell who they are: none."""
-    return [()]
+def issuer(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
+    """Whose tokens the service takes."""
+    return Issuer(tmp_path_factory.mktemp("issuer") / "jwks.json")
+
+
+@pytest.fixture(scope="session")
+def credentials(issuer: Issuer) -> Sequence[tuple[Header, ...]]:
+    """The headers by which callers tell who they are: most of them well."""
+    everything = (WRITE, READ, "health", "reflection")
+    _, shortest, _ = issuer.keys  # or most changes would be changes of the token
+    good = issuer.token(*everything, key=shortest, exp=int(time.time()) + 7_200)
+    others = [each.encode() for each in hostile_tokens(issuer, good)]
+    right = [(b"authorization", b"Bearer " + good.encode())]
+    wrong = [[(b"authorization", b"Bearer " + each)] for each in others]
+    wrong += [[], right * 2, [(b"authorization", b"Basic YTpi")], [(b"authorization", b"\xff")]]
+    return [tuple(each) for each in [right] * 2 * len(wrong) + wrong]
 
 
 @pytest.fixture(scope="session")
 def target(
     tmp_path_factory: pytest.TempPathFactory,
     pytestconfig: pytest.Config,
+    issuer: Issuer,
     credentials: Sequence[tuple[Header, ...]],
 ) -> Iterator[Target]:
     """The service on a database of its own. It must end well, and may not grow."""
     tally = pytestconfig.stash[_tally] = Counter()
     log = tmp_path_factory.mktemp("fuzz") / "log"
-    with service.on_own_database(log) as running, targeted(running, tally, credentials) as target:
+    with (
+        service.on_own_database(log, public="metrics", **issuer.settings()) as running,
+        targeted(running, tally, credentials) as target,
+    ):
         process = psutil.Process(running.process.pid)
         before = process.memory_info().rss
         yield target

@@ -11,39 +11,12 @@ from http.client import HTTPException, HTTPResponse, IncompleteRead
 from typing import Final
 
 import hpack
-from connectrpc.code import Code
 
+from tests.support.codes import GRPC_CODES, OK
 from tests.support.http2 import CONTINUATION, DATA, END_HEADERS, HEADERS, Frame, Peer
 
-OK: Final = "ok"
 OPEN: Final = "still open"
 """A stream that goes on, as far as the client has waited."""
-
-# https://grpc.io/docs/guides/status-codes
-_GRPC_CODES: Final = (
-    OK,
-    *(
-        code.value
-        for code in (
-            Code.CANCELED,
-            Code.UNKNOWN,
-            Code.INVALID_ARGUMENT,
-            Code.DEADLINE_EXCEEDED,
-            Code.NOT_FOUND,
-            Code.ALREADY_EXISTS,
-            Code.PERMISSION_DENIED,
-            Code.RESOURCE_EXHAUSTED,
-            Code.FAILED_PRECONDITION,
-            Code.ABORTED,
-            Code.OUT_OF_RANGE,
-            Code.UNIMPLEMENTED,
-            Code.INTERNAL,
-            Code.UNAVAILABLE,
-            Code.DATA_LOSS,
-            Code.UNAUTHENTICATED,
-        )
-    ),
-)
 
 
 @dataclass
@@ -103,7 +76,9 @@ class Answer:
 
 def _grpc_code(trailers: Mapping[str, str]) -> str:
     status = trailers.get("grpc-status")
-    return OPEN if status is None else _GRPC_CODES[int(status)]
+    if status is None:
+        return OPEN
+    return OK if status == "0" else GRPC_CODES[int(status)]
 
 
 def http1(received: bytes) -> Iterator[Answer]:

@@ -11,7 +11,7 @@ from pyqwest import HTTPVersion, SyncClient, SyncHTTPTransport
 
 OK: Final = "ok"
 
-_NUMBERS: Final = {
+GRPC_CODES: Final = {
     number: code.value
     for number, code in enumerate(
         (
@@ -131,4 +131,4 @@ def _envelope(called: Called) -> bytes:
 
 def _grpc_code(status: str | None) -> str:
     assert status is not None, "there is neither a message nor a status"
-    return OK if status == "0" else _NUMBERS[int(status)]
+    return OK if status == "0" else GRPC_CODES[int(status)]

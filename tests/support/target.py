@@ -5,7 +5,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, closing, contextmanager, suppress
 from typing import Any, Final
 
 from hypothesis import HealthCheck, Phase, settings
@@ -29,7 +29,7 @@ from tests.support.load import eventually
 from tests.support.orders import Orders
 from tests.support.requests import Header, Request
 from tests.support.service import Service
-from tests.support.watchers import WATCHERS
+from tests.support.watchers import WATCHERS, Watch
 
 FULL: Final = os.environ.get("LISTINGS_FUZZ") == "full"
 """Whether to send more than 100,000 requests. Otherwise, as many as fit into some seconds."""
@@ -120,6 +120,9 @@ class Target:
         wrong = self._run(self._left_waiting())
         self._run(eventually(lambda: not any(map(self._service.metric, _UNDER_WAY))))
         self._check(wrong, [])
+
+    def close(self) -> None:
+        """Send no more."""
         self._runner.close()
         self._log.close()
 
@@ -181,9 +184,14 @@ def targeted(
 ) -> Iterator[Target]:
     """Yield a service as a target, in whose end nobody may be left waiting."""
     with ExitStack() as stack:
-        bystanders = [stack.enter_context(each(service.base_url)) for each in READERS.values()]
-        known = _known(service, bystanders[0], credentials)
-        target = Target(service, tally, known, bystanders)
+        headers = {name.decode(): value.decode() for name, value in credentials[0]}
+        bystanders = [
+            stack.enter_context(caller(service.base_url, **headers)) for caller in READERS.values()
+        ]
+        watch = stack.enter_context(WATCHERS["grpcio"](service.base_url, **headers))
+        order_ids, tokens = _asked_for(service, bystanders[0], watch)
+        known = Known(order_ids, tokens, credentials)
+        target = stack.enter_context(closing(Target(service, tally, known, bystanders)))
         yield target
         target.end()
 
@@ -191,8 +199,8 @@ def targeted(
 # What can be asked for
 
 
-def _known(service: Service, call: Call, credentials: Sequence[tuple[Header, ...]]) -> Known:
-    """Make some orders and events, and return what can be asked for."""
+def _asked_for(service: Service, call: Call, watch: Watch) -> tuple[list[int], list[str]]:
+    """Make some orders and events, and return numbers and tokens that can be asked for."""
     orders = Orders(service.database_url)
     order_ids = [orders.add() for _ in range(8)]
     for order_id in order_ids[:2]:
@@ -208,11 +216,8 @@ def _known(service: Service, call: Call, credentials: Sequence[tuple[Header, ...
         ListOrderPaymentEventsRequest(page_size=1, order_id=order_ids[0]),
     ]
     tokens = [call(each).next_page_token for each in lists]
-    with (
-        WATCHERS["grpcio"](service.base_url) as watch,
-        watch(WatchOrderPaymentsRequest(order_ids=order_ids)) as stream,
-    ):
+    with watch(WatchOrderPaymentsRequest(order_ids=order_ids)) as stream:
         tokens.append(next(stream).event_id)
         call(UpdateOrderPaymentRequest(order_id=order_ids[0], payment_status="processing"))
         tokens.append(next(stream).event_id)
-    return Known([3, 7, *order_ids], tokens, credentials)
+    return [3, 7, *order_ids], tokens
