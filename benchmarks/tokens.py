@@ -16,7 +16,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from server.authorization import Authorize
 from server.claims import ClaimNames
-from server.permissions import ORDERS_READ, permissions
+from server.permissions import permissions
 from server.token_keys import TokenKeys
 from server.tokens import TokenVerifier
 
@@ -51,7 +51,7 @@ def _tokens(private: Any, algorithm: str) -> list[str]:
         "iss": "issuer",
         "aud": "listings",
         "exp": int(time.time()) + 3600,
-        "scope": ORDERS_READ,
+        "scope": "orders:read",
     }
     return [
         jwt.encode(claims | {"sub": f"caller {n}"}, private, algorithm, {"kid": _KEY_ID})

@@ -7,9 +7,6 @@ from typing import Final
 
 _TABLE: Final = Path(__file__).with_name("gen") / "permissions.toml"  # put there with the code
 
-PAYMENTS_WRITE: Final = "payments:write"
-ORDERS_READ: Final = "orders:read"
-
 
 def permissions() -> Mapping[str, str]:
     """Return the permission that each path needs, such as ``/listings.v1.OrderService/GetOrder``.

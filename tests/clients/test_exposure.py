@@ -120,7 +120,7 @@ def test_it_follows_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     done = listings("dev-token", "--directory", str(tmp_path / "keys"), settings=settings)
     found = claims(done.stdout.strip())
     assert (found["iss"], found["aud"]) == ("us", "them")
-    assert found["roles"] == "payments:write orders:read"
+    assert found["roles"] == "health metrics orders:read payments:write reflection"
 
 
 @pytest.mark.parametrize("spoilt", ["not a key", ""])
