@@ -46,6 +46,8 @@ def main() -> None:
 def serve_command(**options: str | int | None) -> None:
     """Serve until SIGTERM or Ctrl-C, which let what is under way finish.
 
+    SIGHUP, unless its cause is that the terminal was closed, has keys read again.
+
     An embedded database is migrated first, and gets some demo orders while it is empty. A database
     that LISTINGS_DATABASE_URL names is neither migrated nor filled: see `listings migrate`.
     """

@@ -16,6 +16,7 @@ from persistence.schema import require_current
 from server import telemetry
 from server.app import Application, create_app
 from server.drain import DrainingServer
+from server.hangup import reloading
 from server.health import Readiness
 from server.one_port import OnePortProtocol
 from server.settings import Settings
@@ -88,6 +89,7 @@ async def serve(
     keys = None if settings.jwks is None else TokenKeys(settings.jwks, readiness.tell)
     if keys is not None:
         readiness.faults.append(lambda: keys.fault)
+    replaceable = [] if keys is None else [keys]
 
     def stopping() -> None:
         readiness.stop()
@@ -95,8 +97,13 @@ async def serve(
 
     def every_second() -> None:
         app.every_second()
-        if keys is not None:
-            keys.look()
+        for each in replaceable:
+            each.look()
+
+    def reload() -> None:
+        _log.info("SIGHUP: files to read again: %d", len(replaceable))
+        for each in replaceable:
+            each.reload()
 
     async with telemetry.sending() as tracing:
         app = create_app(settings, database, feed, readiness, keys=keys, tracing=tracing)
@@ -110,7 +117,8 @@ async def serve(
             for part in (keys, database, readiness.database, feed):
                 if part is not None:
                     await parts.enter_async_context(part)
-            await server.serve(sockets=[listener])
+            with reloading(reload):
+                await server.serve(sockets=[listener])
         finally:
             try:
                 async with asyncio.timeout(_CLOSE):

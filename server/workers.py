@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkProcess
 from typing import TypeAlias
 
+from server.hangup import Terminal
 from server.listeners import turn_away
 
 # Seconds.
@@ -32,7 +33,8 @@ _GRACE = 10.0  # for a worker to end, after what is allowed for its calls
 
 Work: TypeAlias = Callable[[socket.socket, Callable[[], object], int], None]
 """What a worker does, until SIGTERM or the end of its parent: serve on a listener, call a function
-once connections are accepted, and watch a pipe that ends with the parent."""
+once connections are accepted, and watch a pipe that ends with the parent. SIGHUP is blocked until
+it unblocks it."""
 
 _fork = multiprocessing.get_context("fork")
 _log = logging.getLogger(__name__)
@@ -48,8 +50,9 @@ def serve_with_workers(
     """Run ``work`` in one process for each listener until SIGTERM or SIGINT, and end with them.
 
     ``ready`` is called once all of them accept connections; ``limit`` is how many seconds they are
-    allowed for what is under way at the end. A worker that dies is replaced. Raises WorkersFailed
-    when one dies before all of them have served. Call it without other threads: it forks.
+    allowed for what is under way at the end. A worker that dies is replaced. SIGHUP is handed to
+    all of them, or ends them when the terminal is gone. Raises WorkersFailed when one dies before
+    all of them have served. Call it without other threads: it forks.
     """
     stops = {signal.SIGTERM, signal.SIGINT}
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which nohup has set
@@ -102,6 +105,7 @@ class _Parent:
         self._lifeline, self._our_end = os.pipe()
         self._reports, self._workers_end = os.pipe()
         os.set_blocking(self._reports, False)
+        self._terminal = Terminal()
 
     def run(self, stops: set[signal.Signals], ready: Callable[[], object]) -> None:
         """Keep the workers running until one of the signals comes."""
@@ -115,8 +119,11 @@ class _Parent:
                     if serving == len(self._places):
                         ready()
                 received = signal.sigtimedwait(stops | {signal.SIGCHLD}, self._pause(serving))
-                if received is not None and received.si_signo in stops:
+                if received is None or received.si_signo == signal.SIGCHLD:
+                    continue
+                if received.si_signo != signal.SIGHUP or self._terminal.is_gone():
                     break
+                self._signal(self._places, signal.SIGHUP)
         finally:
             self._stop(stops)
 
@@ -205,7 +212,8 @@ class _Parent:
         for other in self._places:
             if other is not place:
                 other.listener.close()
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        # SIGHUP would end the worker before it serves, although it may be about files.
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask | {signal.SIGHUP})
         try:
             self._work(place.listener, self._report, self._lifeline)
         except Exception:

@@ -16,8 +16,11 @@ from persistence.schema import migration_ids
 from tests.support import service
 from tests.support.callers import PATH, json_client
 from tests.support.command_line import listings
-from tests.support.embedded import open_directory, servers_below
+from tests.support.embedded import eventually, open_directory, servers_below
 from tests.support.orders import Orders
+from tests.support.terminal import terminal
+
+REREAD = "SIGHUP: files to read again: 0"
 
 
 def count(url: str) -> int:
@@ -98,9 +101,10 @@ def data_dir() -> Iterator[Path]:
 def test_the_embedded_database_survives_restarts(tmp_path: Path, data_dir: Path) -> None:
     settings = {"data_dir": str(data_dir)}
     # By an operator, and by closing the terminal.
-    for expected, how in (("pending", signal.SIGTERM), ("paid", signal.SIGHUP)):
+    for expected in ("pending", "paid"):
         with (
-            service.running("", tmp_path / "log", **settings) as running,
+            terminal() as (name, close),
+            service.running("", tmp_path / "log", terminal=name, **settings) as running,
             json_client(running.base_url) as http,
         ):
             response = http.post(PATH, content='{"orderId": 1, "paymentProvider": "stripe"}')
@@ -108,9 +112,39 @@ def test_the_embedded_database_survives_restarts(tmp_path: Path, data_dir: Path)
             http.post(PATH, content='{"orderId": 1, "paymentStatus": "paid"}')
             assert http.post(PATH, content='{"orderId": 100, "paymentStatus": "x"}').is_success
             assert http.post(PATH, content='{"orderId": 101, "paymentStatus": "x"}').is_error
-            running.process.send_signal(how)
+            if expected == "pending":
+                running.process.terminate()
+            else:
+                close()
             assert running.process.wait(20) == 0
         assert not list(servers_below(data_dir))
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sighup_ends_the_service_only_with_its_terminal(
+    database_url: str, tmp_path: Path, workers: str
+) -> None:
+    log = tmp_path / "log"
+    with (
+        terminal() as (name, close),
+        service.running(database_url, log, terminal=name, workers=workers) as running,
+    ):
+        processes = running.serving_processes()
+        for number in (1, 2):
+            running.process.send_signal(signal.SIGHUP)
+            expected = number * int(workers)
+            eventually(lambda expected=expected: len(running.logged(event=REREAD)) == expected)  # type: ignore[misc]
+        assert running.serving_processes() == processes
+        close()
+        assert running.process.wait(20) == 0
+        assert len(running.logged(event="stopping")) == int(workers)
+
+
+def test_sighup_without_a_terminal_ends_nothing(database_url: str, tmp_path: Path) -> None:
+    with service.running(database_url, tmp_path / "log") as running:
+        running.process.send_signal(signal.SIGHUP)
+        eventually(lambda: running.logged(event=REREAD))
+        assert running.stop() == 0
 
 
 def test_a_database_without_migrations_is_not_served(empty_database_url: str) -> None:

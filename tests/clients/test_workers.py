@@ -245,7 +245,7 @@ def test_workers_end_when_their_parent_is_killed(database_url: str, tmp_path: Pa
         eventually(lambda: all(gone(worker) for worker in workers))
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_all_of_them_stop(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
 ) -> None:

@@ -69,14 +69,23 @@ class Service:
 
 
 @contextmanager
-def running(database_url: str, log: Path, **settings: str) -> Iterator[Service]:
-    """Run ``listings serve`` on a free port, and kill it at the end if it still runs."""
+def running(
+    database_url: str, log: Path, *, terminal: str | None = None, **settings: str
+) -> Iterator[Service]:
+    """Run ``listings serve`` on a free port, and kill it at the end if it still runs.
+
+    It may be started on a terminal, which is then in control of it.
+    """
+    command = [sys.executable, "-m", "server", "serve"]
+    if terminal:  # the first one that the leader of a session opens
+        command = ["sh", "-c", 'exec "$@" <"$0"', terminal, *command]
     if pooler.is_used():
         own = {"prepared_statements": "off", "direct_database_url": database_url}
         settings = own | settings
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "server", "serve"],
+            command,
+            start_new_session=terminal is not None,
             env=environment(pooler.through(database_url), settings),
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -108,7 +117,7 @@ def environment(database_url: str, settings: Mapping[str, str] | None = None) ->
 def _base_url(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
-        if found := re.search(r'"url": "(http://[^"]+)"', log.read_text()):
+        if found := re.search(r'"url": "(https?://[^"]+)"', log.read_text()):
             return found[1]
         if process.poll() is not None:
             break
