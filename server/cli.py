@@ -46,7 +46,7 @@ def main() -> None:
 def serve_command(**options: str | int | None) -> None:
     """Serve until SIGTERM or Ctrl-C, which let what is under way finish.
 
-    SIGHUP, unless its cause is that the terminal was closed, has keys read again.
+    SIGHUP, unless its cause is that the terminal was closed, has certificates and keys read again.
 
     An embedded database is migrated first, and gets some demo orders while it is empty. A database
     that LISTINGS_DATABASE_URL names is neither migrated nor filled: see `listings migrate`.
@@ -69,22 +69,27 @@ def serve_command(**options: str | int | None) -> None:
 def _serve(settings: Settings, url: str) -> None:
     from server.exposure import check_exposure
     from server.listeners import base_url, listen
+    from server.tls import TLS
     from server.workers import WorkersFailed, serve_with_workers, shared_metrics
 
+    tls = TLS.of(settings)
     listeners = listen(settings.host, settings.port, settings.worker_count)
     check_exposure(settings, listeners[0])
-    announce = partial(_announce, base_url(listeners[0]), settings)
+    base = base_url(listeners[0], "https" if tls else "http")
+    curl = tls.curl(base) if tls else f"curl -s {base}"
+    announce = partial(_announce, base, curl, settings)
     with ExitStack() as stack:
         if len(listeners) > 1:
             stack.enter_context(shared_metrics())
-        from server.process import check, run
+        from server.process import Setup, check, run
 
         asyncio.run(check(settings, url))
+        setup = Setup(settings, url, tls)
         if len(listeners) == 1:
-            run(settings, url, listeners[0], announce)
+            run(setup, listeners[0], announce)
             return
         try:
-            work = partial(run, settings, url)
+            work = partial(run, setup)
             serve_with_workers(work, listeners, announce, settings.shutdown_timeout)
         except WorkersFailed as error:
             raise click.ClickException(str(error)) from error
@@ -269,19 +274,21 @@ def _report(done: str, ids: list[str]) -> None:
         click.echo("Nothing to do.")
 
 
-def _announce(base_url: str, settings: Settings) -> None:
+def _announce(base_url: str, curl: str, settings: Settings) -> None:
     what = "Serving gRPC, gRPC-Web and Connect (JSON too)"
     token = "" if settings.jwks is None else '-H "Authorization: Bearer $TOKEN" '
-    curl = (
-        f"curl -s {base_url}/listings.v1.OrderService/UpdateOrderPayment "
+    example = (
+        f"{curl}/listings.v1.OrderService/UpdateOrderPayment "
         f"{token}-H 'Content-Type: application/json' "
         """-d '{"orderId": 1, "paymentProvider": "stripe", "paymentStatus": "paid"}'"""
     )
     if logs.is_readable(settings.log_format):
-        click.echo(f"{what} on {base_url}\nPay for order 1:\n\n{curl}\n\nCtrl-C stops the service.")
+        click.echo(
+            f"{what} on {base_url}\nPay for order 1:\n\n{example}\n\nCtrl-C stops the service."
+        )
     else:
         version = importlib.metadata.version("listings")
-        structlog.get_logger().info(what, url=base_url, version=version, example=curl)
+        structlog.get_logger().info(what, url=base_url, version=version, example=example)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

@@ -3,7 +3,8 @@
 1. Nobody is asked to come any more: readiness turns false, and streams without an end are ended.
 2. No new connection begins, and those that wait to be accepted are. The socket closes.
 3. Each connection is told: HTTP/2 by GOAWAY (see ``server.http2``), HTTP/1.1 by closing it when it
-   has nothing to answer. One that has not said yet which of them it speaks is given two seconds.
+   has nothing to answer. One that has not said yet which of them it speaks is given two seconds,
+   and one whose TLS handshake is under way may finish it.
 4. Calls finish, and their answers leave. A client that keeps us waiting is not waited for, be it
    for the other half of its request, or because it does not read what it is sent.
 5. When the limit has passed, the rest is cut off.
@@ -17,6 +18,7 @@ from typing import Any, ClassVar
 
 import uvicorn
 
+from server.handshake import HandshakeProtocol
 from server.laggards import Laggards
 from server.listeners import all_taken, turn_away
 from server.one_port import OnePortProtocol
@@ -27,6 +29,9 @@ _FIRST_BYTES = 2.0  # for a new connection to say what it is
 _LAST_SENDING = 1.0  # for a client to send what it has begun to, once the process stops
 _LAST_READING = 2.0  # for a client to take some of what it is sent by then
 _CUT_OFF = 1.0  # for a call to end that was cut off
+
+# What connections are before they have said what they are.
+_UNKNOWN = (HandshakeProtocol, OnePortProtocol)
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +109,7 @@ class DrainingServer(uvicorn.Server):
             if self.force_exit:  # Ctrl-C for the second time
                 raise TimeoutError
             for connection in state.connections - told:
-                if not isinstance(connection, OnePortProtocol) or loop.time() > speak_until:
+                if not isinstance(connection, _UNKNOWN) or loop.time() > speak_until:
                     connection.shutdown()
                     told.add(connection)
             self._laggards.end(state.connections, sending=_LAST_SENDING, reading=_LAST_READING)

@@ -5,6 +5,7 @@ connections could make that 8 GiB. And once a request has been answered before i
 the rest of the body is read for nobody, so there may not be much of it.
 """
 
+import asyncio
 from typing import Any, ClassVar
 
 import zttp
@@ -25,6 +26,9 @@ class BoundedH1Protocol(ZttpProtocol):
 
     RFC 9112, section 9.6: closed at once, it may be reset before the last answer is read.
     """
+
+    wire: asyncio.Transport
+    """The transport that carries what is sent: the one below TLS, or the connection's own."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

@@ -33,6 +33,9 @@ MOST_PENDING = 64 * 1024
 class PacedH2Protocol(ZttpH2Protocol):
     """uvicorn's HTTP/2 server protocol, which does not answer faster than its client reads."""
 
+    wire: asyncio.Transport
+    """The transport that carries what is sent: the one below TLS, or the connection's own."""
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.allowance = FrameAllowance(self.loop.time)

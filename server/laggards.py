@@ -1,7 +1,8 @@
 """Clients that keep a connection or a call waiting for too long, and what becomes of them.
 
 Half a request may not be held open, be it sent slowly or not at all: one over HTTP/1.1 ends with
-408 and its connection, one over HTTP/2 with RST_STREAM. Nor may an answer that nobody reads.
+408 and its connection, one over HTTP/2 with RST_STREAM. Nor may an answer that nobody reads. Over
+TLS, both sides say that they are done; who does not is not waited for.
 
 All connections are looked at now and then. A timer for each request would cost all of them.
 """
@@ -12,6 +13,9 @@ from collections.abc import Hashable, Iterable
 from typing import Any
 
 from server.http2_streams import CANCEL, ENHANCE_YOUR_CALM, PacedH2Protocol
+
+# Seconds for a client to say that it is done, too, once it has got all.
+_LEAVING = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -34,10 +38,14 @@ class Laggards:
         self._time = asyncio.get_running_loop().time()
         ended = 0
         for connection in list(connections):
-            unsent = connection.transport.get_write_buffer_size()
+            # What TLS has encrypted waits there, and is not its transport's any more.
+            unsent = connection.wire.get_write_buffer_size()
             if unsent and self._waits(connection, unsent, reading):
-                connection.transport.abort()
+                connection.wire.abort()
                 ended += 1
+            elif connection.transport.is_closing():
+                if not unsent and self._waits((connection, "leave"), None, _LEAVING):
+                    connection.wire.abort()
             elif isinstance(connection, PacedH2Protocol):
                 ended += self._end_streams(connection, sending, reading)
             elif connection.is_half():

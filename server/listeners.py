@@ -60,10 +60,10 @@ def listen(host: str, port: int, count: int = 1) -> list[socket.socket]:
     return [first, *others]
 
 
-def base_url(listener: socket.socket) -> str:
+def base_url(listener: socket.socket, scheme: str) -> str:
     """Return the URL of what listens there."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def turn_away(listener: socket.socket) -> None:

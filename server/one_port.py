@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import ClassVar
 
 from uvicorn.protocols.http.auto_zttp_impl import AutoZttpProtocol
@@ -13,12 +14,16 @@ from server.http2 import RecyclingH2Protocol, TurnAway
 class OnePortProtocol(AutoZttpProtocol):
     """HTTP/1.1 and HTTP/2 on one port, for ``uvicorn.Config(app, http=OnePortProtocol)``.
 
-    HTTP/2 is chosen by ALPN over TLS and by its preface on a cleartext connection.
+    HTTP/2 is chosen by its preface. A client that was offered it by ALPN over TLS begins with it as
+    well, so it needs no other treatment, and one that knows no ALPN may speak it all the same.
     """
 
     h1_protocol: ClassVar[type[BoundedH1Protocol]] = BoundedH1Protocol
     h2_protocol: ClassVar[type[RecyclingH2Protocol]] = RecyclingH2Protocol
     turn_away: ClassVar[TurnAway | None] = None
+
+    below_tls: asyncio.Transport | None = None
+    """The transport that carries TLS, if this is a connection over TLS."""
 
     @classmethod
     def of(cls, turn_away: TurnAway, max_request_bytes: int) -> type[OnePortProtocol]:
@@ -31,6 +36,17 @@ class OnePortProtocol(AutoZttpProtocol):
         h1_protocol = type(cls.h1_protocol.__name__, (cls.h1_protocol,), {"most_ahead": most_ahead})
         own = {"turn_away": staticmethod(turn_away), "h1_protocol": h1_protocol}
         return type(cls.__name__, (cls,), own)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first bytes."""
+        self.transport = transport
+        self.connections.add(self)
+        self.timeout_task = self.loop.call_later(self.config.timeout_keep_alive, transport.close)
+
+    @property
+    def wire(self) -> asyncio.Transport:
+        """The transport that carries what is sent, encrypted or not."""
+        return self.below_tls or self.transport
 
     def is_half(self) -> bool:
         """Whether something has come, and does not tell yet what the connection speaks."""
@@ -50,6 +66,7 @@ class OnePortProtocol(AutoZttpProtocol):
         )
         if isinstance(protocol, RecyclingH2Protocol):
             protocol.turn_away = type(self).turn_away
+        protocol.wire = self.wire
         self.transport.set_protocol(protocol)
         protocol.connection_made(self.transport)
         if initial_data:

@@ -5,6 +5,7 @@ import logging
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from typing import NamedTuple
 
 import uvicorn
 import uvloop
@@ -16,10 +17,12 @@ from persistence.schema import require_current
 from server import telemetry
 from server.app import Application, create_app
 from server.drain import DrainingServer
+from server.handshake import HandshakeProtocol
 from server.hangup import reloading
 from server.health import Readiness
 from server.one_port import OnePortProtocol
 from server.settings import Settings
+from server.tls import TLS
 from server.token_keys import TokenKeys
 
 # Seconds. Longer than proxies keep an idle connection, so that they are the ones to close it.
@@ -39,6 +42,14 @@ _HEADERS = {
 _log = logging.getLogger(__name__)
 
 
+class Setup(NamedTuple):
+    """What every process of the service has in common."""
+
+    settings: Settings
+    database_url: str
+    tls: TLS | None
+
+
 async def check(settings: Settings, database_url: str) -> None:
     """Look for what would keep a process from serving.
 
@@ -53,29 +64,29 @@ async def check(settings: Settings, database_url: str) -> None:
 
 
 def run(
-    settings: Settings,
-    database_url: str,
+    setup: Setup,
     listener: socket.socket,
     ready: Callable[[], object],
     lifeline: int | None = None,
 ) -> None:
     """``serve`` on an event loop of its own."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings, database_url, listener, ready, lifeline))
+        runner.run(serve(setup, listener, ready, lifeline))
 
 
 async def serve(
-    settings: Settings,
-    database_url: str,
+    setup: Setup,
     listener: socket.socket,
     ready: Callable[[], object],
     lifeline: int | None = None,
 ) -> None:
     """Serve on ``listener`` until SIGTERM or SIGINT, then finish what is under way.
 
+    Files that may change are watched, and read again on SIGHUP in any case.
     ``ready`` is called once connections are accepted. ``lifeline``, for a process that shares its
     listener with a parent, is the descriptor of a pipe: at its end this one stops as well.
     """
+    settings, database_url, tls = setup
     readiness = Readiness(database_url)
     # A worker that is replaced while the database is away must come back all the same.
     database = _database(settings, database_url, eager=False)
@@ -89,7 +100,7 @@ async def serve(
     keys = None if settings.jwks is None else TokenKeys(settings.jwks, readiness.tell)
     if keys is not None:
         readiness.faults.append(lambda: keys.fault)
-    replaceable = [] if keys is None else [keys]
+    replaceable = [each for each in (tls, keys) if each is not None]
 
     def stopping() -> None:
         readiness.stop()
@@ -107,8 +118,8 @@ async def serve(
 
     async with telemetry.sending() as tracing:
         app = create_app(settings, database, feed, readiness, keys=keys, tracing=tracing)
-        limit = settings.shutdown_timeout
-        server = DrainingServer(_config(app, settings), limit, ready, stopping, every_second)
+        config, limit = _config(app, settings, tls), settings.shutdown_timeout
+        server = DrainingServer(config, limit, ready, stopping, every_second)
         if lifeline is not None:
             server.shares_listener = True
             asyncio.get_running_loop().add_reader(lifeline, _orphaned, server, lifeline)
@@ -128,10 +139,11 @@ async def serve(
             _log.info("stopped")
 
 
-def _config(app: Application, settings: Settings) -> uvicorn.Config:
+def _config(app: Application, settings: Settings, tls: TLS | None) -> uvicorn.Config:
+    protocol = OnePortProtocol.of(app.turn_away, settings.max_request_bytes)
     return uvicorn.Config(
         app.asgi,
-        http=OnePortProtocol.of(app.turn_away, settings.max_request_bytes),
+        http=HandshakeProtocol.before(protocol, tls) if tls else protocol,
         ws="none",
         lifespan="off",
         interface="asgi3",

@@ -81,6 +81,13 @@ class Settings(BaseSettings):
     status_guard: bool = Field(
         True, description="refuse to replace a settled payment status by a late event; on or off"
     )
+    tls_cert: Path | None = Field(
+        None, description="PEM file of the server's certificate and its intermediates; with it, TLS"
+    )
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's key")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of the CAs of which every client must have a certificate"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the least important entries that are logged"
     )

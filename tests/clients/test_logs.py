@@ -171,7 +171,7 @@ def test_a_terminal_is_not_told_what_to_do(database_url: str, encoding: str) -> 
 def test_less_can_be_logged(database_url: str, tmp_path: Path) -> None:
     order_id = Orders(database_url).add()
     (listener,) = listen("127.0.0.1", 0)
-    base_url = base_url_of(listener)
+    base_url = base_url_of(listener, "http")
     listener.close()
     settings = {"log_level": "warning", "port": base_url.rpartition(":")[2]}
     log = tmp_path / "log"

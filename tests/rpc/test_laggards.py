@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 
 import pytest
 import uvicorn
@@ -27,6 +26,7 @@ from tests.support.http2 import (
     Calls,
     Peer,
     connected,
+    dripping,
     header_block,
     prefixed,
     run,
@@ -53,25 +53,6 @@ HALVES = {
     "frame": (PREFACE, b"x"),
     "header-list": (PREFACE, b""),
 }
-
-
-@asynccontextmanager
-async def dripping(writer: asyncio.StreamWriter, drop: bytes) -> AsyncIterator[None]:
-    """Send a drop ten times a second."""
-
-    async def drip() -> None:
-        with suppress(ConnectionError):
-            while drop:
-                writer.write(drop)
-                await writer.drain()
-                await asyncio.sleep(0.1)
-
-    task = asyncio.create_task(drip())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.mark.parametrize("kind", HALVES)

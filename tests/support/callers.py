@@ -18,6 +18,7 @@ from pyqwest import HTTPVersion, SyncClient, SyncHTTPTransport
 from server.gen.google.rpc import error_details_pb
 from server.gen.listings.v1 import orders_pb
 from server.gen.listings.v1.orders_connect import OrderServiceClientSync
+from tests.support.certificates import Trust
 
 PATH = "/listings.v1.OrderService/UpdateOrderPayment"
 
@@ -35,7 +36,8 @@ Call = Callable[[Message[Any]], Any]
 """Sends a request to the method that takes it and returns the response, or raises Failure."""
 
 Caller = Callable[..., AbstractContextManager[Call]]
-"""Connects to a base URL, and sends some headers with each call: ``(url, **headers)``."""
+"""Connects to a base URL, by TLS if it is told whom to trust, and sends some headers with each
+call: ``(url, trust, **headers)``."""
 
 
 def path(request: Message[Any]) -> str:
@@ -59,9 +61,16 @@ def _method(request: Message[Any]) -> str:
 
 
 @contextmanager
-def grpcio(base_url: str, **headers: str) -> Iterator[Call]:
+def grpcio(base_url: str, trust: Trust | None = None, **headers: str) -> Iterator[Call]:
     """gRPC by Google's implementation, the one that most callers use."""
-    with grpc.insecure_channel(base_url.removeprefix("http://")) as channel:
+    target = base_url.rpartition("/")[2]
+    if trust:
+        ca, cert, key = trust.pem()
+        secrets = grpc.ssl_channel_credentials(ca, key, cert)
+        opened = grpc.secure_channel(target, secrets)
+    else:
+        opened = grpc.insecure_channel(target)
+    with opened as channel:
 
         def call(request: Message[Any]) -> Any:
             method = channel.unary_unary(
@@ -79,8 +88,11 @@ def grpcio(base_url: str, **headers: str) -> Iterator[Call]:
 
 def _connectrpc(protocol: ProtocolType, version: HTTPVersion, **options: bool) -> Caller:
     @contextmanager
-    def connected(base_url: str, **headers: str) -> Iterator[Call]:
-        http_client = SyncClient(SyncHTTPTransport(http_version=version))
+    def connected(base_url: str, trust: Trust | None = None, **headers: str) -> Iterator[Call]:
+        ca, cert, key = trust.pem() if trust else (None, None, None)
+        http_client = SyncClient(
+            SyncHTTPTransport(http_version=version, tls_ca_cert=ca, tls_cert=cert, tls_key=key)
+        )
         with OrderServiceClientSync(base_url, protocol=protocol, http_client=http_client) as client:
 
             def call(request: Message[Any]) -> Any:
@@ -97,8 +109,8 @@ def _connectrpc(protocol: ProtocolType, version: HTTPVersion, **options: bool) -
 
 def _json(version: int) -> Caller:
     @contextmanager
-    def connected(base_url: str, **headers: str) -> Iterator[Call]:
-        with json_client(base_url, version) as client:
+    def connected(base_url: str, trust: Trust | None = None, **headers: str) -> Iterator[Call]:
+        with json_client(base_url, version, trust) as client:
             client.headers.update(headers)
 
             def call(request: Message[Any]) -> Any:
@@ -112,9 +124,10 @@ def _json(version: int) -> Caller:
     return connected
 
 
-def json_client(base_url: str, version: int = 1) -> httpx.Client:
+def json_client(base_url: str, version: int = 1, trust: Trust | None = None) -> httpx.Client:
     """Return an HTTP client that sends JSON, over HTTP/1.1 or HTTP/2 by prior knowledge."""
     return httpx.Client(
+        verify=trust.context() if trust else True,
         base_url=base_url,
         http1=version == 1,
         http2=version == 2,

@@ -11,12 +11,15 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import pytest
 import uvicorn
+import uvloop
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from server.drain import DrainingServer
+from server.handshake import HandshakeProtocol
 from server.http2 import MAX_STREAM_ID, RecyclingH2Protocol
 from server.http2_streams import NO_ERROR
 from server.one_port import OnePortProtocol
+from server.tls import TLS
 
 ECHO = b"/test.Calls/Echo"
 HOLD = b"/test.Calls/Hold"
@@ -101,7 +104,7 @@ class Served(NamedTuple):
 
 
 @asynccontextmanager
-async def serving(**limits: float) -> AsyncIterator[Served]:
+async def serving(tls: TLS | None = None, **limits: float) -> AsyncIterator[Served]:
     """Serve `Calls`, with some of the limits of our connections or of our server replaced."""
     connections: list[weakref.ref[RecyclingH2Protocol]] = []
 
@@ -125,7 +128,7 @@ async def serving(**limits: float) -> AsyncIterator[Served]:
     config = uvicorn.Config(
         app,
         port=0,
-        http=OwnProtocol,
+        http=HandshakeProtocol.before(OwnProtocol, tls) if tls else OwnProtocol,
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -160,6 +163,25 @@ async def connected(
             await writer.wait_closed()
 
 
+@asynccontextmanager
+async def dripping(writer: asyncio.StreamWriter, drop: bytes) -> AsyncIterator[None]:
+    """Send a drop ten times a second."""
+
+    async def drip() -> None:
+        with suppress(ConnectionError):
+            while drop:
+                writer.write(drop)
+                await writer.drain()
+                await asyncio.sleep(0.1)
+
+    task = asyncio.create_task(drip())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 (uvicorn has no events for its own state)
@@ -167,7 +189,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def run(test: Coroutine[Any, Any, None], *, seconds: float = 30) -> None:
-    asyncio.run(asyncio.wait_for(test, seconds))
+    """Run a test on the event loop that the service runs on."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asyncio.wait_for(test, seconds))
 
 
 class Frame(NamedTuple):

@@ -65,7 +65,10 @@ def test_who_is_turned_away_does_not_connect(stack: ExitStack, host: str) -> Non
 
 
 def test_base_url(stack: ExitStack) -> None:
-    for host, expected in (("127.0.0.1", "http://127.0.0.1:"), ("::1", "http://[::1]:")):
+    for host, scheme, expected in (
+        ("127.0.0.1", "http", "http://127.0.0.1:"),
+        ("::1", "https", "https://[::1]:"),
+    ):
         (listener,) = listen(host, 0)
         stack.enter_context(listener)
-        assert base_url(listener) == f"{expected}{port_of(listener)}"
+        assert base_url(listener, scheme) == f"{expected}{port_of(listener)}"
