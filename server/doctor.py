@@ -5,11 +5,13 @@ import errno
 import json
 import os
 import socket
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
@@ -20,6 +22,7 @@ from persistence.errors import EmbeddedPostgresError, PersistenceError
 from persistence.inspection import Connection, Fault
 from server import telemetry, token_keys
 from server.settings import Settings, SettingsError, variable
+from server.tls import TLS
 
 OpenDatabase: TypeAlias = Callable[[Settings], AbstractContextManager[str]]
 """Yields the URL of the database that the settings mean, and starts an embedded one."""
@@ -30,6 +33,9 @@ OK, PROBLEM, SKIPPED = "ok", "problem", "skipped"
 _BESIDE_POOL: Final = 2
 
 _ANSWER_SECONDS: Final = 2.0
+
+# What renews certificates has done so long before.
+_RENEWED: Final = timedelta(days=14)
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ def examine(open_database: OpenDatabase) -> Iterator[Finding]:
         yield Finding(SKIPPED, "tokens", "until their settings are mended")
     else:
         yield _examine_tokens(settings.jwks)
+    yield _examine_tls(settings)
     if variable("database_url") in faults:
         yield Finding(SKIPPED, "database", "until LISTINGS_DATABASE_URL is mended")
     else:
@@ -61,7 +68,7 @@ def examine(open_database: OpenDatabase) -> Iterator[Finding]:
     if faults.keys() & {variable("host"), variable("port")}:
         yield Finding(SKIPPED, "port", "until LISTINGS_HOST and LISTINGS_PORT are mended")
     else:
-        yield _examine_port(settings.host, settings.port)
+        yield _examine_port(settings)
 
 
 def _examine_database(settings: Settings, open_database: OpenDatabase) -> Iterator[Finding]:
@@ -151,7 +158,22 @@ def _examine_tokens(location: str | None) -> Finding:
     return Finding(OK, "tokens", f"{len(keys)} keys at {location}")
 
 
-def _examine_port(host: str, port: int) -> Finding:
+def _examine_tls(settings: Settings) -> Finding:
+    try:
+        tls = TLS.of(settings)
+    except SettingsError as error:
+        return Finding(PROBLEM, "TLS", str(error))
+    if tls is None:
+        return Finding(OK, "TLS", "off")
+    text = f"the certificate is {tls.certificate}"
+    left = tls.certificate.end - datetime.now(UTC)
+    if left < _RENEWED:
+        text += f". That is in {left.days} days: see to it that it is renewed"
+    return Finding(OK, "TLS", text)
+
+
+def _examine_port(settings: Settings) -> Finding:
+    host, port = settings.host, settings.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     where = f"{host} port {port or '(any)'}"
     with socket.socket(family) as probe:
@@ -162,7 +184,7 @@ def _examine_port(host: str, port: int) -> Finding:
             text = f"{host} is no known name. Correct LISTINGS_HOST"
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                return _user_of(host, port, where)
+                return _user_of(settings, where)
             remedy = {
                 errno.EADDRNOTAVAIL: "Set LISTINGS_HOST to an address of this machine, or 0.0.0.0",
                 errno.EACCES: "Set LISTINGS_PORT to 1024 or more",
@@ -175,11 +197,17 @@ def _examine_port(host: str, port: int) -> Finding:
     return Finding(PROBLEM, "port", text)
 
 
-def _user_of(host: str, port: int, where: str) -> Finding:
+def _user_of(settings: Settings, where: str) -> Finding:
     """Tell who has the port. That it is this service, and ready, is no problem."""
+    host, port = settings.host, settings.port
     holders = ", ".join(_processes_on(port)) or "a process that we may not look at"
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    match _health(f"[{address}]:{port}" if ":" in address else f"{address}:{port}"):
+    if settings.tls_client_ca:
+        text = f"{where} is used by {holders}, and only clients with a certificate are answered"
+        return Finding(SKIPPED, "port", text)
+    scheme = "https" if settings.tls_cert else "http"
+    url = f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"
+    match _health(url):
         case "SERVING":
             text = f"a Listings Service serves on {where}, and is ready ({holders})"
             return Finding(OK, "port", text)
@@ -188,7 +216,7 @@ def _user_of(host: str, port: int, where: str) -> Finding:
         case _:
             text = (
                 f"a Listings Service on {where} is not ready ({holders}). "
-                f"See http://{address}:{port}/readyz and its log"
+                f"See {url}/readyz and its log"
             )
     return Finding(PROBLEM, "port", text)
 
@@ -210,14 +238,20 @@ def _processes_on(port: int) -> Iterator[str]:
             yield f"process {pid}"
 
 
-def _health(address: str) -> str | None:
+def _health(url: str) -> str | None:
     """Return what a Listings Service there says of itself, or None if there is none."""
-    request = urllib.request.Request(
-        f"http://{address}/grpc.health.v1.Health/Check",
+    request = urllib.request.Request(  # noqa: S310 - the scheme is ours
+        f"{url}/grpc.health.v1.Health/Check",
         data=json.dumps({"service": "listings.v1.OrderService"}).encode(),
         headers={"content-type": "application/json"},
     )
-    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    # Its certificate is for those who come from elsewhere.
+    trusting = ssl.create_default_context()
+    trusting.check_hostname = False
+    trusting.verify_mode = ssl.CERT_NONE
+    directly = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusting)
+    )
     try:
         with directly.open(request, timeout=_ANSWER_SECONDS) as response:
             status = json.load(response).get("status")

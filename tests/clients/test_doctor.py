@@ -5,6 +5,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -13,6 +14,7 @@ import pytest
 from persistence import embedded
 from persistence.schema import migration_ids
 from tests.support import service
+from tests.support.certificates import Issued
 from tests.support.command_line import listings
 from tests.support.embedded import open_directory, suspended
 from tests.support.orders import Orders
@@ -62,7 +64,7 @@ def test_all_is_well(database_url: str) -> None:
     report = examined(database_url, healthy=True)
     assert {verdict for verdict, _ in report.values()} == {"ok"}
     assert list(report) == [
-        *("configuration", "telemetry", "tokens", "database", "writing", "rights"),
+        *("configuration", "telemetry", "tokens", "TLS", "database", "writing", "rights"),
         *("connections", "schema", "port"),
     ]
     assert "LISTINGS_DATABASE_URL" in report["configuration"][1]
@@ -102,6 +104,36 @@ def test_tokens(database_url: str, tmp_path: Path) -> None:
         assert words in text
         assert "LISTINGS_JWKS" in text
     assert examined(database_url, jwt_issuer="us")["tokens"][0] == "skipped"
+
+
+def test_certificates(database_url: str, tmp_path: Path) -> None:
+    assert examined(database_url)["TLS"] == ("ok", "off")
+    ca = Issued.ca()
+    files = ca.issue("pay.example").save(tmp_path, "server")
+    settings: dict[str, Any] = {"tls_cert": str(files.cert), "tls_key": str(files.key)}
+    text = examined(database_url, healthy=True, **settings)["TLS"][1]
+    assert text.startswith("the certificate is for pay.example, valid until 20")
+    assert "renewed" not in text
+    ca.issue(days=(-1, 13.5)).save(tmp_path, "server")
+    assert "That is in 13 days" in examined(database_url, healthy=True, **settings)["TLS"][1]
+    ca.issue(days=(-9, -1)).save(tmp_path, "server")
+    assert "it has expired" in problem(examined(database_url, **settings), "TLS")
+    del settings["tls_key"]
+    assert "LISTINGS_TLS_KEY" in problem(examined(database_url, **settings), "TLS")
+
+
+def test_whose_a_port_with_tls_is(database_url: str, tmp_path: Path) -> None:
+    ca = Issued.ca()
+    files = ca.issue("pay.example").save(tmp_path, "server")
+    settings: dict[str, Any] = {"tls_cert": str(files.cert), "tls_key": str(files.key)}
+    with service.running(database_url, tmp_path / "log", **settings) as running:
+        settings["port"] = str(running.port)
+        report = examined(database_url, healthy=True, **settings)
+        assert "a Listings Service serves" in report["port"][1]
+        settings["tls_client_ca"] = str(files.cert)
+        report = examined(database_url, **settings)
+        assert report["port"][0] == "skipped"
+        assert f"process {running.process.pid}, " in report["port"][1]
 
 
 def test_a_direct_way_that_leads_elsewhere(database_url: str, empty_database_url: str) -> None:
