@@ -32,8 +32,8 @@ import psutil
 from persistence import _place
 from persistence._place import Place
 from persistence.errors import EmbeddedPostgresError
+from persistence.roles import APPLICATION, OWNER
 
-_USER = "listings"
 _DATABASE = "listings"
 _PORT = 5432  # part of the socket's name; nothing listens on TCP
 
@@ -50,9 +50,10 @@ def exists(data_dir: Path) -> bool:
 
 
 @contextmanager
-def running(data_dir: Path) -> Iterator[str]:
+def running(data_dir: Path, role: str = OWNER) -> Iterator[str]:
     """Keep the server of `data_dir` running, and yield the libpq URL of its database `listings`.
 
+    It is the URL of `role`: of the owner, or of the application role, which can log in here.
     The directory is made if missing. Where the server runs already this is one more user of it;
     the last to leave stops it. Blocks while another process starts or stops the same server.
 
@@ -68,7 +69,7 @@ def running(data_dir: Path) -> Iterator[str]:
                 _initialise(place, lock)
                 directory = quote(os.fsencode(_ensure_ready(place)), safe="")
             # The port is the default one, but a PGPORT in the environment would replace that.
-            yield f"postgresql://{_USER}@/{_DATABASE}?host={directory}&port={_PORT}"
+            yield f"postgresql://{role}@/{_DATABASE}?host={directory}&port={_PORT}"
         finally:
             # A server whose directory was deleted notices within a minute, and ends by itself.
             if (place.home / _place.LIFECYCLE_LOCK).exists():
@@ -111,7 +112,7 @@ def _initialise(place: Place, lock: int) -> None:
     made = place.run(
         "initdb",
         "--pgdata=pgdata.new",
-        f"--username={_USER}",
+        f"--username={OWNER}",
         "--encoding=UTF8",
         # PostgreSQL's own C.UTF-8 is the same on every machine, whatever locales are installed.
         "--locale=C",
@@ -282,32 +283,38 @@ def _clear_leftovers(place: Place, socket_lock: Path) -> None:
 def _identify(place: Place, directory: Path) -> str:
     """Ask the server behind the socket for its data directory; returns why it does not answer.
 
-    An empty answer is a good one. The database is made here if it is missing, because a crash may
-    come between initdb and this.
+    An empty answer is a good one. What is missing is made here: a crash may come between initdb and
+    this, and a cluster may be older than the application role.
     """
     answer = _query(
         place,
         directory,
         f"SELECT count(*) FROM pg_database WHERE datname = '{_DATABASE}'",
+        f"SELECT count(*) FROM pg_roles WHERE rolname = '{APPLICATION}'",
         "SHOW data_directory",
     )
     if answer.returncode != 0:
         return answer.stderr.strip()
-    databases, _, served = answer.stdout.removesuffix("\n").partition("\n")
+    databases, roles, served = answer.stdout.removesuffix("\n").split("\n", 2)
     if os.path.realpath(served) != os.path.realpath(place.pgdata):
         raise EmbeddedPostgresError(
             f"the server in {directory} serves {served}, not {place.pgdata}: stop it first"
         )
+    missing = []
+    if roles == "0":
+        # Both or none, in one transaction.
+        missing.append(f"CREATE ROLE {APPLICATION} LOGIN; {_keep_log_terse(APPLICATION)}")
     if databases == "0":
-        created = _query(
-            place,
-            directory,
-            # Its log is to have no DETAIL of our errors, which quotes keys and whole rows.
-            f"ALTER ROLE {_USER} SET log_error_verbosity = terse",
-            f"CREATE DATABASE {_DATABASE}",
-        )
-        return created.stderr.strip() if created.returncode != 0 else ""
+        missing += [_keep_log_terse(OWNER), f"CREATE DATABASE {_DATABASE}"]
+    if missing:
+        made = _query(place, directory, *missing)
+        return made.stderr.strip() if made.returncode != 0 else ""
     return ""
+
+
+def _keep_log_terse(role: str) -> str:
+    """The log is to have no DETAIL of our errors, which quotes keys and whole rows."""
+    return f"ALTER ROLE {role} SET log_error_verbosity = terse"
 
 
 def _query(place: Place, directory: Path, *statements: str) -> subprocess.CompletedProcess[str]:
@@ -320,7 +327,7 @@ def _query(place: Place, directory: Path, *statements: str) -> subprocess.Comple
         "--quiet",
         f"--host={directory}",
         f"--port={_PORT}",
-        f"--username={_USER}",
+        f"--username={OWNER}",
         "--dbname=postgres",
         *(f"--command={statement}" for statement in statements),
     )

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 # Every execution of an update leaves its transaction id here.
 EXECUTIONS = """
     CREATE UNLOGGED TABLE executions (transaction_id TEXT);
-    CREATE FUNCTION log_execution() RETURNS trigger LANGUAGE plpgsql AS $$
+    CREATE FUNCTION log_execution() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
     BEGIN INSERT INTO executions VALUES (new.payment_transaction_id); RETURN NULL; END $$;
     CREATE TRIGGER log_execution AFTER UPDATE ON orders
     FOR EACH ROW EXECUTE FUNCTION log_execution()

@@ -17,7 +17,7 @@ from server.gen.listings.v1.orders_pb import (
     UpdateOrderPaymentRequest,
     WatchOrderPaymentsRequest,
 )
-from tests.support import pooler, service, watchers
+from tests.support import databases, service, watchers
 from tests.support.callers import CALLERS, PATH, Failure, json_client, path
 from tests.support.collector import Collector, attributes, collecting
 from tests.support.command_line import listings
@@ -251,7 +251,7 @@ def test_what_cannot_be_done_is_said_at_the_start(
 ) -> None:
     monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:4318")
     monkeypatch.setenv(name, value)
-    done = listings("serve", url=pooler.through(database_url))
+    done = listings("serve", url=databases.for_service(database_url))
     assert done.returncode == 1
     assert words in done.stderr
     assert "Traceback" not in done.stderr
@@ -269,7 +269,7 @@ def test_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch, database_url
     monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:4318")
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_PACKAGES],
-        env=service.environment(pooler.through(database_url)),
+        env=service.environment(databases.for_service(database_url)),
         capture_output=True,
         text=True,
         check=False,

@@ -15,7 +15,7 @@ from persistence.feed import PaymentFeed
 from persistence.ledger import PaymentLedger, Position, Snapshot, Watched
 from persistence.records import PaymentEvent
 from persistence.url import asyncpg_dsn
-from tests.support import databases, pooler
+from tests.support import databases
 from tests.support.orders import Orders
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +25,9 @@ pytestmark = pytest.mark.anyio
 async def feed(url: str) -> AsyncIterator[PaymentFeed]:
     async with (
         databases.pool(url, max_connections=4) as database,
-        PaymentFeed(PaymentLedger(database), pooler.through(url), connect_timeout=5) as opened,
+        PaymentFeed(
+            PaymentLedger(database), databases.for_service(url), connect_timeout=5
+        ) as opened,
     ):
         yield opened
 
@@ -173,7 +175,7 @@ async def test_after_an_error_in_between_nothing_comes_twice(database_url: str) 
     ledger = Interrupted(database)
     async with (
         database,
-        PaymentFeed(ledger, pooler.through(database_url), connect_timeout=5) as opened,
+        PaymentFeed(ledger, databases.for_service(database_url), connect_timeout=5) as opened,
         asyncio.timeout(10),
         aclosing(opened.watch(Watched(frozenset([order_id])), None)) as stream,
     ):

@@ -211,7 +211,7 @@ async def test_only_conflicts_are_tried_again(
         # A sequence counts also what is rolled back.
         connection.execute(f"""
             CREATE SEQUENCE tries;
-            CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
+            CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
             BEGIN
                 IF nextval('tries') <= {times} THEN
                     RAISE EXCEPTION USING errcode = '{sqlstate}';

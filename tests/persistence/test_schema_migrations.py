@@ -11,15 +11,17 @@ import pytest
 
 from persistence import migrations, schema
 from persistence.errors import MigrationError, SchemaOutdated
+from persistence.roles import APPLICATION
 from tests.support import databases
 from tests.support.orders import Orders
 
 FIRST, SECOND = "20251220000001_create_orders", "20251220000002_add_order_payment_fields"
-LEDGER, LISTS = (
+LEDGER, LISTS, RIGHTS = (
     "20261123000001_create_order_payment_events",
     "20261123000002_index_orders_for_lists",
+    "20261125000001_grant_rights_to_listings_app",
 )
-ALL = [FIRST, SECOND, LEDGER, LISTS]
+ALL = [FIRST, SECOND, LEDGER, LISTS, RIGHTS]
 LATER = ALL[1:]
 
 INDEXES = {
@@ -41,7 +43,8 @@ def query(url: str, statement: str) -> list[tuple[Any, ...]]:
 
 def catalog(url: str) -> dict[str, list[tuple[Any, ...]]]:
     """Everything that PostgreSQL's catalog says of our own tables."""
-    ours = "relnamespace = 'public'::regnamespace AND relname !~ 'yoyo'"
+    inside = "relnamespace = 'public'::regnamespace"
+    ours = f"{inside} AND relname !~ 'yoyo'"
     return {
         "relations": query(url, f"SELECT relname, relkind FROM pg_class WHERE {ours} ORDER BY 1"),
         "columns": query(
@@ -72,6 +75,17 @@ def catalog(url: str) -> dict[str, list[tuple[Any, ...]]]:
             "SELECT conname, pg_get_constraintdef(c.oid) FROM pg_constraint c"
             f" JOIN pg_class ON pg_class.oid = conrelid WHERE {ours} ORDER BY 1",
         ),
+        "rights": query(
+            url,
+            "SELECT name, grantee::regrole::text, privilege_type FROM ("
+            f" SELECT relname, relacl FROM pg_class WHERE {inside}"
+            " UNION ALL SELECT relname || '.' || attname, attacl FROM pg_attribute"
+            f" JOIN pg_class ON pg_class.oid = attrelid WHERE {inside}"
+            " UNION ALL SELECT proname, coalesce(proacl, acldefault('f', proowner)) FROM pg_proc"
+            " WHERE pronamespace = 'public'::regnamespace"
+            " UNION ALL SELECT nspname, nspacl FROM pg_namespace WHERE nspname = 'public'"
+            ") each (name, acl), aclexplode(acl) WHERE grantee <> grantor ORDER BY 1, 2, 3",
+        ),
     }
 
 
@@ -96,6 +110,27 @@ def test_up_down_and_up_again_leave_the_same_schema(empty_database_url: str) -> 
     assert migrations.up(url) == LATER
     assert catalog(url) == full
     assert migrations.up(url) == []
+
+
+def test_the_rights_of_the_service(database_url: str) -> None:
+    """These and no others; and of everybody, that nobody may make a trigger of the history's."""
+    assert {right[1:] for right in catalog(database_url)["rights"] if right[0] == "public"} == {
+        ("-", "USAGE"),
+        (APPLICATION, "USAGE"),
+    }
+    assert [right for right in catalog(database_url)["rights"] if right[0] != "public"] == [
+        ("_yoyo_migration", APPLICATION, "SELECT"),
+        ("order_payment_events", APPLICATION, "SELECT"),
+        ("orders", APPLICATION, "SELECT"),
+        ("orders.payment_idempotency_key", APPLICATION, "UPDATE"),
+        ("orders.payment_intent_id", APPLICATION, "UPDATE"),
+        ("orders.payment_provider", APPLICATION, "UPDATE"),
+        ("orders.payment_session_id", APPLICATION, "UPDATE"),
+        ("orders.payment_status", APPLICATION, "UPDATE"),
+        ("orders.payment_transaction_id", APPLICATION, "UPDATE"),
+        ("orders.updated_at", APPLICATION, "UPDATE"),
+        ("refuse_change_of_order_payment_events", "-", "EXECUTE"),
+    ]
 
 
 def test_the_columns_and_indexes_of_a_payment(database_url: str) -> None:
@@ -278,12 +313,14 @@ def test_status_of_an_empty_database(empty_database_url: str) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("applied", [0, 1, 4])
+@pytest.mark.parametrize("applied", [0, 4, 5])
 async def test_the_service_wants_every_migration(empty_database_url: str, applied: int) -> None:
     if applied:
         migrations.up(empty_database_url)
-    if applied == 1:
-        migrations.down(empty_database_url, FIRST)
+        with psycopg.connect(empty_database_url) as connection:
+            connection.execute(
+                "DELETE FROM _yoyo_migration WHERE migration_id = ANY (%s)", (ALL[applied:],)
+            )
     async with databases.pool(empty_database_url, max_connections=1) as database:
         if applied == len(ALL):
             await schema.require_current(database)

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 import psycopg
 
 from persistence.records import PAYMENT_COLUMNS
+from persistence.roles import APPLICATION
 from server.gen.listings.v1.orders_pb import (
     GetOrderRequest,
     ListOrderPaymentEventsRequest,
@@ -55,8 +56,8 @@ def test_what_happened_to_a_payment(
     )
     assert not second.has_field("payment_idempotency_key")
     assert not second.has_field("request_id")
-    role = urlsplit(running.database_url).username
-    assert first.database_role == second.database_role == role
+    assert first.database_role == APPLICATION
+    assert second.database_role == urlsplit(running.database_url).username
     assert first.id < second.id
     assert after_request["created_at"] < first.created_at.to_datetime()
     assert first.created_at.to_datetime() < second.created_at.to_datetime()

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import psutil
 import psycopg
 
-from persistence import _place, migrations
+from persistence import _place
 from persistence._place import Place
+from tests.support import databases
 from tests.support.embedded import eventually, open_directory, servers_below
 
 _USER = "listings"
@@ -190,7 +191,7 @@ def running() -> Iterator[Cluster]:
         maintenance = cluster.url.replace(f"/{_DATABASE}?", "/postgres?")
         with psycopg.connect(maintenance, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {_DATABASE}".encode())
-        migrations.up(cluster.url)
+        databases.prepare(cluster.url)
         yield cluster
 
 

@@ -15,6 +15,7 @@ from psycopg import sql
 
 from persistence import embedded, migrations
 from persistence.database import Database
+from persistence.roles import APPLICATION
 from tests.support import pooler
 
 # The workers of a parallel run find the server that the first process started by these.
@@ -25,8 +26,8 @@ _TEMPLATE = "LISTINGS_TEST_TEMPLATE"
 def start() -> ExitStack:
     """Start the server and make the template. Close the result to undo both.
 
-    The server is the one that LISTINGS_DATABASE_URL names, by a role that may create databases, or
-    else an embedded one in a directory of its own.
+    The server is the one that LISTINGS_DATABASE_URL names, by a role that may create databases and
+    roles, or else an embedded one in a directory of its own.
     """
     stack = ExitStack()
     url = os.environ.get("LISTINGS_DATABASE_URL")
@@ -39,7 +40,7 @@ def start() -> ExitStack:
     os.environ[_SERVER] = url
     os.environ[_TEMPLATE] = template
     stack.enter_context(_database(template, "template0"))
-    migrations.up(_with_database(url, template))
+    prepare(_with_database(url, template))
     return stack
 
 
@@ -48,11 +49,37 @@ def server() -> str:
     return os.environ[_SERVER]
 
 
+def prepare(url: str) -> None:
+    """Migrate a database, and let the application role log in, with the password of ``url``."""
+    migrations.up(url)
+    let_in = sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            let_in.format(sql.Identifier(APPLICATION), sql.Literal(urlsplit(url).password))
+        )
+
+
+def with_role(url: str, role: str) -> str:
+    """Return the URL by which ``role`` comes to the database at ``url``; its password stays."""
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    password = user[len(user.partition(":")[0]) :]
+    return urlunsplit(parts._replace(netloc=f"{role}{password}{at}{host}"))
+
+
+def for_service(url: str) -> str:
+    """Return the URL by which what is under test comes to that database.
+
+    As the application role, and through a pooler, if there is one in front of it.
+    """
+    return pooler.through(with_role(url, APPLICATION))
+
+
 def pool(url: str, **limits: float) -> Database:
-    """Return a pool on the database at ``url``, with some limits other than the usual ones."""
+    """Return the service's pool on the database at ``url``, with some limits of one's own."""
     usual = {"max_connections": 2, "connect_timeout": 5.0, "statement_timeout": 5.0}
     options: dict[str, Any] = usual | {"prepared_statements": not pooler.is_used()} | limits
-    return Database(pooler.through(url), **options)
+    return Database(for_service(url), **options)
 
 
 @contextmanager

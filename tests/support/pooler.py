@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
 
+from persistence.roles import APPLICATION
 from persistence.url import parameters
 
 # The workers of a parallel run find the pooler that the first process started by these.
@@ -33,7 +34,8 @@ pool_mode = transaction
 listen_addr =
 listen_port = {port}
 unix_socket_dir = {directory}
-auth_type = any
+auth_type = trust
+auth_file = {directory}/users
 default_pool_size = 20
 max_client_conn = 1000
 server_login_retry = 1
@@ -49,8 +51,12 @@ def start(server_url: str) -> ExitStack:
     stack = ExitStack()
     directory = Path(tempfile.mkdtemp(prefix="listings-pooler-"))
     stack.callback(shutil.rmtree, directory, ignore_errors=True)
-    server = {k: v for k, v in parameters(server_url).items() if k != "dbname"}
-    settings = directory / "pgbouncer.ini"
+    server = parameters(server_url)
+    users, settings = directory / "users", directory / "pgbouncer.ini"
+    password = server.pop("password", "")
+    names = (server.pop("user"), APPLICATION)
+    users.write_text("".join(f'"{name}" "{password}"\n' for name in names))
+    del server["dbname"]
     settings.write_text(
         _SETTINGS.format(
             server=" ".join(f"{name}={value}" for name, value in server.items()),
@@ -61,7 +67,7 @@ def start(server_url: str) -> ExitStack:
     # It refuses to run as root, and has to be let into the directory of PostgreSQL's socket.
     owner = Path(server["host"]).stat() if server.get("host", "").startswith("/") else None
     user = owner.st_uid if owner and os.geteuid() == 0 else None
-    for path in (directory, settings):
+    for path in (directory, settings, users):
         os.chown(path, user if user is not None else -1, -1)
     process = subprocess.Popen(
         [binary, "--quiet", str(settings)], user=user, stdin=subprocess.DEVNULL
@@ -84,9 +90,9 @@ def through(url: str) -> str:
     """Return the way to the same database through PgBouncer, if there is one in front of it."""
     pooler = os.environ.get(_POOLER)
     parts, server = urlsplit(url), urlsplit(os.environ.get(_SERVER, ""))
-    if pooler is None or (parts.netloc, parts.query) != (server.netloc, server.query):
+    user, _, host = parts.netloc.rpartition("@")
+    if pooler is None or (host, parts.query) != (server.netloc.rpartition("@")[2], server.query):
         return url
-    user = parts.netloc.rpartition("@")[0]
     query = f"host={quote(pooler, safe='')}&port={_PORT}&sslmode=disable"
     return urlunsplit(parts._replace(netloc=f"{user}@", query=query))
 

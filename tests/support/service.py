@@ -17,6 +17,7 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from persistence.roles import APPLICATION
 from tests.support import databases, pooler
 
 _START_SECONDS = 30
@@ -74,19 +75,21 @@ def running(
 ) -> Iterator[Service]:
     """Run ``listings serve`` on a free port, and kill it at the end if it still runs.
 
-    It may be started on a terminal, which is then in control of it.
+    On the database at ``database_url``, as the application role, or on an embedded one. It may be
+    started on a terminal, which is then in control of it.
     """
     command = [sys.executable, "-m", "server", "serve"]
     if terminal:  # the first one that the leader of a session opens
         command = ["sh", "-c", 'exec "$@" <"$0"', terminal, *command]
     if pooler.is_used():
-        own = {"prepared_statements": "off", "direct_database_url": database_url}
+        direct = databases.with_role(database_url, APPLICATION)
+        own = {"prepared_statements": "off", "direct_database_url": direct}
         settings = own | settings
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
             start_new_session=terminal is not None,
-            env=environment(pooler.through(database_url), settings),
+            env=environment(database_url and databases.for_service(database_url), settings),
             stdout=output,
             stderr=subprocess.STDOUT,
         )

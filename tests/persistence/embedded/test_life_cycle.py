@@ -20,6 +20,7 @@ import pytest
 
 from persistence import _place
 from persistence.embedded import running
+from persistence.roles import APPLICATION, OWNER
 from tests.support.embedded import (
     ENVIRONMENT,
     User,
@@ -57,20 +58,31 @@ def test_the_first_start_makes_a_safe_server_that_is_reached_by_its_socket_alone
     eventually(lambda: not alive(server.pid))
 
 
-def test_its_log_does_not_quote_values(used_dir: Path) -> None:
+def test_the_application_role_can_log_in_also_where_the_cluster_is_older_than_it(
+    used_dir: Path,
+) -> None:
+    with running(used_dir) as url:
+        ask(url, f"DROP ROLE {APPLICATION}")
+    with running(used_dir, APPLICATION) as url:
+        assert ask(url, "SELECT current_user") == APPLICATION
+        assert ask(url, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") is False
+
+
+@pytest.mark.parametrize("role", [OWNER, APPLICATION])
+def test_its_log_does_not_quote_values(used_dir: Path, role: str) -> None:
     async def test(url: str) -> None:
         connection = await asyncpg.connect(url)
         await connection.execute("CREATE TEMPORARY TABLE keys (key text UNIQUE)")
-        await connection.execute("INSERT INTO keys VALUES ('evt_secret')")
+        await connection.execute(f"INSERT INTO keys VALUES ('{role}_secret')")
         with pytest.raises(asyncpg.UniqueViolationError):
-            await connection.execute("INSERT INTO keys SELECT 'evt_' || 'secret'")
+            await connection.execute(f"INSERT INTO keys SELECT '{role}_' || 'secret'")
         await connection.close()
 
-    with running(used_dir) as url:
+    with running(used_dir, role) as url:
         asyncio.run(test(url))
         log = (used_dir / "postgres.log").read_text()
     assert "keys_key_key" in log
-    assert "evt_secret" not in log
+    assert f"{role}_secret" not in log
 
 
 def test_asyncpg_connects_by_the_url(used_dir: Path) -> None:

@@ -1,0 +1,234 @@
+"""The role of the service can do what the service does, and PostgreSQL refuses it the rest."""
+
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from persistence import migrations
+from persistence.errors import MigrationError
+from persistence.orders import OrderRepository
+from persistence.records import Origin
+from persistence.roles import APPLICATION
+from tests.support import cluster, databases
+from tests.support.cluster import Cluster
+from tests.support.ledger import PAYMENT, after, connect, events, log_in, only_event, opened
+from tests.support.orders import Orders
+
+RIGHTS = "20261125000001_grant_rights_to_listings_app"
+
+REFUSED = {
+    "forge history": (
+        "INSERT INTO order_payment_events (order_id, storefront_id, payment_status_after)"
+        " VALUES (1, 1, 'paid')"
+    ),
+    "copy into history": "COPY order_payment_events FROM STDIN",
+    "change history": "UPDATE order_payment_events SET caller = 'somebody'",
+    "delete history": "DELETE FROM order_payment_events",
+    "truncate history": "TRUNCATE order_payment_events",
+    "insert an order": (
+        "INSERT INTO orders (order_number, buyer_id, storefront_id, currency, subtotal_amount,"
+        " total_amount) VALUES ('1', 1, 1, 'EUR', 1, 1)"
+    ),
+    "delete orders": "DELETE FROM orders",
+    "truncate orders": "TRUNCATE orders",
+    "change an amount": "UPDATE orders SET total_amount = 0",
+    "change an id": "UPDATE orders SET id = id + 1",
+    "change a status": "UPDATE orders SET payment_status = 'paid', status = 'shipped'",
+    "mark a migration": "DELETE FROM _yoyo_migration",
+    "make a table": "CREATE TABLE mine (id int)",
+    "make a function": "CREATE FUNCTION mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "make a schema": "CREATE SCHEMA mine",
+    "make a trigger": (
+        "CREATE TRIGGER mine BEFORE UPDATE ON orders FOR EACH ROW"
+        " EXECUTE FUNCTION refuse_change_of_order_payment_events()"
+    ),
+    "drop the trigger": "DROP TRIGGER order_payment_updated ON orders",
+    "disable the trigger": "ALTER TABLE orders DISABLE TRIGGER order_payment_updated",
+    "go round the triggers": "SET session_replication_role = replica",
+    "replace the trigger's function": (
+        "CREATE OR REPLACE FUNCTION record_order_payment_event() RETURNS trigger"
+        " LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+    ),
+    "loosen the trigger's function": "ALTER FUNCTION record_order_payment_event() RESET ALL",
+    "drop the trigger's function": "DROP FUNCTION record_order_payment_event() CASCADE",
+    "rise": f"ALTER ROLE {APPLICATION} SUPERUSER",
+}
+
+
+@pytest.fixture
+def application(database_url: str) -> Iterator[psycopg.Connection]:
+    """A connection of the application role, to a database that has a paid order."""
+    Orders(database_url).add(**PAYMENT)
+    with psycopg.connect(
+        databases.with_role(database_url, APPLICATION), autocommit=True
+    ) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize("statement", REFUSED.values(), ids=REFUSED)
+def test_what_it_may_not_do(
+    database_url: str, application: psycopg.Connection, statement: str
+) -> None:
+    """By the rights that PostgreSQL itself looks at, before any trigger."""
+    kept = events(database_url), Orders(database_url).row(1)
+    with pytest.raises(
+        psycopg.errors.InsufficientPrivilege, match=r"permission denied|must be owner"
+    ):
+        application.execute(statement.encode())
+    assert (events(database_url), Orders(database_url).row(1)) == kept
+
+
+def test_a_trigger_of_ones_own_does_not_write_history(
+    database_url: str, application: psycopg.Connection
+) -> None:
+    """On a table of one's own, which could say anything of any order."""
+    kept = events(database_url)
+    application.execute("CREATE TEMPORARY TABLE forged (LIKE orders)")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for func"):
+        application.execute(
+            "CREATE TRIGGER forge AFTER INSERT ON forged"
+            " FOR EACH ROW EXECUTE FUNCTION record_order_payment_event()"
+        )
+    assert events(database_url) == kept
+
+
+def test_what_a_session_puts_in_the_way_is_not_run_with_the_owners_rights(
+    database_url: str, application: psycopg.Connection
+) -> None:
+    """Not even where it may make functions, as everybody may in public before PostgreSQL 15."""
+    with connect(database_url) as owner:
+        owner.execute(f"CREATE SCHEMA loot AUTHORIZATION {APPLICATION}")
+    application.execute(
+        """
+        CREATE FUNCTION loot.current_setting(text, boolean) RETURNS text LANGUAGE plpgsql AS $$
+        BEGIN
+            DELETE FROM public._yoyo_migration;
+            RETURN 'looted';
+        END $$
+        """
+    )
+    application.execute("CREATE TEMPORARY TABLE order_payment_events (LIKE orders)")
+    application.execute("SET search_path = loot, pg_temp, pg_catalog, public")
+
+    application.execute("UPDATE public.orders SET payment_status = 'refunded'")
+
+    assert events(database_url)[-1]["request_id"] is None
+    assert after(events(database_url)[-1])["payment_status"] == "refunded"
+    assert all(each.applied_at for each in migrations.status(database_url))
+
+
+@pytest.mark.anyio
+async def test_its_updates_are_recorded_with_who_logged_in(database_url: str) -> None:
+    order_id = Orders(database_url).add()
+    async with opened(database_url) as database:
+        await OrderRepository(database).update_payment_info(order_id, PAYMENT, Origin("request-1"))
+
+    event = only_event(database_url, order_id)
+    assert (event["database_role"], event["request_id"]) == (APPLICATION, "request-1")
+
+
+def test_who_may_only_change_orders_needs_no_right_on_the_history(database_url: str) -> None:
+    """As the shop, which makes the orders."""
+    shop = f"shop_{uuid.uuid4().hex[:12]}"
+    order_id = Orders(database_url).add()
+    with connect(database_url) as connection:
+        owner = connection.info.user
+        connection.execute(f"CREATE ROLE {shop}")
+        try:
+            connection.execute(f"GRANT SELECT, UPDATE ON orders TO {shop}")
+            log_in(connection, shop)
+            connection.execute("UPDATE orders SET payment_status = 'paid'")
+        finally:
+            log_in(connection, owner)
+            connection.execute(f"DROP OWNED BY {shop}")
+            connection.execute(f"DROP ROLE {shop}")
+    assert only_event(database_url, order_id)["database_role"] == shop
+
+
+def test_a_rollback_takes_its_rights_and_leaves_the_role(database_url: str) -> None:
+    order_id = Orders(database_url).add()
+    url = databases.with_role(database_url, APPLICATION)
+    assert migrations.down(database_url, "20261123000002") == [RIGHTS]
+    with psycopg.connect(url, autocommit=True) as application:
+        for table in ("orders", "order_payment_events", "_yoyo_migration"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                application.execute(f"SELECT FROM {table}".encode())
+        assert migrations.up(database_url) == [RIGHTS]
+        application.execute("UPDATE orders SET payment_status = 'paid'")
+    assert only_event(database_url, order_id)["database_role"] == APPLICATION
+
+
+def test_a_run_that_was_interrupted_is_run_again(database_url: str) -> None:
+    with connect(database_url) as connection:
+        connection.execute("DELETE FROM _yoyo_migration WHERE migration_id = %s", (RIGHTS,))
+        connection.execute(f"REVOKE UPDATE (payment_status) ON orders FROM {APPLICATION}")
+
+    assert migrations.up(database_url) == [RIGHTS]
+
+    Orders(database_url).add()
+    with psycopg.connect(databases.with_role(database_url, APPLICATION)) as application:
+        application.execute("UPDATE orders SET payment_status = 'paid'")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Cluster]:
+    """A server whose roles may come and go."""
+    with cluster.running() as running:
+        yield running
+
+
+@contextmanager
+def without_role(server: Cluster) -> Iterator[None]:
+    """The application role is gone from the server when this begins."""
+    migrations.down(server.url, "0")
+    server.execute(f"DROP ROLE {APPLICATION}")
+    try:
+        yield
+    finally:
+        migrations.up(server.url)
+
+
+def test_another_database_may_be_migrated_at_the_same_time(server: Cluster) -> None:
+    """And then makes the role a moment earlier."""
+    with (
+        without_role(server),
+        ThreadPoolExecutor(1) as pool,
+        psycopg.connect(server.url) as other,
+    ):
+        other.execute(f"CREATE ROLE {APPLICATION}".encode())
+        running = pool.submit(migrations.up, server.url)
+        while not server.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CREATE ROLE%'"
+            " AND wait_event_type = 'Lock'"
+        ):
+            assert not running.done(), running.result()
+        other.commit()
+        assert running.result(timeout=30)[-1] == RIGHTS
+
+
+def test_who_may_not_create_roles_is_told_who_may(server: Cluster) -> None:
+    """And can migrate once that has been done: owning the database is enough for the rest."""
+    server.execute("CREATE ROLE clerk LOGIN")
+    server.execute("CREATE DATABASE clerks OWNER clerk")
+    url = databases.with_role(server.url.replace("/shop?", "/clerks?"), "clerk")
+    with without_role(server):
+        with pytest.raises(MigrationError) as caught:
+            migrations.up(url)
+        assert "clerk may not create it" in str(caught.value)
+        statement = str(caught.value).partition("run ")[2].partition(";")[0]
+        assert statement == "CREATE ROLE listings_app NOLOGIN"
+        server.execute(statement)
+
+        assert migrations.up(url) == [RIGHTS]
+
+        server.execute("ALTER ROLE listings_app LOGIN")
+        order_id = Orders(url).add()
+        with psycopg.connect(databases.with_role(url, APPLICATION)) as application:
+            application.execute("UPDATE orders SET payment_status = 'paid'")
+        assert only_event(url, order_id)["database_role"] == APPLICATION
+        migrations.down(url, "0")
+        server.execute("DROP ROLE listings_app")
