@@ -16,6 +16,7 @@ import click
 import structlog
 
 from persistence.errors import EmbeddedPostgresError, PersistenceError
+from persistence.roles import APPLICATION, OWNER
 from server import logs
 from server.settings import Settings, SettingsError
 
@@ -59,8 +60,9 @@ def serve_command(**options: str | int | None) -> None:
         logs.configure(settings.log_level, settings.log_format)
         url = stack.enter_context(_database(settings))
         if settings.database_url is None:
-            migrations.up(url)
-            asyncio.run(seeding.seed_if_empty(url, _DEMO_ORDERS))
+            with _owned_database(settings) as owned:
+                migrations.up(owned)
+                asyncio.run(seeding.seed_if_empty(owned, _DEMO_ORDERS))
         # Ctrl-C ends serving as SIGTERM does: what is under way is finished first, exit code 0.
         signal.signal(signal.SIGINT, _exit)
         _serve(settings, url)
@@ -105,7 +107,7 @@ def up() -> None:
     """Apply the migrations that are missing."""
     from persistence import migrations
 
-    with _reported(), _direct_database(Settings.read()) as url:
+    with _reported(), _owned_database(Settings.read()) as url:
         _report("Applied", migrations.up(url))
 
 
@@ -119,7 +121,7 @@ def down(version: str, *, yes: bool) -> None:
     """
     from persistence import migrations
 
-    with _reported(), _direct_database(Settings.read()) as url:
+    with _reported(), _owned_database(Settings.read()) as url:
         if not yes:
             click.confirm(
                 f"Rolling back to {version} deletes columns or tables, with the payments in them. "
@@ -134,7 +136,7 @@ def status() -> None:
     """List the migrations, and when each was applied."""
     from persistence import migrations
 
-    with _reported(), _database(Settings.read()) as url:
+    with _reported(), _owned_database(Settings.read()) as url:
         for migration in migrations.status(url):
             applied = migration.applied_at
             click.echo(
@@ -150,7 +152,7 @@ def seed_command(orders: int, *, yes: bool) -> None:
     """Add demo orders: realistic, and the same each time."""
     from persistence import seeding
 
-    with _reported(), _database(Settings.read()) as url:
+    with _reported(), _owned_database(Settings.read()) as url:
         if not yes and not asyncio.run(seeding.is_empty(url)):
             click.confirm("The database has orders. Add demo orders to them?", abort=True)
         with click.progressbar(length=orders, label="Adding demo orders") as bar:
@@ -232,21 +234,31 @@ def doctor_command() -> None:
 
 
 @contextmanager
-def _direct_database(settings: Settings) -> Iterator[str]:
-    """Yield the URL of the database, past a pooler: a migration needs a session to itself."""
-    if settings.direct_database_url is not None:
-        yield settings.direct_database_url.get_secret_value()
+def _database(settings: Settings) -> Iterator[str]:
+    """Yield the URL by which the service comes to its database. An embedded one runs meanwhile."""
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
         return
-    with _database(settings) as url:
+    with _embedded_database(settings, APPLICATION) as url:
         yield url
 
 
 @contextmanager
-def _database(settings: Settings) -> Iterator[str]:
-    """Yield the URL of the database that is named, or of an embedded one that runs meanwhile."""
-    if settings.database_url is not None:
-        yield settings.database_url.get_secret_value()
+def _owned_database(settings: Settings) -> Iterator[str]:
+    """Yield the URL by which the same database is migrated and filled: that of its owner, if given.
+
+    Otherwise the way past a pooler, if given: a migration needs a session to itself.
+    """
+    given = settings.migration_database_url or settings.direct_database_url or settings.database_url
+    if given is not None:
+        yield given.get_secret_value()
         return
+    with _embedded_database(settings, OWNER) as url:
+        yield url
+
+
+@contextmanager
+def _embedded_database(settings: Settings, role: str) -> Iterator[str]:
     try:  # an optional part, which a container image has no use for
         from persistence import embedded
     except ModuleNotFoundError as error:
@@ -254,7 +266,7 @@ def _database(settings: Settings) -> Iterator[str]:
             "set LISTINGS_DATABASE_URL to a PostgreSQL server, or install the embedded one with "
             'pip install "listings[embedded]"'
         ) from error
-    with embedded.running(settings.data_dir) as url:
+    with embedded.running(settings.data_dir, role) as url:
         yield url
 
 

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     direct_database_url: SecretStr | None = Field(
         None, description="the same database past a pooler, to migrate and to listen by"
     )
+    migration_database_url: SecretStr | None = Field(
+        None, description="the same database as its owner, to migrate and to seed; past a pooler"
+    )
     data_dir: Path = Field(
         Path(".listings"), description="where the embedded PostgreSQL keeps its files"
     )
@@ -133,14 +136,14 @@ class Settings(BaseSettings):
                 )
         return origins
 
-    @field_validator("database_url", "direct_database_url")
+    @field_validator("database_url", "direct_database_url", "migration_database_url")
     @classmethod
     def _is_a_libpq_url(cls, url: SecretStr | None) -> SecretStr | None:
         if url and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
             raise ValueError("expected postgresql://user:password@host:port/database")
         return url
 
-    @field_validator("direct_database_url")
+    @field_validator("direct_database_url", "migration_database_url")
     @classmethod
     def _is_a_second_way(cls, url: SecretStr | None, others: ValidationInfo) -> SecretStr | None:
         if url and others.data.get("database_url", url) is None:

@@ -46,6 +46,8 @@ def test_values(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LISTINGS_DATABASE_URL", "mysql://root:hunter2@db/x", "expected postgresql://"),
         ("LISTINGS_DATABASE_URL", "db.example:5432", "expected postgresql://"),
         ("LISTINGS_DIRECT_DATABASE_URL", "postgresql://u:hunter2@h/d", "LISTINGS_DATABASE_URL"),
+        ("LISTINGS_MIGRATION_DATABASE_URL", "postgresql://u:hunter2@h/d", "LISTINGS_DATABASE_URL"),
+        ("LISTINGS_MIGRATION_DATABASE_URL", "db.example:5432", "expected postgresql://"),
         ("LISTINGS_JWKS", "keys.json", "LISTINGS_JWT_ISSUER: expected beside LISTINGS_JWKS"),
         ("LISTINGS_JWKS", "keys.json", "LISTINGS_JWT_AUDIENCE: expected beside LISTINGS_JWKS"),
         ("LISTINGS_JWKS", "http://issuer.example/keys", "expected https://"),
