@@ -7,7 +7,9 @@ from typing import Final, TypeAlias
 
 import asyncpg
 
+from persistence import roles
 from persistence.errors import PersistenceError
+from persistence.roles import Right
 from persistence.schema import migration_ids
 from persistence.url import asyncpg_dsn, parameters
 
@@ -16,25 +18,19 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 _OLDEST: Final = 13
 """The first PostgreSQL with XID8 and pg_current_snapshot()."""
 
-# What the role of the service needs. A trigger writes the history with the same role's rights.
-_RIGHTS: Final = (
-    ("orders", "SELECT"),
-    ("orders", "UPDATE"),
-    ("order_payment_events", "SELECT"),
-    ("order_payment_events", "INSERT"),
-    ("_yoyo_migration", "SELECT"),
-)
-_TABLES: Final = sorted({table for table, _ in _RIGHTS})
+_TABLES: Final = sorted({right.table for right in roles.NEEDED})
+
+_TOO_MUCH: Final = (Right("INSERT", "orders"), Right("INSERT", "order_payment_events"))
+"""What shows a user who may do more than the service needs, be it an owner or a superuser."""
 
 _USERS = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidPasswordError)
 
 
 class Fault(PersistenceError):
-    """Something is wrong. ``str`` says what, ``remedy`` what to do about it."""
+    """Something is wrong. ``str`` says what, and what to do about it."""
 
     def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(problem)
-        self.remedy = remedy
+        super().__init__(f"{problem}. {remedy}")
 
 
 @asynccontextmanager
@@ -91,12 +87,18 @@ async def check_writable(connection: Connection) -> str:
 
 
 async def check_rights(connection: Connection) -> str:
-    """Raise Fault when the user may not do what the service does. Missing tables do not count."""
-    user, lost = await _row(
+    """Raise Fault when the user may not do what the service does. Missing tables do not count.
+
+    Otherwise returns whether they may do more.
+    """
+    user, role, lost = await _row(
         connection,
         """
-        SELECT current_user, array_agg(DISTINCT nspname) FROM pg_class
-        JOIN pg_namespace ON pg_namespace.oid = relnamespace
+        SELECT
+            quote_ident(current_user),
+            (SELECT oid FROM pg_roles WHERE rolname = current_user),
+            array_agg(DISTINCT nspname)
+        FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
         WHERE relname = ANY ($1) AND relkind IN ('r', 'p') AND to_regclass(relname) IS NULL
         """,
         _TABLES,
@@ -106,20 +108,36 @@ async def check_rights(connection: Connection) -> str:
             f"the tables are in schema {', '.join(lost)}, where {user} does not look for them",
             f"GRANT USAGE ON SCHEMA {lost[0]} TO {user}, and have it on the user's search_path",
         )
-    missing = [
-        (table, right)
-        for table, right in _RIGHTS
-        if await connection.fetchval(
-            "SELECT NOT has_any_column_privilege(to_regclass($1), $2)", table, right
-        )
-    ]
+    missing = [right for right in roles.NEEDED if await _has(connection, role, right) is False]
     if missing:
-        raise Fault(
-            f"{user} lacks " + ", ".join(f"{right} on {table}" for table, right in missing),
-            "As the owner: "
-            + " ".join(f"GRANT {right} ON {table} TO {user};" for table, right in missing),
+        application = await connection.fetchval("SELECT to_regrole($1)::oid", roles.APPLICATION)
+        remedy = f"As the owner: GRANT {roles.APPLICATION} TO {user};"
+        if not all([await _has(connection, application, right) for right in missing]):
+            remedy = "Run `listings migrate up`, or if it has nothing to do, as the owner: "
+            remedy += " ".join(f"GRANT {right} TO {user};" for right in missing)
+        raise Fault(f"{user} lacks " + ", ".join(map(str, missing)), remedy)
+    needless = [str(right) for right in _TOO_MUCH if await _has(connection, role, right)]
+    if needless:
+        return (
+            f"{user} may do what the service does, and more, such as {', '.join(needless)}. "
+            "Better for the service is a user who has only its rights: "
+            f"CREATE ROLE listings_service LOGIN PASSWORD '...' IN ROLE {roles.APPLICATION}"
         )
-    return f"{user} may read and write what the service does"
+    return f"{user} may do what the service does, and no more"
+
+
+async def _has(connection: Connection, role: int | None, right: Right) -> bool | None:
+    """Return whether the role with that oid has ``right``; None without the role or the table."""
+    has: bool | None = await connection.fetchval(
+        """
+        SELECT bool_and(has_column_privilege($1::oid, attrelid, attnum, $2)) FROM pg_attribute
+        WHERE attrelid = to_regclass($3) AND attnum > 0 AND NOT attisdropped
+        AND ($4::text[] = '{}' OR attname = ANY ($4))
+        """,
+        role,
+        *right,
+    )
+    return has
 
 
 async def check_connections(connection: Connection, needed: int, explained: str) -> str:
@@ -146,8 +164,14 @@ async def check_connections(connection: Connection, needed: int, explained: str)
     return f"{needed} at most ({explained}), of {allowed} that are allowed"
 
 
-async def check_same(connection: Connection, url: str, *, timeout: float) -> str:  # noqa: ASYNC109
-    """Raise Fault when ``url`` does not lead to the same database as ``connection`` does."""
+async def check_same(
+    connection: Connection,
+    url: str,
+    variable: str,
+    *,
+    timeout: float,  # noqa: ASYNC109
+) -> str:
+    """Raise Fault when ``url``, which is in ``variable``, leads to another database."""
     which = (
         "SELECT oid, pg_postmaster_start_time() FROM pg_database WHERE datname = current_database()"
     )
@@ -155,8 +179,8 @@ async def check_same(connection: Connection, url: str, *, timeout: float) -> str
         if await other.fetchrow(which) != await connection.fetchrow(which):
             raise Fault(
                 "it leads to another database",
-                "Let LISTINGS_DIRECT_DATABASE_URL name the server behind the pooler, and the same "
-                "database there",
+                f"Let {variable} name the same database as LISTINGS_DATABASE_URL, and its server "
+                "behind a pooler",
             )
     return "it leads to the same database"
 

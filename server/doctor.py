@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ import psutil
 
 from persistence import embedded, inspection
 from persistence.errors import EmbeddedPostgresError, PersistenceError
-from persistence.inspection import Connection, Fault
+from persistence.inspection import Connection
 from server import telemetry, token_keys
 from server.settings import Settings, SettingsError, variable
 from server.tls import TLS
@@ -99,11 +100,17 @@ async def _ask(settings: Settings, url: str) -> list[Finding]:
         "connections": lambda c: inspection.check_connections(c, needed, explained),
         "schema": inspection.check_schema,
     }
-    if settings.direct_database_url:
-        direct = settings.direct_database_url.get_secret_value()
-        checks["direct way"] = lambda c: inspection.check_same(
-            c, direct, timeout=settings.connect_timeout
-        )
+    for subject, name in (
+        ("direct way", "direct_database_url"),
+        ("owner's way", "migration_database_url"),
+    ):
+        if given := getattr(settings, name):
+            checks[subject] = partial(
+                inspection.check_same,
+                url=given.get_secret_value(),
+                variable=variable(name),
+                timeout=settings.connect_timeout,
+            )
     findings = []
     try:
         async with inspection.connected(url, timeout=settings.connect_timeout) as connection:
@@ -120,8 +127,6 @@ async def _ask(settings: Settings, url: str) -> list[Finding]:
 
 
 def _described(error: Exception) -> str:
-    if isinstance(error, Fault):
-        return f"{error}. {error.remedy}"
     if isinstance(error, PersistenceError):
         return str(error)
     return f"{error or type(error).__name__}. The check itself failed: look into PostgreSQL's log"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import uvicorn
 import uvloop
 
+from persistence import inspection
 from persistence.database import Database
 from persistence.feed import PaymentFeed
 from persistence.ledger import PaymentLedger
@@ -53,12 +54,14 @@ class Setup(NamedTuple):
 async def check(settings: Settings, database_url: str) -> None:
     """Look for what would keep a process from serving.
 
-    Raises SettingsError, or a PersistenceError when the database cannot be reached or lacks
-    migrations.
+    Raises SettingsError, or a PersistenceError when the database cannot be reached, or lacks rights
+    or migrations.
     """
     telemetry.wanted()
     if settings.jwks is not None:
         TokenKeys(settings.jwks)
+    async with inspection.connected(database_url, timeout=settings.connect_timeout) as connection:
+        await inspection.check_rights(connection)
     async with _database(settings, database_url) as database:
         await require_current(database)
 

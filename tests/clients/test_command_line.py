@@ -12,9 +12,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from persistence.roles import APPLICATION
 from persistence.schema import migration_ids
-from tests.support import service
-from tests.support.callers import PATH, json_client
+from server.gen.listings.v1.orders_pb import ListOrderPaymentEventsRequest
+from tests.support import databases, service
+from tests.support.callers import PATH, json_client, path
 from tests.support.command_line import listings
 from tests.support.embedded import eventually, open_directory, servers_below
 from tests.support.orders import Orders
@@ -110,6 +112,8 @@ def test_the_embedded_database_survives_restarts(tmp_path: Path, data_dir: Path)
             response = http.post(PATH, content='{"orderId": 1, "paymentProvider": "stripe"}')
             assert response.json()["order"]["paymentStatus"] == expected
             http.post(PATH, content='{"orderId": 1, "paymentStatus": "paid"}')
+            history = http.post(path(ListOrderPaymentEventsRequest()), content='{"orderId": 1}')
+            assert history.json()["events"][-1]["databaseRole"] == APPLICATION
             assert http.post(PATH, content='{"orderId": 100, "paymentStatus": "x"}').is_success
             assert http.post(PATH, content='{"orderId": 101, "paymentStatus": "x"}').is_error
             if expected == "pending":
@@ -203,6 +207,36 @@ def test_migrate(empty_database_url: str) -> None:
     assert done.stdout.splitlines() == [f"Rolled back {each}" for each in reversed(ids[1:])]
     unknown = listings("migrate", "down", "7", "--yes", url=url)
     assert (unknown.returncode, "there is no migration 7" in unknown.stderr) == (1, True)
+
+
+def test_the_owner_migrates_and_fills_what_the_service_may_not(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    url = databases.with_role(empty_database_url, APPLICATION)
+    for arguments in (("migrate", "up"), ("seed", "--orders", "3")):
+        done = listings(*arguments, url=url)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        done = listings(
+            *arguments, url=url, settings={"migration_database_url": empty_database_url}
+        )
+        assert done.returncode == 0, done.stderr
+    owned = {"migration_database_url": "postgresql://nobody@127.0.0.1:1/nothing"}
+    assert listings("migrate", "status", url=url, settings=owned).returncode == 1
+    with service.running(empty_database_url, tmp_path / "log", **owned) as running:
+        with json_client(running.base_url) as http:
+            assert http.post(PATH, content='{"orderId": 3, "paymentStatus": "x"}').is_success
+        assert running.stop() == 0
+
+
+def test_a_service_that_may_not_read_its_tables_is_not_started(database_url: str) -> None:
+    """As before the migration that lets it."""
+    listings("migrate", "down", "20261123000002", "--yes", url=database_url)
+    done = listings("serve", url=databases.with_role(database_url, APPLICATION))
+    assert done.returncode == 1
+    assert "listings_app lacks SELECT ON orders, UPDATE (" in done.stderr
+    assert "listings migrate up" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
 
 
 def test_seed(database_url: str) -> None:

@@ -12,10 +12,12 @@ import psycopg
 import pytest
 
 from persistence import embedded
+from persistence.roles import APPLICATION
 from persistence.schema import migration_ids
 from tests.support import service
 from tests.support.certificates import Issued
 from tests.support.command_line import listings
+from tests.support.databases import with_role
 from tests.support.embedded import open_directory, suspended
 from tests.support.orders import Orders
 from tests.support.tokens import Issuer
@@ -55,13 +57,8 @@ def do(url: str, *statements: str) -> None:
             connection.execute(statement)
 
 
-def with_user(url: str, user: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=f"{user}@{parts.netloc.rpartition('@')[2]}"))
-
-
 def test_all_is_well(database_url: str) -> None:
-    report = examined(database_url, healthy=True)
+    report = examined(with_role(database_url, APPLICATION), healthy=True)
     assert {verdict for verdict, _ in report.values()} == {"ok"}
     assert list(report) == [
         *("configuration", "telemetry", "tokens", "TLS", "database", "writing", "rights"),
@@ -69,6 +66,7 @@ def test_all_is_well(database_url: str) -> None:
     ]
     assert "LISTINGS_DATABASE_URL" in report["configuration"][1]
     assert "PostgreSQL " in report["database"][1]
+    assert report["rights"][1] == "listings_app may do what the service does, and no more"
     assert migration_ids()[-1] in report["schema"][1]
 
 
@@ -136,11 +134,17 @@ def test_whose_a_port_with_tls_is(database_url: str, tmp_path: Path) -> None:
         assert f"process {running.process.pid}, " in report["port"][1]
 
 
-def test_a_direct_way_that_leads_elsewhere(database_url: str, empty_database_url: str) -> None:
-    report = examined(database_url, healthy=True, direct_database_url=database_url)
-    assert report["direct way"] == ("ok", "it leads to the same database")
-    report = examined(database_url, direct_database_url=empty_database_url)
-    assert "it leads to another database" in problem(report, "direct way")
+def test_another_way_that_leads_elsewhere(database_url: str, empty_database_url: str) -> None:
+    for subject, name in (
+        ("direct way", "direct_database_url"),
+        ("owner's way", "migration_database_url"),
+    ):
+        report = examined(database_url, healthy=True, **{name: database_url})
+        assert report[subject] == ("ok", "it leads to the same database")
+        report = examined(database_url, healthy=False, **{name: empty_database_url})
+        text = problem(report, subject)
+        assert "it leads to another database" in text
+        assert f"LISTINGS_{name.upper()}" in text
     nobody = "postgresql://127.0.0.1:1/shop"
     assert "127.0.0.1" in problem(examined(database_url, direct_database_url=nobody), "direct way")
 
@@ -158,7 +162,7 @@ def test_a_database_that_is_not_there(database_url: str) -> None:
     assert "Start PostgreSQL" in text
     missing = urlunsplit(urlsplit(database_url)._replace(path="/nowhere"))
     assert "createdb" in problem(examined(missing), "database")
-    stranger = with_user(database_url, "stranger:hunter2")
+    stranger = with_role(database_url, "stranger:hunter2")
     assert "pg_hba.conf" in problem(examined(stranger), "database")
     text = problem(examined("postgresql://a:hunter2@host.invalid/b"), "database")
     assert "DNS" in text
@@ -181,34 +185,54 @@ def role(database_url: str) -> Iterator[str]:
 
 
 def test_rights_that_are_missing(database_url: str, role: str) -> None:
+    url = with_role(database_url, role)
     do(
         database_url,
-        f"GRANT SELECT ON _yoyo_migration, order_payment_events TO {role}",
+        f"GRANT SELECT ON _yoyo_migration TO {role}",
         f"GRANT SELECT, UPDATE (payment_status) ON orders TO {role}",
+        "REVOKE USAGE ON SCHEMA public FROM public",
     )
-    text = problem(examined(with_user(database_url, role)), "rights")
-    assert text == (
-        f"{role} lacks INSERT on order_payment_events. As the owner: "
-        f"GRANT INSERT ON order_payment_events TO {role};"
-    )
-    do(database_url, text.partition("As the owner: ")[2])  # what it says is what helps
-    examined(with_user(database_url, role), healthy=True)
+    text = examined(url)["rights"][1]
+    assert f"GRANT USAGE ON SCHEMA public TO {role}" in text
+    do(database_url, "GRANT USAGE ON SCHEMA public TO public")
 
-    do(database_url, "REVOKE USAGE ON SCHEMA public FROM public")
-    report = examined(with_user(database_url, role))
-    assert f"GRANT USAGE ON SCHEMA public TO {role}" in report["rights"][1]
+    text = problem(examined(url), "rights")
+    assert "lacks UPDATE (payment_provider, " in text
+    assert "updated_at) ON orders, SELECT ON order_payment_events. " in text
+    assert text.partition("As the owner: ")[2] == f"GRANT listings_app TO {role};"
+    refused = listings("serve", url=url)
+    assert (refused.returncode, refused.stderr) == (1, f"Error: {text}\n")
+    do(database_url, text.partition("As the owner: ")[2])  # what it says is what helps
+    assert examined(url, healthy=True)["rights"][1].endswith("and no more")
+
+
+def test_rights_that_the_role_of_the_service_has_lost(database_url: str) -> None:
+    url = with_role(database_url, APPLICATION)
+    do(database_url, f"REVOKE UPDATE (updated_at), SELECT ON orders FROM {APPLICATION}")
+    text = problem(examined(url), "rights")
+    assert "lacks SELECT ON orders, UPDATE (payment_provider, " in text
+    assert "listings migrate up" in text
+    do(database_url, text.partition("as the owner: ")[2])
+    assert examined(url, healthy=True)["rights"][1].endswith("and no more")
+
+
+def test_rights_that_are_not_needed(database_url: str, role: str) -> None:
+    superuser = examined(database_url, healthy=True)["rights"][1]
+    do(database_url, f"ALTER TABLE orders OWNER TO {role}", f"GRANT {APPLICATION} TO {role}")
+    owner = examined(with_role(database_url, role), healthy=True)["rights"][1]
+    for text in (superuser, owner):
+        assert "and more, such as INSERT ON orders" in text
+        assert "IN ROLE listings_app" in text
+    assert "INSERT ON order_payment_events" in superuser
+    assert "INSERT ON order_payment_events" not in owner
 
 
 def test_more_connections_than_there_are(database_url: str, role: str) -> None:
     text = problem(examined(database_url, workers="3", pool_size="40"), "connections")
     assert "126 connections (3 x (40 of the pool + 2))" in text
     assert "LISTINGS_POOL_SIZE" in text
-    do(
-        database_url,
-        f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}",
-        f"ALTER ROLE {role} CONNECTION LIMIT 11",
-    )
-    text = problem(examined(with_user(database_url, role)), "connections")
+    do(database_url, f"GRANT {APPLICATION} TO {role}", f"ALTER ROLE {role} CONNECTION LIMIT 11")
+    text = problem(examined(with_role(database_url, role)), "connections")
     assert "may open 12 connections" in text
     assert "allows 11" in text
 
@@ -286,5 +310,6 @@ def test_the_data_directory_and_a_server_that_hangs(data_dir: Path) -> None:
             text = problem(examined(url, connect_timeout="0.5"), "database")
         assert "does not answer within 0.5 s" in text
     report = examined(data_dir=here)
+    assert "user listings_app" in report["database"][1]
     assert report["data directory"][0] == "ok"
     assert "listings migrate up" in problem(report, "schema")
