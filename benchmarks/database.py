@@ -16,13 +16,16 @@ import psycopg
 from psycopg import sql
 
 from persistence import embedded, migrations, seeding
+from persistence.roles import APPLICATION
 
 
 @dataclass(frozen=True)
 class OrderDatabase:
     """A migrated database of demo orders, numbered from 1.
 
-    ``postmaster`` is PostgreSQL's first process, or None where it runs on another machine.
+    ``url`` is for who is measured: by a user with the rights of the service and no others.
+    ``connection`` is the owner's. ``postmaster`` is PostgreSQL's first process, or None where it
+    runs on another machine.
     """
 
     url: str
@@ -45,8 +48,8 @@ class OrderDatabase:
 def prepared(orders: int) -> Iterator[OrderDatabase]:
     """Make the database, and drop it at the end.
 
-    The server is the one that LISTINGS_DATABASE_URL names, by a role that may create databases, or
-    else an embedded one that runs meanwhile.
+    The server is the one that LISTINGS_DATABASE_URL names, by a role that may create databases and
+    roles, or else an embedded one that runs meanwhile.
     """
     with ExitStack() as stack:
         server = os.environ.get("LISTINGS_DATABASE_URL") or stack.enter_context(_embedded())
@@ -61,7 +64,7 @@ def prepared(orders: int) -> Iterator[OrderDatabase]:
         # Between rounds, we do it; in the midst of one, it would be charged to whoever is measured.
         connection.execute("ALTER TABLE orders SET (autovacuum_enabled = false)")
         yield OrderDatabase(
-            url,
+            stack.enter_context(_for_service(connection, url)),
             orders,
             connection.info.parameter_status("server_version") or "?",
             _postmaster(connection),
@@ -92,6 +95,23 @@ def _own_database(server: str) -> Iterator[str]:
         with psycopg.connect(server, autocommit=True) as connection:
             drop = sql.SQL("DROP DATABASE {} WITH (FORCE)")
             connection.execute(drop.format(sql.Identifier(name)))
+
+
+@contextmanager
+def _for_service(connection: psycopg.Connection, url: str) -> Iterator[str]:
+    """Make a user as the README says, and yield the URL by which they come to the database."""
+    name = f"listings_bench_{uuid.uuid4().hex[:12]}"
+    password = uuid.uuid4().hex
+    create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE {}")
+    connection.execute(
+        create.format(sql.Identifier(name), sql.Literal(password), sql.Identifier(APPLICATION))
+    )
+    try:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+        yield urlunsplit(parts._replace(netloc=f"{name}:{password}@{host}"))
+    finally:
+        connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 
 
 def _postmaster(connection: psycopg.Connection) -> psutil.Process | None:
