@@ -76,7 +76,8 @@ def _serve(settings: Settings, url: str) -> None:
 
     tls = TLS.of(settings)
     listeners = listen(settings.host, settings.port, settings.worker_count)
-    check_exposure(settings, listeners[0])
+    if warning := check_exposure(settings, listeners[0]):
+        structlog.get_logger().warning(warning)
     base = base_url(listeners[0], "https" if tls else "http")
     curl = tls.curl(base) if tls else f"curl -s {base}"
     announce = partial(_announce, base, curl, settings)

@@ -22,6 +22,7 @@ from persistence import embedded, inspection
 from persistence.errors import EmbeddedPostgresError, PersistenceError
 from persistence.inspection import Connection
 from server import telemetry, token_keys
+from server.exposure import check_exposure
 from server.settings import Settings, SettingsError, variable
 from server.tls import TLS
 
@@ -61,7 +62,10 @@ def examine(open_database: OpenDatabase) -> Iterator[Finding]:
         yield Finding(SKIPPED, "tokens", "until their settings are mended")
     else:
         yield _examine_tokens(settings.jwks)
-    yield _examine_tls(settings)
+    if faults.keys() & {variable("tls_cert"), variable("tls_key"), variable("tls_client_ca")}:
+        yield Finding(SKIPPED, "TLS", "until its settings are mended")
+    else:
+        yield _examine_tls(settings)
     if variable("database_url") in faults:
         yield Finding(SKIPPED, "database", "until LISTINGS_DATABASE_URL is mended")
     else:
@@ -198,7 +202,11 @@ def _examine_port(settings: Settings) -> Finding:
                 error.errno or 0, "Correct LISTINGS_HOST or LISTINGS_PORT"
             )
         else:
-            return Finding(OK, "port", f"{where} is free")
+            try:
+                warning = check_exposure(settings, probe)
+            except SettingsError as error:
+                return Finding(PROBLEM, "port", str(error))
+            return Finding(OK, "port", f"{where} is free" + (f"; {warning}" if warning else ""))
     return Finding(PROBLEM, "port", text)
 
 

@@ -1,23 +1,32 @@
 """Where the service may listen without knowing its callers."""
 
-import logging
 import socket
 from ipaddress import ip_address
 
 from server.settings import Settings, SettingsError, variable
 
-_log = logging.getLogger(__name__)
 
+def check_exposure(settings: Settings, listener: socket.socket) -> str | None:
+    """Return what is to be warned of, if anything.
 
-def check_exposure(settings: Settings, listener: socket.socket) -> None:
-    """Raise SettingsError when others than this machine could call without saying who they are."""
+    Raises SettingsError when others than this machine could call without saying who they are.
+    """
     host = listener.getsockname()[0]
     if ip_address(host).is_loopback or settings.insecure:
-        return
-    if settings.jwks is None:
+        return None
+    if settings.jwks is None and settings.tls_client_ca is None:
         tokens = ", ".join(map(variable, ("jwks", "jwt_issuer", "jwt_audience")))
         raise SettingsError(
-            f"on {host}, everybody who reaches it could change payments: set {tokens}, so that "
-            f"callers need a token, or {variable('host')}=127.0.0.1. "
-            f"{variable('insecure')}=1 serves all the same, where something in front sees to it"
+            f"on {host}, everybody who reaches it could change payments. Set {tokens}, so that "
+            f"callers need a token, or {variable('tls_client_ca')}, so that they need a "
+            f"certificate, or {variable('host')}=127.0.0.1. {variable('insecure')}=1 serves all "
+            "the same, where something in front sees to it"
         )
+    if settings.tls_cert is None:
+        return (
+            f"tokens come to {host} in the clear, unless something in front speaks TLS; "
+            f"set {variable('tls_cert')} and {variable('tls_key')}"
+        )
+    if settings.jwks is None:
+        return f"whoever has a certificate of {settings.tls_client_ca} may do everything"
+    return None

@@ -7,13 +7,22 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX: Final = "LISTINGS_"
 
-# All of them or none.
-_TOGETHER: Final = (("jwks", "jwt_issuer", "jwt_audience"),)
+# What each of them is of no use without.
+_BESIDE: Final = {
+    "jwks": ("jwt_issuer", "jwt_audience"),
+    "jwt_issuer": ("jwks",),
+    "jwt_audience": ("jwks",),
+    "tls_cert": ("tls_key",),
+    "tls_key": ("tls_cert",),
+    "tls_client_ca": ("tls_cert", "tls_key"),
+    "direct_database_url": ("database_url",),
+    "migration_database_url": ("database_url",),
+}
 
 _Seconds = Annotated[float, Field(gt=0, le=3600)]
 
@@ -143,15 +152,6 @@ class Settings(BaseSettings):
             raise ValueError("expected postgresql://user:password@host:port/database")
         return url
 
-    @field_validator("direct_database_url", "migration_database_url")
-    @classmethod
-    def _is_a_second_way(cls, url: SecretStr | None, others: ValidationInfo) -> SecretStr | None:
-        if url and others.data.get("database_url", url) is None:
-            raise ValueError(
-                f"expected {variable('database_url')} beside it, the usual way to the same database"
-            )
-        return url
-
     @property
     def worker_count(self) -> int:
         """How many processes serve."""
@@ -187,16 +187,13 @@ class Settings(BaseSettings):
         return cls(**{name: cls.model_fields[name].default for name in wrong}), faults
 
     def _incomplete(self) -> dict[str, str]:
-        """Return what is to be said of each variable that is missing beside others."""
-        faults: dict[str, str] = {}
-        for group in _TOGETHER:
-            missing = [variable(name) for name in group if getattr(self, name) is None]
-            given = [name for name in map(variable, group) if name not in missing]
-            if given:
-                faults |= {
-                    name: f"{name}: expected beside {' and '.join(given)}" for name in missing
-                }
-        return faults
+        """Return what is to be said of each variable that is missing beside another."""
+        return {
+            variable(needed): f"{variable(needed)}: expected beside {variable(name)}"
+            for name, others in _BESIDE.items()
+            for needed in others
+            if getattr(self, name) is not None and getattr(self, needed) is None
+        }
 
 
 def _split(url: str) -> SplitResult:

@@ -73,14 +73,9 @@ class TLS(ReloadedFiles):
     @classmethod
     def of(cls, settings: Settings) -> Self | None:
         """Return what the settings say, or None if they want no TLS. Raises SettingsError."""
-        given = {name: getattr(settings, name) for name in ("tls_cert", "tls_key", "tls_client_ca")}
-        if not any(given.values()):
+        if settings.tls_cert is None or settings.tls_key is None:
             return None
-        for name in ("tls_cert", "tls_key"):
-            if given[name] is None:
-                others = " and ".join(variable(other) for other in given if given[other])
-                raise SettingsError(f"{variable(name)}: expected a PEM file beside {others}")
-        return cls(*given.values())
+        return cls(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
 
     def _load(self) -> str:
         """Make a context of the files. Returns what it is; raises SettingsError."""

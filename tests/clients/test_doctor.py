@@ -117,7 +117,7 @@ def test_certificates(database_url: str, tmp_path: Path) -> None:
     ca.issue(days=(-9, -1)).save(tmp_path, "server")
     assert "it has expired" in problem(examined(database_url, **settings), "TLS")
     del settings["tls_key"]
-    assert "LISTINGS_TLS_KEY" in problem(examined(database_url, **settings), "TLS")
+    assert "LISTINGS_TLS_KEY" in problem(examined(database_url, **settings), "configuration")
 
 
 def test_whose_a_port_with_tls_is(database_url: str, tmp_path: Path) -> None:
@@ -283,6 +283,8 @@ def test_whose_the_port_is(database_url: str, tmp_path: Path) -> None:
         text = problem(examined(database_url, port=port), "port")
         assert f"used by process {os.getpid()}, " in text
         assert "LISTINGS_PORT" in text
+    text = problem(examined(database_url, host="0.0.0.0"), "port")
+    assert "LISTINGS_INSECURE=1" in text
     text = problem(examined(database_url, host="192.0.2.1"), "port")
     assert "an address of this machine" in text
 

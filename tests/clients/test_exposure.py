@@ -15,6 +15,7 @@ import pytest
 from server.gen.listings.v1.orders_pb import GetOrderRequest, UpdateOrderPaymentRequest
 from tests.support import service
 from tests.support.callers import CALLERS, path
+from tests.support.certificates import HOST, Issued
 from tests.support.command_line import listings
 from tests.support.orders import Orders
 from tests.support.reading import refused
@@ -41,12 +42,27 @@ def test_this_machine_is(database_url: str, tmp_path: Path, host: str) -> None:
 def test_with_tokens_or_at_ones_own_risk(database_url: str, tmp_path: Path) -> None:
     issuer = Issuer(tmp_path / "jwks.json")
     for settings, expected in ((issuer.settings(), 401), ({"insecure": "1"}, 404)):
-        with service.running(database_url, tmp_path / "log", host="0.0.0.0", **settings) as running:
+        settings["host"] = "0.0.0.0"
+        with service.running(database_url, tmp_path / "log", **settings) as running:
             address = f"http://127.0.0.1:{running.port}"
             answer = httpx.post(
                 address + path(GetOrderRequest()), json={"orderId": 1}, trust_env=False
             )
             assert answer.status_code == expected
+            warnings = [entry["event"] for entry in running.logged(level="warning")]
+            assert any("in the clear" in each for each in warnings) is (expected == 401)
+
+
+def test_certificates_of_clients_are_as_good(database_url: str, tmp_path: Path) -> None:
+    ca = Issued.ca()
+    files = ca.issue(HOST).save(tmp_path, "server")
+    settings = {"tls_cert": str(files.cert), "tls_key": str(files.key), "host": "0.0.0.0"}
+    done = listings("serve", url=database_url, settings=settings)
+    assert (done.returncode, "LISTINGS_TLS_CLIENT_CA" in done.stderr) == (1, True)
+    settings["tls_client_ca"] = str(ca.save(tmp_path, "ca").cert)
+    with service.running(database_url, tmp_path / "log", **settings) as running:
+        (warning,) = running.logged(level="warning")
+        assert "may do everything" in warning["event"]
 
 
 def dev_token(directory: Path, *options: str) -> tuple[str, dict[str, str]]:

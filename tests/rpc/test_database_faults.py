@@ -16,6 +16,11 @@ from tests.support.service import Service
 
 SECRET = "SELECT secret FROM host.example"
 
+_WAITING = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
+
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
@@ -110,6 +115,8 @@ def test_a_statement_that_takes_too_long(call: Call, orders: Orders) -> None:
     with psycopg.connect(orders.url) as holder:
         holder.execute("SELECT FROM orders WHERE id = %s FOR UPDATE", (order_id,))
         assert failure(call, order_id).code == "deadline_exceeded"
+        # The caller knows before PostgreSQL, which would go on once it may.
+        eventually(lambda: orders.value(_WAITING) == 0)
 
     assert orders.row(order_id) == before
     assert call(UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")).success

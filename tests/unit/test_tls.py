@@ -34,22 +34,6 @@ def test_what_a_certificate_is_for(files: Files) -> None:
     assert str(tls.certificate).startswith("for pay.example, 10.0.0.1, valid until 20")
 
 
-@pytest.mark.parametrize(
-    ("given", "missing", "beside"),
-    [
-        ({"tls_cert"}, "LISTINGS_TLS_KEY", "LISTINGS_TLS_CERT"),
-        ({"tls_key"}, "LISTINGS_TLS_CERT", "LISTINGS_TLS_KEY"),
-        ({"tls_client_ca"}, "LISTINGS_TLS_CERT", "LISTINGS_TLS_CLIENT_CA"),
-    ],
-)
-def test_settings_that_need_others(
-    files: Files, given: set[str], missing: str, beside: str
-) -> None:
-    settings = Settings(**dict.fromkeys(given, files.cert))  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match=f"{missing}: expected a PEM file beside {beside}"):
-        TLS.of(settings)
-
-
 Spoil = Callable[[Files, Issued], object]
 
 FAULTS: dict[str, tuple[Spoil, str]] = {
