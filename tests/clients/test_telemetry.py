@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import grpc
@@ -22,6 +22,7 @@ from tests.support.callers import CALLERS, PATH, Failure, json_client, path
 from tests.support.collector import Collector, attributes, collecting
 from tests.support.command_line import listings
 from tests.support.orders import Orders
+from tests.support.tokens import READ, Issuer, bearer
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 TRACE, CALLER_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -102,6 +103,26 @@ def test_a_failure_is_told_and_no_identifier(
     assert "already_exists" in told  # which is no error of the service
     sent = b"".join(body for _, body in collector.bodies)
     assert [each for each in identifiers.values() if each.encode() in sent] == []
+
+
+def test_tokens_are_not_told(collector: Collector, database_url: str, tmp_path: Path) -> None:
+    order_id = Orders(database_url).add()
+    issuer = Issuer(tmp_path / "jwks.json")
+    good, denied = issuer.token(READ), issuer.token("nothing")
+    with service.running(database_url, tmp_path / "log", **issuer.settings()) as running:
+        for token in (good, denied, "nonsense-nonsense"):
+            for connect in CALLERS.values():
+                with connect(running.base_url, **bearer(token)) as call, suppress(Failure):
+                    call(GetOrderRequest(order_id=order_id))
+        assert running.stop() == 0
+    spans = collector.spans(path(GetOrderRequest()).lstrip("/"))
+    assert len(spans) == len(CALLERS), "those that were let in"
+    sent = b"".join(body for _, body in collector.bodies)
+    for token in (good, denied, "nonsense-nonsense"):
+        for part in token.split("."):
+            assert part[:16].encode() not in sent
+    traced = [entry for entry in running.logged(event="rpc") if "trace_id" in entry]
+    assert {entry["subject"] for entry in traced} == {"somebody"}
 
 
 def test_a_fault_of_the_service_is_an_error(
