@@ -72,9 +72,11 @@ def _serve(settings: Settings, url: str) -> None:
     from server.exposure import check_exposure
     from server.listeners import base_url, listen
     from server.tls import TLS
+    from server.token_keys import TokenKeys
     from server.workers import WorkersFailed, serve_with_workers, shared_metrics
 
-    tls = TLS.of(settings)
+    # Before there are workers, so that one that is replaced does not depend on the files any more.
+    tls, keys = TLS.of(settings), TokenKeys.of(settings)
     listeners = listen(settings.host, settings.port, settings.worker_count)
     if warning := check_exposure(settings, listeners[0]):
         structlog.get_logger().warning(warning)
@@ -87,7 +89,7 @@ def _serve(settings: Settings, url: str) -> None:
         from server.process import Setup, check, run
 
         asyncio.run(check(settings, url))
-        setup = Setup(settings, url, tls)
+        setup = Setup(settings, url, tls, keys)
         if len(listeners) == 1:
             run(setup, listeners[0], announce)
             return

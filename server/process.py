@@ -49,6 +49,7 @@ class Setup(NamedTuple):
     settings: Settings
     database_url: str
     tls: TLS | None
+    keys: TokenKeys | None
 
 
 async def check(settings: Settings, database_url: str) -> None:
@@ -58,8 +59,6 @@ async def check(settings: Settings, database_url: str) -> None:
     or migrations.
     """
     telemetry.wanted()
-    if settings.jwks is not None:
-        TokenKeys(settings.jwks)
     async with inspection.connected(database_url, timeout=settings.connect_timeout) as connection:
         await inspection.check_rights(connection)
     async with _database(settings, database_url) as database:
@@ -89,7 +88,7 @@ async def serve(
     ``ready`` is called once connections are accepted. ``lifeline``, for a process that shares its
     listener with a parent, is the descriptor of a pipe: at its end this one stops as well.
     """
-    settings, database_url, tls = setup
+    settings, database_url, tls, keys = setup
     readiness = Readiness(database_url)
     # A worker that is replaced while the database is away must come back all the same.
     database = _database(settings, database_url, eager=False)
@@ -100,9 +99,9 @@ async def serve(
         connect_timeout=settings.connect_timeout,
     )
 
-    keys = None if settings.jwks is None else TokenKeys(settings.jwks, readiness.tell)
     if keys is not None:
         readiness.faults.append(lambda: keys.fault)
+        keys.changed = readiness.tell
     replaceable = [each for each in (tls, keys) if each is not None]
 
     def stopping() -> None:

@@ -18,7 +18,7 @@ import jwt
 from pyqwest import Client, HTTPTransport
 
 from persistence.trouble import Trouble
-from server.settings import SettingsError, variable
+from server.settings import Settings, SettingsError, variable
 from server.tokens import ALGORITHMS
 from server.watched_files import WatchedFiles
 
@@ -43,15 +43,13 @@ class KeysUnavailable(Exception):
 class TokenKeys:
     """The keys at one place. Use it as an async context manager."""
 
-    def __init__(self, location: str, changed: Callable[[], object] = lambda: None) -> None:
-        """``location`` is a path or a URL; ``changed`` is called when ``fault`` has changed.
-
-        Raises SettingsError, when it is a file that cannot be used.
-        """
+    def __init__(self, location: str) -> None:
+        """``location`` is a path or a URL. Raises SettingsError for a file that cannot be used."""
         self.changes = 0
+        self.changed: Callable[[], object] = lambda: None
+        """Is called when ``fault`` has changed."""
         self._source = _source(location)
         self._keys: Sequence[jwt.PyJWK] = ()
-        self._changed = changed
         self._trouble = Trouble(_log, f"the keys of tokens at {location} cannot be used")
         self._reading: asyncio.Task[None] | None = None
         if isinstance(self._source, _File):
@@ -60,6 +58,11 @@ class TokenKeys:
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise SettingsError(f"{variable('jwks')}: {location}: {reason}") from error
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self | None:
+        """Return those that the settings name, if they do. Raises SettingsError."""
+        return None if settings.jwks is None else cls(settings.jwks)
 
     async def __aenter__(self) -> Self:
         """Read a URL for the first time. Tokens are refused until that works."""
@@ -124,7 +127,7 @@ class TokenKeys:
         self._keys = parse(key_set)
         self.changes += 1
         if had_none:
-            self._changed()
+            self.changed()
 
     def _find(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
         keys = [key for key in self._keys if key.algorithm_name == algorithm]

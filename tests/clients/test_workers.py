@@ -16,12 +16,13 @@ import psutil
 import psycopg
 import pytest
 
-from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
+from server.gen.listings.v1.orders_pb import ListOrdersRequest, UpdateOrderPaymentRequest
 from tests.support import callers, databases, service
 from tests.support.callers import PATH
 from tests.support.embedded import open_directory, servers_below
 from tests.support.orders import Orders
 from tests.support.service import Service
+from tests.support.tokens import READ, Issuer, bearer
 
 SECONDS = 20
 
@@ -213,6 +214,32 @@ def test_workers_are_replaced_while_the_database_is_away(database_url: str, tmp_
         admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
         eventually(lambda: readiness() == 200)
         assert set(workers).isdisjoint(running.serving_processes())
+        assert running.stop() == 0
+
+
+def test_workers_are_replaced_while_their_files_are_spoilt(
+    database_url: str, tmp_path: Path
+) -> None:
+    """With what was read at the start, until there is something better."""
+    issuer = Issuer(tmp_path / "jwks.json")
+    headers = bearer(issuer.token(READ))
+
+    def answered(process: psutil.Process) -> bool:
+        """Whether a call is answered by that worker, to which any connection may go."""
+        with callers.CALLERS["connect-binary"](running.base_url, **headers) as call:
+            call(ListOrdersRequest())
+        return bool(running.logged(event="rpc", code="ok", pid=process.pid))
+
+    with service.running(
+        database_url, tmp_path / "log", workers="2", **issuer.settings()
+    ) as running:
+        issuer.jwks.write_text("{")
+        before = running.serving_processes()
+        for process in before:
+            process.kill()
+        eventually(lambda: len(set(running.serving_processes()) - set(before)) == 2)
+        for process in set(running.serving_processes()) - set(before):
+            eventually(lambda process=process: answered(process))  # type: ignore[misc]
         assert running.stop() == 0
 
 

@@ -160,7 +160,8 @@ class TestUrl:
         with serving("") as gone:
             url, port = gone.url, gone.server_port
         changes: list[str | None] = []
-        async with TokenKeys(url, lambda: changes.append(keys.fault)) as keys:
+        async with TokenKeys(url) as keys:
+            keys.changed = lambda: changes.append(keys.fault)
             assert keys.fault == "the keys of tokens cannot be fetched"
             with pytest.raises(KeysUnavailable):
                 await keys.find("old", "EdDSA")
