@@ -95,7 +95,13 @@ class OrderRepository:
                 return Update(Order._make(row), replayed=False)
             if storefronts is not None:  # an order of others is not there, whatever its keys
                 await self.get(order_id, storefronts)
-            if replay := await self._replay(order_id, params):
+            try:
+                replay = await self._replay(order_id, params)
+            except IdempotencyKeyReused:
+                if storefronts is not None:  # what is refused in any case tells of no key
+                    self._check_status(await self.get(order_id), status)
+                raise
+            if replay is not None:
                 return replay
             self._check_status(await self.get(order_id), status)
         raise TransactionConflict(f"the payment of order {order_id} keeps changing")

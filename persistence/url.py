@@ -63,6 +63,8 @@ def parameters(url: str) -> dict[str, str]:
         found = {name: str(value) for name, value in conninfo_to_dict(url).items()}
         for port in filter(None, found.get("port", "").split(",")):
             int(port)
+        if "@" in found.get("host", ""):  # a part of the password, which messages would quote
+            raise ValueError
     except (psycopg.ProgrammingError, ValueError):
         # Their messages quote what they stumbled over, which may be the password.
         raise InvalidDatabaseURL(

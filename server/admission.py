@@ -126,8 +126,6 @@ class Admitted:
             await self._refusal(scope, receive, send)
             return
         call = _Call(self._admission, receive, send)
-        if scope["method"] == "GET":  # no body will come
-            call.enter()
         try:
             await self._app(scope, call.receive, call.send)
         finally:
@@ -135,7 +133,11 @@ class Admitted:
 
 
 class _Call:
-    """Notices when the request is complete, and when the first answer comes."""
+    """Notices when the request is complete, and when the first answer comes.
+
+    The runtime asks for more of a request once its caller may call; also of one by GET, which has
+    no more, to hear when the caller goes away.
+    """
 
     __slots__ = ("_admission", "_is_in", "_receive", "_send", "_was_in")
 

@@ -103,7 +103,7 @@ def create_app(  # noqa: PLR0913 - its parts
         codecs=codecs,
         read_max_bytes=settings.max_request_bytes,
     )
-    before: list[Interceptor] = [calls, compression, authorize]
+    before: list[Interceptor] = [calls, compression, authorize, end_with_token]
     limit = settings.max_request_bytes
     others = (health, *reflection(readiness.stopping, before, codecs, limit))
     admission = Admission(settings.pool_size, settings.queue_size)

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from structlog.contextvars import bind_contextvars
 
-from server.errors import permission_denied, unauthenticated, unavailable
+from server.errors import connect_error, permission_denied, unauthenticated, unavailable
 from server.principal import principal
 from server.token_keys import KeysUnavailable
 from server.tokens import INVALID, TokenRefused, TokenVerifier
@@ -58,6 +58,8 @@ class Authorize:
         except _Refused as refused:
             ctx.response_headers.update(refused.headers)
             raise refused.error from refused.__cause__
+        except Exception as error:  # ErrorInterceptor stands behind, and hears of requests only
+            raise connect_error(error) from error
 
     async def on_end(
         self, _token: None, _ctx: RequestContext[Any, Any], _error: Exception | None

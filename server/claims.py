@@ -21,14 +21,16 @@ class ClaimNames(NamedTuple):
 
 def principal_of(claims: Mapping[str, Any], names: ClaimNames) -> Principal:
     """Return the bearer. Raises ValueError, which says what is wrong, and not what was there."""
-    subject = claims["sub"]
+    subject, expires_at = claims["sub"], claims["exp"]
     if not (subject.isprintable() and 0 < len(subject) <= _LONGEST_SUBJECT):
         raise ValueError(f"the claim sub is not 1 to {_LONGEST_SUBJECT} printable characters")
+    if not isinstance(expires_at, int | float):
+        raise ValueError("the claim exp is not a number")
     return Principal(
         subject,
         _permissions(claims, names.permissions),
         _storefronts(claims, names.storefronts),
-        float(min(claims["exp"], _FAR_AWAY)),
+        float(min(expires_at, _FAR_AWAY)),
     )
 
 
@@ -59,12 +61,15 @@ def _storefronts(claims: Mapping[str, Any], name: str) -> frozenset[int] | None:
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> Any:
-    """Return a claim, also one within others: ``realm_access.roles``.
+    """Return a claim, also one within others: ``realm_access.roles``. Raises ValueError.
 
     The whole name comes first, since there are names with dots: ``https://shop.example/roles``.
     """
     if name in claims:
         return claims[name]
     first, _, rest = name.partition(".")
-    within = claims.get(first)
-    return _claim(within, rest) if rest and isinstance(within, Mapping) else _ABSENT
+    if not rest or first not in claims:
+        return _ABSENT
+    if not isinstance(within := claims[first], Mapping):
+        raise ValueError(f"the claim {first} has no others within it")
+    return _claim(within, rest)

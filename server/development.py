@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jwt.algorithms import OKPAlgorithm
 
+from server.jwk_set import DEVELOPMENT
 from server.settings import Settings
-from server.token_keys import DEVELOPMENT
 
 ISSUER: Final = "listings-development"
 AUDIENCE: Final = "listings"

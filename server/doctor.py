@@ -156,15 +156,15 @@ def _examine_tokens(location: str | None) -> Finding:
     if location is None:
         text = "not asked for: whoever reaches the service may do everything"
         return Finding(OK, "tokens", text)
+    shown = location.partition("?")[0]  # the rest of a URL may be secret
     try:
-        keys = asyncio.run(token_keys.read_once(location))
+        found = asyncio.run(token_keys.read_once(location))
     except Exception as error:  # of a file, of a connection, or of what was there
         reason = getattr(error, "strerror", None) or error or type(error).__name__
-        text = f"no keys to check them with at {location}: {reason}. Correct {variable('jwks')}"
+        text = f"no keys to check them with at {shown}: {reason}. Correct {variable('jwks')}"
         return Finding(PROBLEM, "tokens", f"{text}, or mend what is there")
-    if any((key.key_id or "").startswith(token_keys.DEVELOPMENT) for key in keys):
-        return Finding(OK, "tokens", f"{len(keys)} keys, one for development: not for production")
-    return Finding(OK, "tokens", f"{len(keys)} keys at {location}")
+    text = "; ".join([f"{len(found.keys)} keys at {shown}", *found.notes])
+    return Finding(OK if found.keys else PROBLEM, "tokens", text)
 
 
 def _examine_tls(settings: Settings) -> Finding:

@@ -49,7 +49,7 @@ class ErrorInterceptor:
         except ConnectError:
             raise
         except Exception as error:
-            raise _connect_error(error) from error
+            raise connect_error(error) from error
 
     async def intercept_server_stream(
         self,
@@ -65,7 +65,7 @@ class ErrorInterceptor:
         except ConnectError:
             raise
         except Exception as error:
-            raise _connect_error(error) from error
+            raise connect_error(error) from error
 
 
 def overloaded() -> ConnectError:
@@ -97,7 +97,8 @@ def invalid_field(field: str, description: str, reason: str) -> ConnectError:
     )
 
 
-def _connect_error(error: Exception) -> ConnectError:
+def connect_error(error: Exception) -> ConnectError:
+    """Return what a caller is told of ``error``, which is nothing, if it is the service's own."""
     if refusal := _refusal(error):
         return refusal
     for kind, (code, outcome, reason) in _PASSING.items():

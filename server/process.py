@@ -152,6 +152,7 @@ def _config(app: Application, settings: Settings, tls: TLS | None) -> uvicorn.Co
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # anybody may send one
         timeout_keep_alive=_KEEP_ALIVE,
         # A pipelined request would begin with what the log was told of the one before it.
         reset_contextvars=True,

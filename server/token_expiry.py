@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import cast
 
+from connectrpc.errors import ConnectError
+
 from server.chain import Context, Request, Response
 from server.errors import unauthenticated
 from server.principal import principal
@@ -35,10 +37,14 @@ class EndWithToken:
                         response = await anext(responses)
                 except StopAsyncIteration:
                     return
-                except TimeoutError as error:
-                    text = "the token has expired; call again with another one"
-                    raise unauthenticated(text, EXPIRED) from error
+                except TimeoutError:
+                    raise _expired() from None
+                # Where there always is a next response, nothing is waited for.
+                if end is not None and asyncio.get_running_loop().time() >= end:
+                    raise _expired()
                 yield response
+
+    intercept_bidi_stream = intercept_server_stream
 
     def _end(self) -> float | None:
         """Return when the token ends, by the clock of the event loop."""
@@ -47,3 +53,7 @@ class EndWithToken:
             return None
         left = caller.expires_at + self._leeway - time.time()
         return asyncio.get_running_loop().time() + left
+
+
+def _expired() -> ConnectError:
+    return unauthenticated("the token has expired; call again with another one", EXPIRED)

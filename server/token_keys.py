@@ -6,20 +6,19 @@ often. While the keys cannot be had, those that are known go on.
 """
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import jwt
 from pyqwest import Client, HTTPTransport
 
 from persistence.trouble import Trouble
+from server.jwk_set import KeySet, parse
 from server.settings import Settings, SettingsError, variable
-from server.tokens import ALGORITHMS
 from server.watched_files import WatchedFiles
 
 # Seconds.
@@ -29,9 +28,7 @@ _AGAIN: Final = 2.0  # after which it is asked again when that failed
 _PATIENCE: Final = 5.0  # for its answer
 
 _MOST_BYTES: Final = 1024 * 1024
-
-DEVELOPMENT: Final = "development-only"
-"""How the ``kid`` of a key begins that is not fit for anything else."""
+_MOST_WAITING: Final = 10  # calls, for a key that is not known
 
 _log = logging.getLogger(__name__)
 
@@ -49,15 +46,20 @@ class TokenKeys:
         self.changed: Callable[[], object] = lambda: None
         """Is called when ``fault`` has changed."""
         self._source = _source(location)
-        self._keys: Sequence[jwt.PyJWK] = ()
-        self._trouble = Trouble(_log, f"the keys of tokens at {location} cannot be used")
+        self._keys: KeySet | None = None
+        shown = location.partition("?")[0]  # the rest of a URL may be secret
+        self._trouble = Trouble(_log, f"the keys of tokens at {shown} cannot be used")
         self._reading: asyncio.Task[None] | None = None
+        self._waiting = 0
         if isinstance(self._source, _File):
             try:
-                self._take(self._source.path.read_bytes())
+                keys = parse(self._source.path.read_bytes())
+                if not keys.keys:
+                    raise ValueError("; ".join(keys.notes))
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise SettingsError(f"{variable('jwks')}: {location}: {reason}") from error
+            self._take(keys)
 
     @classmethod
     def of(cls, settings: Settings) -> Self | None:
@@ -69,8 +71,6 @@ class TokenKeys:
         self.look()
         if self._reading is not None:
             await self._reading
-        if any((key.key_id or "").startswith(DEVELOPMENT) for key in self._keys):
-            _log.warning("tokens of `listings dev-token` are taken: not for production")
         return self
 
     async def __aexit__(
@@ -86,21 +86,31 @@ class TokenKeys:
 
     @property
     def fault(self) -> str | None:
-        """Why no token can be checked, for people; None when there are keys."""
-        return None if self._keys else "the keys of tokens cannot be fetched"
+        """Why no token can be checked, for people; None when it is known which keys there are."""
+        return "the keys of tokens cannot be fetched" if self._keys is None else None
 
     async def find(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
         """Return the key with that ``kid``; without one, the only key for the algorithm.
 
-        Raises KeysUnavailable, while there are none at all.
+        Raises KeysUnavailable, when it is not known which keys there are, or too many want to know.
         """
         key = self._find(key_id, algorithm)
         if key is None and (self._reading or self._source.is_due(wanted=True)):
-            await asyncio.shield(self.reload())  # others may wait for it as well
+            await self._wait()
             key = self._find(key_id, algorithm)
-        if not self._keys:
+        if self._keys is None:
             raise KeysUnavailable("the keys of tokens cannot be fetched")
         return key
+
+    async def _wait(self) -> None:
+        """Wait for the keys to be read. Strangers, who have any keys, may not wait in numbers."""
+        if self._waiting == _MOST_WAITING:
+            raise KeysUnavailable("the keys of tokens are being fetched")
+        self._waiting += 1
+        try:
+            await asyncio.shield(self.reload())  # others may wait for it as well
+        finally:
+            self._waiting -= 1
 
     def look(self) -> None:
         """Read the keys, in the background, if it is time to."""
@@ -115,28 +125,28 @@ class TokenKeys:
 
     async def _read(self) -> None:
         try:
-            self._take(await self._source.read())
+            self._take(parse(await self._source.read()))
+            self._source.done()
             self._trouble.is_over()
         except Exception as error:  # whatever it is, the keys that are known go on
             self._trouble.is_there(error)
         finally:
             self._reading = None
 
-    def _take(self, key_set: bytes) -> None:
-        had_none = not self._keys
-        self._keys = parse(key_set)
+    def _take(self, keys: KeySet) -> None:
+        before, self._keys = self._keys, keys
         self.changes += 1
-        if had_none:
+        for note in keys.notes:
+            if before is None or note not in before.notes:
+                _log.warning("the keys of tokens: %s", note)
+        if before is None:
             self.changed()
 
     def _find(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
-        keys = [key for key in self._keys if key.algorithm_name == algorithm]
-        if key_id is not None:
-            keys = [key for key in keys if key.key_id == key_id]
-        return keys[0] if len(keys) == 1 else None
+        return None if self._keys is None else self._keys.find(key_id, algorithm)
 
 
-async def read_once(location: str) -> list[jwt.PyJWK]:
+async def read_once(location: str) -> KeySet:
     """Return the keys that are at ``location`` now. Raises any Exception."""
     return parse(await _source(location).read())
 
@@ -151,13 +161,21 @@ class _File:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._watched = WatchedFiles([path])
+        self._is_due = False
 
     def is_due(self, *, wanted: bool) -> bool:
         """Return whether to read it now; ``wanted`` when a key is not known."""
-        return self._watched.have_changed()
+        self._is_due |= self._watched.have_changed()
+        return self._is_due
 
     async def read(self) -> bytes:
+        """Return what is in it."""
+        self._is_due = True
         return self.path.read_bytes()
+
+    def done(self) -> None:
+        """Take note that what was read can be used."""
+        self._is_due = False
 
 
 class _Url:
@@ -168,14 +186,18 @@ class _Url:
         self._due = self._due_if_wanted = 0.0
 
     def is_due(self, *, wanted: bool) -> bool:
+        """Return whether to ask now; ``wanted`` when a key is not known."""
         return time.monotonic() >= (self._due_if_wanted if wanted else self._due)
 
     async def read(self) -> bytes:
+        """Return what is there."""
         now = time.monotonic()
         self._due, self._due_if_wanted = now + _AGAIN, now + _AT_ONCE
-        key_set = await _get(self._url)
-        self._due = now + _EVERY
-        return key_set
+        return await _get(self._url)
+
+    def done(self) -> None:
+        """Take note that what was read can be used."""
+        self._due = time.monotonic() + _EVERY
 
 
 async def _get(url: str) -> bytes:
@@ -196,32 +218,3 @@ async def _get(url: str) -> bytes:
                 if len(content) > _MOST_BYTES:
                     raise ValueError(f"it is longer than {_MOST_BYTES} bytes")
     return bytes(content)
-
-
-def parse(key_set: bytes) -> list[jwt.PyJWK]:
-    """Return the keys of a JWK Set that tokens can be checked with. Raises ValueError."""
-    try:
-        entries = json.loads(key_set)["keys"]
-        keys = [key for entry in entries if (key := _key(entry))]
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError('it is not a JWK Set: expected {"keys": [...]}') from error
-    if not keys:
-        raise ValueError(f"it has no key for {', '.join(ALGORITHMS)}")
-    return keys
-
-
-def _key(entry: dict[str, Any]) -> jwt.PyJWK | None:
-    """Return the key that ``entry`` describes, or None if it is for something else."""
-    if "d" in entry:
-        raise ValueError("it has a private key, where only public ones belong")
-    if entry.get("use", "sig") != "sig" or "verify" not in entry.get("key_ops", ["verify"]):
-        return None
-    try:
-        key = jwt.PyJWK(entry)
-    except jwt.PyJWTError:
-        return None
-    if key.algorithm_name not in ALGORITHMS:
-        return None
-    if too_short := key.Algorithm.check_key_length(key.key):
-        raise ValueError(too_short)
-    return key

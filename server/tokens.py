@@ -11,9 +11,8 @@ from typing import Any, Final, Protocol
 import jwt
 
 from server.claims import ClaimNames, principal_of
+from server.jwk_set import ALGORITHMS
 from server.principal import Principal
-
-ALGORITHMS: Final = ("RS256", "ES256", "EdDSA")
 
 EXPIRED: Final = "TOKEN_EXPIRED"
 INVALID: Final = "TOKEN_INVALID"

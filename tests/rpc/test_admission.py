@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from server.gen.listings.v1.orders_pb import (
     WatchOrderPaymentsResponse,
 )
 from tests.support import callers, service
-from tests.support.callers import PATH, READERS, Failure, path
+from tests.support.callers import PATH, READERS, Failure, json_client, path
 from tests.support.embedded import eventually
 from tests.support.orders import Orders
 from tests.support.service import Service
@@ -44,6 +45,31 @@ def filled(running: Service) -> Iterator[list[grpc.Future]]:
         yield calls
         holder.rollback()
         assert sorted(each.code().name for each in calls) == ["OK", "OK", "RESOURCE_EXHAUSTED"]
+
+
+def test_reads_by_get_have_their_places(database_url: str, tmp_path: Path) -> None:
+    settings = {"pool_size": "1", "queue_size": "1", "statement_timeout": "60"}
+    query = {"connect": "v1", "encoding": "json", "message": '{"orderId": 1}'}
+    with (
+        service.running(database_url, tmp_path / "log", **settings) as running,
+        psycopg.connect(database_url) as holder,
+        json_client(running.base_url) as client,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        holder.execute("LOCK TABLE orders")
+
+        def read() -> int:
+            return client.get(path(GetOrderRequest()), params=query, timeout=30).status_code
+
+        waiting = []
+        for number in (1, 2):
+            waiting.append(pool.submit(read))
+            eventually(lambda n=number: running.metric("listings_rpcs_in_flight") == n)  # type: ignore[misc]
+        assert read() == 429
+        holder.rollback()
+        assert [each.result() for each in waiting] == [404, 404]
+        assert running.metric("listings_rpcs_in_flight") == 0
+        assert read() == 404
 
 
 @pytest.fixture(scope="module")

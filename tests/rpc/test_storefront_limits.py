@@ -215,6 +215,20 @@ class TestWriting:
             )
             assert refused(write, request).code == "not_found"
 
+    def test_what_would_be_refused_tells_nothing_of_a_key(
+        self, write: Call, orders: Orders, number: int
+    ) -> None:
+        """Whether the key of somebody else is used could be asked without writing anything."""
+        ours = orders.add(storefront_id=number)
+        theirs = orders.add(storefront_id=number + 1)
+        orders.change(ours, payment_status="refunded")
+        orders.change(theirs, payment_idempotency_key=f"evt_{theirs}")
+        for key in (f"evt_{theirs}", "nobody's"):
+            request = UpdateOrderPaymentRequest(
+                order_id=ours, payment_idempotency_key=key, payment_status="pending"
+            )
+            assert refused(write, request).code == "failed_precondition"
+
     def test_replays_and_refusals_within_the_limit(
         self, write: Call, orders: Orders, number: int
     ) -> None:

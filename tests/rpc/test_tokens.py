@@ -1,12 +1,16 @@
 """Tokens in a running service: keys that change, streams that end, and nothing that leaks."""
 
 import re
+import signal
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import httpx
+import psycopg
 import pytest
 
 from server.gen.google.rpc.error_details_pb import ErrorInfo, RetryInfo
@@ -165,6 +169,85 @@ def test_a_stream_ends_with_its_token(own: Service, issuer: Issuer, protocol: st
     assert end <= time.time() < end + 2
 
 
+def test_a_stream_that_never_waits_ends_with_its_token(own: Service, issuer: Issuer) -> None:
+    """Where there always is another event, no time-out comes to its turn."""
+    orders = Orders(own.database_url)
+    order_id = orders.add()
+    end = int(time.time()) + 3
+    request = WatchOrderPaymentsRequest(order_ids=[order_id])
+    stop = threading.Event()
+
+    def change() -> None:
+        with psycopg.connect(own.database_url, autocommit=True) as connection:
+            while not stop.is_set():
+                connection.execute(
+                    "UPDATE orders SET payment_session_id = clock_timestamp()::text WHERE id = %s",
+                    (order_id,),
+                )
+
+    changing = threading.Thread(target=change)
+    with (
+        WATCHERS["grpcio"](own.base_url, **bearer(issuer.token(READ, exp=end))) as watch,
+        watch(request) as stream,
+    ):
+        next(stream)
+        changing.start()
+        try:
+            with pytest.raises(Failure) as caught:
+                while True:
+                    next(stream)
+                    assert time.time() < end + 5
+        finally:
+            stop.set()
+            changing.join()
+    assert (caught.value.code, reason(caught.value)) == ("unauthenticated", "TOKEN_EXPIRED")
+
+
+def test_reflection_ends_with_its_token(own: Service, issuer: Issuer) -> None:
+    method = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+    over = threading.Event()
+
+    def questions() -> Iterator[bytes]:
+        yield b"\x3a\x00"  # list_services
+        over.wait(20)
+
+    token = issuer.token("reflection", exp=int(time.time()) + 2)
+    with grpc.insecure_channel(own.base_url.removeprefix("http://")) as channel:
+        call = channel.stream_stream(method)(questions(), metadata=list(bearer(token).items()))
+        next(call)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(call)
+        over.set()
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_strangers_take_no_place_while_keys_are_slow(
+    tmp_path: Path, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those who wait for keys have no place among the calls that wait for the database."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving(issuer.key_set()) as keys:
+        settings = issuer.settings() | {"jwks": keys.url, "pool_size": "1", "queue_size": "1"}
+        with service.on_own_database(tmp_path / "log", **settings) as own:
+            keys.go_on.clear()
+            own.process.send_signal(signal.SIGHUP)  # which asks for them
+            eventually(lambda: keys.asked == 2)
+            query = "connect=v1&encoding=json&message=%7B%7D"
+            strangers = bearer(issuer.token(READ, key=ec_key("unknown")))
+            with ThreadPoolExecutor(8) as pool, json_client(own.base_url) as client:
+                waiting = [
+                    pool.submit(
+                        client.get, f"{path(EVERYTHING)}?{query}", headers=strangers, timeout=20
+                    )
+                    for _ in range(8)
+                ]
+                good = issuer.token(READ)
+                for _ in range(20):
+                    assert listed(own, good) == "ok"
+                keys.go_on.set()
+                assert {each.result().status_code for each in waiting} == {401}
+
+
 class TestWhatIsPublic:
     def test_pages(self, own: Service, issuer: Issuer) -> None:
         with json_client(own.base_url) as client:
@@ -230,6 +313,7 @@ def test_nothing_of_a_token_leaks(own: Service, issuer: Issuer) -> None:
             for place in ("/", "/metrics", path(EVERYTHING)):
                 response = client.get(place, headers=bearer(secret))
                 told.append(f"{response.headers} {response.text}")
+            client.post(path(EVERYTHING), content="{}", headers={"x-forwarded-for": secret})
             if secret.startswith("eyJ"):  # where no token belongs
                 client.post(f"/{secret}", content="{}", headers={"x-request-id": secret})
                 client.get(path(EVERYTHING), params={"access_token": secret})

@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+import os
+import resource
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -55,7 +58,7 @@ class TestFile:
         self, issuer: Issuer, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with TokenKeys(str(issuer.jwks)) as keys:
-            for text in ("{", '{"keys": []}'):
+            for text in ("{", "[]"):
                 issuer.jwks.write_text(text)
                 for _ in range(3):
                     keys.look()
@@ -63,8 +66,41 @@ class TestFile:
             issuer.jwks.unlink()
             assert await known(keys) == {"old"}
             warnings = [each for each in caplog.records if each.levelno == logging.WARNING]
-            assert len(warnings) == 3, "each is told once"
+            assert len(warnings) == 2, "each is told once"
             issuer.publish(NEW)
+            keys.look()
+            await keys.reload()
+            assert await known(keys) == {"new"}
+
+    async def test_the_last_key_can_be_taken_out(
+        self, issuer: Issuer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with TokenKeys(str(issuer.jwks)) as keys:
+            issuer.jwks.write_text('{"keys": []}')
+            await keys.reload()
+            assert await known(keys) == set()
+            assert keys.fault is None
+            assert "no token is taken" in caplog.text
+
+    async def test_a_file_that_could_not_be_read_is_tried_again(
+        self, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also if it does not change any more, as when there were no file descriptors left."""
+        async with TokenKeys(str(issuer.jwks)) as keys:
+            issuer.publish(NEW)
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+            used = len(os.listdir("/proc/self/fd"))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used, limit[1]))
+            opened = []
+            try:
+                with suppress(OSError):
+                    while True:
+                        opened.append(os.open("/dev/null", os.O_RDONLY))
+                await keys.reload()
+            finally:
+                for descriptor in opened:
+                    os.close(descriptor)
+                resource.setrlimit(resource.RLIMIT_NOFILE, limit)
             keys.look()
             await keys.reload()
             assert await known(keys) == {"new"}
@@ -104,9 +140,24 @@ class TestUrl:
         async with TokenKeys(server.url) as keys:
             issuer.publish(OLD, NEW)
             server.body = issuer.key_set()
-            found = await asyncio.gather(*(keys.find("new", "ES256") for _ in range(20)))
-            assert [key and key.key_id for key in found] == ["new"] * 20
+            found = await asyncio.gather(*(keys.find("new", "ES256") for _ in range(10)))
+            assert [key and key.key_id for key in found] == ["new"] * 10
             assert server.asked == 2, "once at the start, and once for all of them"
+
+    async def test_strangers_do_not_wait_in_numbers(
+        self, server: KeyServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each of them would have a place that somebody else needs."""
+        monkeypatch.setattr(token_keys, "_AT_ONCE", 0.0)
+        async with TokenKeys(server.url) as keys:
+            server.go_on.clear()
+            waiting = [asyncio.create_task(keys.find(f"{n}", "ES256")) for n in range(30)]
+            done, pending = await asyncio.wait(waiting, timeout=0.5)
+            assert (len(done), len(pending)) == (20, 10)
+            assert all(isinstance(each.exception(), KeysUnavailable) for each in done)
+            assert await keys.find("old", "EdDSA")
+            server.go_on.set()
+            assert await asyncio.gather(*pending) == [None] * 10
 
     async def test_but_not_as_often_as_a_stranger_likes(self, server: KeyServer) -> None:
         async with TokenKeys(server.url) as keys:
