@@ -10,7 +10,6 @@ from pathlib import Path
 
 import grpc
 import httpx
-import psycopg
 import pytest
 
 from server.gen.google.rpc.error_details_pb import ErrorInfo, RetryInfo
@@ -167,40 +166,6 @@ def test_a_stream_ends_with_its_token(own: Service, issuer: Issuer, protocol: st
             next(stream)
     assert (caught.value.code, reason(caught.value)) == ("unauthenticated", "TOKEN_EXPIRED")
     assert end <= time.time() < end + 2
-
-
-def test_a_stream_that_never_waits_ends_with_its_token(own: Service, issuer: Issuer) -> None:
-    """Where there always is another event, no time-out comes to its turn."""
-    orders = Orders(own.database_url)
-    order_id = orders.add()
-    end = int(time.time()) + 3
-    request = WatchOrderPaymentsRequest(order_ids=[order_id])
-    stop = threading.Event()
-
-    def change() -> None:
-        with psycopg.connect(own.database_url, autocommit=True) as connection:
-            while not stop.is_set():
-                connection.execute(
-                    "UPDATE orders SET payment_session_id = clock_timestamp()::text WHERE id = %s",
-                    (order_id,),
-                )
-
-    changing = threading.Thread(target=change)
-    with (
-        WATCHERS["grpcio"](own.base_url, **bearer(issuer.token(READ, exp=end))) as watch,
-        watch(request) as stream,
-    ):
-        next(stream)
-        changing.start()
-        try:
-            with pytest.raises(Failure) as caught:
-                while True:
-                    next(stream)
-                    assert time.time() < end + 5
-        finally:
-            stop.set()
-            changing.join()
-    assert (caught.value.code, reason(caught.value)) == ("unauthenticated", "TOKEN_EXPIRED")
 
 
 def test_reflection_ends_with_its_token(own: Service, issuer: Issuer) -> None:
