@@ -137,5 +137,10 @@ def _reported() -> Iterator[None]:
             "other transactions held a lock on the table for too long; nothing was lost, "
             "run it again when they have ended"
         ) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise MigrationError(
+            f"{error}".strip() + ". Migrate as the owner of the tables: let "
+            "LISTINGS_MIGRATION_DATABASE_URL name it"
+        ) from error
     except (psycopg.Error, BadMigration) as error:
         raise MigrationError(str(error).strip()) from error

@@ -60,11 +60,11 @@ def parameters(url: str) -> dict[str, str]:
     Raises InvalidDatabaseURL.
     """
     try:
+        if url.partition("?")[0].count("@") > 1:  # messages would quote a part of the password
+            raise ValueError
         found = {name: str(value) for name, value in conninfo_to_dict(url).items()}
         for port in filter(None, found.get("port", "").split(",")):
             int(port)
-        if "@" in found.get("host", ""):  # a part of the password, which messages would quote
-            raise ValueError
     except (psycopg.ProgrammingError, ValueError):
         # Their messages quote what they stumbled over, which may be the password.
         raise InvalidDatabaseURL(
@@ -73,6 +73,17 @@ def parameters(url: str) -> dict[str, str]:
             "(@ as %40, % as %25)"
         ) from None
     return found
+
+
+def shown(url: str) -> str:
+    """Return which database a libpq URL leads to, for people: without a password.
+
+    Raises InvalidDatabaseURL.
+    """
+    given = parameters(url)
+    return f"{given.get('dbname', '(default)')} at {given.get('host', '(default)')}" + (
+        f", as {given['user']}" if "user" in given else ""
+    )
 
 
 def asyncpg_dsn(url: str) -> str:

@@ -21,6 +21,7 @@ from server import logs
 from server.settings import Settings, SettingsError
 
 _DEMO_ORDERS = 100
+_MOST_HOURS = 168  # of a token for development
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,6 +59,8 @@ def serve_command(**options: str | int | None) -> None:
         given = {name: value for name, value in options.items() if value is not None}
         settings = Settings.read().model_copy(update=given)
         logs.configure(settings.log_level, settings.log_format)
+        for name in Settings.unknown():
+            structlog.get_logger().warning("a variable is not a setting, and ignored", name=name)
         url = stack.enter_context(_database(settings))
         if settings.database_url is None:
             with _owned_database(settings) as owned:
@@ -69,6 +72,7 @@ def serve_command(**options: str | int | None) -> None:
 
 
 def _serve(settings: Settings, url: str) -> None:
+    from persistence.url import shown
     from server.exposure import check_exposure
     from server.listeners import base_url, listen
     from server.tls import TLS
@@ -77,6 +81,9 @@ def _serve(settings: Settings, url: str) -> None:
 
     # Before there are workers, so that one that is replaced does not depend on the files any more.
     tls, keys = TLS.of(settings), TokenKeys.of(settings)
+    embedded = settings.database_url is None
+    place = f"embedded, in {settings.data_dir}" if embedded else shown(url)
+    structlog.get_logger().info("PostgreSQL", database=place)
     listeners = listen(settings.host, settings.port, settings.worker_count)
     if warning := check_exposure(settings, listeners[0]):
         structlog.get_logger().warning(warning)
@@ -178,7 +185,7 @@ def seed_command(orders: int, *, yes: bool) -> None:
     "--hours",
     default=8.0,
     show_default=True,
-    type=click.FloatRange(0, 168),
+    type=float,
     help="How long it is good for.",
 )
 @click.option(
@@ -204,6 +211,14 @@ def dev_token_command(
 
     settings, _ = Settings.check()
     every = sorted(set(table().values()))
+    for permission in permissions:
+        if permission not in every:
+            text = f"there is no permission {permission!r}; give some of {', '.join(every)}"
+            raise click.BadParameter(text, param_hint="--permission")
+    if not subject:
+        raise click.BadParameter("a subject is needed", param_hint="--subject")
+    if not 0 < hours <= _MOST_HOURS:  # which a number that is none is not either
+        raise click.BadParameter(f"expected up to {_MOST_HOURS} hours", param_hint="--hours")
     bearer = development.Bearer(subject, permissions or every, storefronts)
     try:
         token = development.make_token(settings, directory, bearer, hours)
@@ -223,8 +238,9 @@ def dev_token_command(
 def doctor_command() -> None:
     """Look for what is wrong, and say what to do about it.
 
-    Checks the configuration, the database, its schema and the port, one line each. Exits with 1
-    when something is wrong. Changes nothing, but starts an embedded database for the time.
+    Checks the configuration, telemetry, keys of tokens, the certificate, the database with its
+    rights and limits, its schema and the port, one line each. Exits with 1 when something is wrong.
+    Changes nothing, but starts an embedded database for the time.
     """
     from server import doctor
 

@@ -56,7 +56,10 @@ def examine(open_database: OpenDatabase) -> Iterator[Finding]:
         yield Finding(PROBLEM, "configuration", fault)
     if not faults:
         given = sorted(variable(name) for name in settings.model_fields_set)
-        yield Finding(OK, "configuration", f"{', '.join(given) or 'nothing'} set, the rest default")
+        text = f"{', '.join(given) or 'nothing'} set, the rest default"
+        if unknown := Settings.unknown():
+            text += f"; not settings, and ignored: {', '.join(unknown)}"
+        yield Finding(OK, "configuration", text)
     yield _examine_telemetry()
     if faults.keys() & {variable("jwks"), variable("jwt_issuer"), variable("jwt_audience")}:
         yield Finding(SKIPPED, "tokens", "until their settings are mended")
@@ -154,8 +157,7 @@ def _examine_telemetry() -> Finding:
 
 def _examine_tokens(location: str | None) -> Finding:
     if location is None:
-        text = "not asked for: whoever reaches the service may do everything"
-        return Finding(OK, "tokens", text)
+        return Finding(OK, "tokens", "not asked for: whoever gets in may do everything")
     shown = location.partition("?")[0]  # the rest of a URL may be secret
     try:
         found = asyncio.run(token_keys.read_once(location))
@@ -163,7 +165,8 @@ def _examine_tokens(location: str | None) -> Finding:
         reason = getattr(error, "strerror", None) or error or type(error).__name__
         text = f"no keys to check them with at {shown}: {reason}. Correct {variable('jwks')}"
         return Finding(PROBLEM, "tokens", f"{text}, or mend what is there")
-    text = "; ".join([f"{len(found.keys)} keys at {shown}", *found.notes])
+    count = len(found.keys)
+    text = "; ".join([f"{count} key{'s' if count != 1 else ''} at {shown}", *found.notes])
     return Finding(OK if found.keys else PROBLEM, "tokens", text)
 
 

@@ -12,9 +12,11 @@ def check_exposure(settings: Settings, listener: socket.socket) -> str | None:
     Raises SettingsError when others than this machine could call without saying who they are.
     """
     host = listener.getsockname()[0]
-    if ip_address(host).is_loopback or settings.insecure:
+    if ip_address(host).is_loopback:
         return None
     if settings.jwks is None and settings.tls_client_ca is None:
+        if settings.insecure:
+            return f"everybody who reaches {host} may do everything: {variable('insecure')} is set"
         tokens = ", ".join(map(variable, ("jwks", "jwt_issuer", "jwt_audience")))
         raise SettingsError(
             f"on {host}, everybody who reaches it could change payments. Set {tokens}, so that "

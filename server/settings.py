@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -23,6 +24,10 @@ _BESIDE: Final = {
     "direct_database_url": ("database_url",),
     "migration_database_url": ("database_url",),
 }
+
+# Of a Service whose name begins like ours:
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+_KUBERNETES: Final = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$")
 
 _Seconds = Annotated[float, Field(gt=0, le=3600)]
 
@@ -185,6 +190,16 @@ class Settings(BaseSettings):
             }
         faults |= {variable(name): f"{variable(name)}: {wrong[name]}" for name in wrong}
         return cls(**{name: cls.model_fields[name].default for name in wrong}), faults
+
+    @classmethod
+    def unknown(cls) -> list[str]:
+        """Return the variables that begin like ours and are none, nor what Kubernetes sets."""
+        known = {variable(name) for name in cls.model_fields}
+        return sorted(
+            name
+            for name in os.environ
+            if name.startswith(PREFIX) and name not in known and not _KUBERNETES.search(name)
+        )
 
     def _incomplete(self) -> dict[str, str]:
         """Return what is to be said of each variable that is missing beside another."""

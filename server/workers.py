@@ -36,6 +36,8 @@ Work: TypeAlias = Callable[[socket.socket, Callable[[], object], int], None]
 once connections are accepted, and watch a pipe that ends with the parent. SIGHUP is blocked until
 it unblocks it."""
 
+_ENDS = frozenset((signal.SIGTERM, signal.SIGINT))
+
 _fork = multiprocessing.get_context("fork")
 _log = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ def serve_with_workers(
     all of them, or ends them when the terminal is gone. Raises WorkersFailed when one dies before
     all of them have served. Call it without other threads: it forks.
     """
-    stops = {signal.SIGTERM, signal.SIGINT}
+    stops = set(_ENDS)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which nohup has set
         stops.add(signal.SIGHUP)
     # They are waited for instead of handled. A worker lets them in when it can handle them.
@@ -212,8 +214,9 @@ class _Parent:
         for other in self._places:
             if other is not place:
                 other.listener.close()
-        # SIGHUP would end the worker before it serves, although it may be about files.
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask | {signal.SIGHUP})
+        # Until it serves, the worker would handle them as its parent did. SIGHUP would end it, and
+        # the others could be lost: within a finalizer, Python ignores what a handler raises.
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask | {signal.SIGHUP, *_ENDS})
         try:
             self._work(place.listener, self._report, self._lifeline)
         except Exception:
@@ -221,6 +224,7 @@ class _Parent:
             raise SystemExit(1) from None
 
     def _report(self) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
         os.write(self._workers_end, b".")
 
 

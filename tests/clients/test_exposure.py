@@ -50,7 +50,8 @@ def test_with_tokens_or_at_ones_own_risk(database_url: str, tmp_path: Path) -> N
             )
             assert answer.status_code == expected
             warnings = [entry["event"] for entry in running.logged(level="warning")]
-            assert any("in the clear" in each for each in warnings) is (expected == 401)
+            (warning,) = warnings
+            assert ("in the clear" if expected == 401 else "everybody who reaches") in warning
 
 
 def test_certificates_of_clients_are_as_good(database_url: str, tmp_path: Path) -> None:
@@ -137,6 +138,22 @@ def test_it_follows_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     found = claims(done.stdout.strip())
     assert (found["iss"], found["aud"]) == ("us", "them")
     assert found["roles"] == "health metrics orders:read payments:write reflection"
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (("--permission", "orders:reed"), "orders:read, payments:write"),
+        (("--subject", ""), "a subject is needed"),
+        (("--hours", "nan"), "168 hours"),
+        (("--hours", "0"), "168 hours"),
+        (("--hours", "169"), "168 hours"),
+    ],
+)
+def test_what_no_token_is_made_of(tmp_path: Path, option: tuple[str, str], words: str) -> None:
+    done = listings("dev-token", "--directory", str(tmp_path), *option)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize("spoilt", ["not a key", ""])
