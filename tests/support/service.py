@@ -81,7 +81,7 @@ def running(
     command = [sys.executable, "-m", "server", "serve"]
     if terminal:  # the first one that the leader of a session opens
         command = ["sh", "-c", 'exec "$@" <"$0"', terminal, *command]
-    if pooler.is_used():
+    if database_url and pooler.is_used():
         direct = databases.with_role(database_url, APPLICATION)
         own = {"prepared_statements": "off", "direct_database_url": direct}
         settings = own | settings
