@@ -111,10 +111,10 @@ async def check_writable(connection: Connection) -> str:
     return "takes updates"
 
 
-async def check_rights(connection: Connection) -> str:
-    """Raise Fault when the user may not do what the service does. Missing tables do not count.
+async def require_rights(connection: Connection) -> str:
+    """Return the user. Raises Fault when they may not do what the service does.
 
-    Otherwise returns whether they may do more.
+    Missing tables do not count.
     """
     user, role, lost = await _row(
         connection,
@@ -141,6 +141,12 @@ async def check_rights(connection: Connection) -> str:
             remedy = "Run `listings migrate up`, or if it has nothing to do, as the owner: "
             remedy += " ".join(f"GRANT {right} TO {user};" for right in missing)
         raise Fault(f"{user} lacks " + ", ".join(map(str, missing)), remedy)
+    return str(user)
+
+
+async def check_rights(connection: Connection) -> str:
+    """Return whether the user may do more than the service does. Raises Fault when it is less."""
+    user = await require_rights(connection)
     updated = [column for right in roles.NEEDED if right.columns for column in right.columns]
     needless = await connection.fetch(_TOO_MUCH, _TABLES, updated, roles.APPLICATION)
     if needless:

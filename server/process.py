@@ -60,7 +60,7 @@ async def check(settings: Settings, database_url: str) -> None:
     """
     telemetry.wanted()
     async with inspection.connected(database_url, timeout=settings.connect_timeout) as connection:
-        await inspection.check_rights(connection)
+        await inspection.require_rights(connection)
     async with _database(settings, database_url) as database:
         await require_current(database)
 

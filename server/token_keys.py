@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class KeysUnavailable(Exception):
-    """There are no keys yet to check a token with."""
+    """It cannot be told now whether a token is signed by one of the keys."""
 
 
 class TokenKeys:
