@@ -16,7 +16,7 @@ import asyncpg
 import databases
 
 from persistence import errors
-from persistence.sqlstates import meaning
+from persistence.sqlstates import is_refusal, meaning
 from persistence.url import asyncpg_dsn
 
 _PAUSES = (0.01, 0.02, 0.04, 0.08)
@@ -124,6 +124,23 @@ class Database:
         """Run one statement and return its rows. Otherwise as ``fetch_row``."""
         rows: list[Sequence[Any]] = await self._run("fetch", sql, args)
         return rows
+
+    async def fetch_each(self, sql: str, each: Sequence[Sequence[object]]) -> list[Sequence[Any]]:
+        """Run one statement for each of several sets of parameters, and return all their rows.
+
+        They are one transaction, and one round trip. Raises RolledBack when PostgreSQL refuses one
+        of them, which is not tried again; otherwise as ``fetch_row``.
+        """
+        try:
+            async with asyncio.timeout(self._statement_timeout):
+                rows: list[Sequence[Any]] = await self._try("fetchmany", sql, (each,))
+                return rows
+        except TimeoutError as error:
+            raise errors.DatabaseTimeout("the database did not answer in time") from error
+        except errors.PersistenceError as error:
+            if is_refusal(error.__cause__):
+                raise errors.RolledBack("one of the statements was refused") from error
+            raise
 
     async def _run(self, fetch: str, sql: str, args: Sequence[object]) -> Any:
         try:

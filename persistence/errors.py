@@ -103,6 +103,10 @@ class UniqueViolation(PersistenceError):
         self.constraint = constraint
 
 
+class RolledBack(PersistenceError):
+    """PostgreSQL refused one of several statements. None of them was made."""
+
+
 class DatabaseFailure(PersistenceError):
     """The database answered with an error that nobody expected. See ``__cause__``."""
 

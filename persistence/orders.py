@@ -1,9 +1,11 @@
 """The orders of the shop, in PostgreSQL."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 
 from persistence import queries, statuses
+from persistence.batches import BatchedStatement, Batches
 from persistence.database import Database
 from persistence.errors import (
     IdempotencyKeyReused,
@@ -50,6 +52,7 @@ class OrderRepository:
         ``committed`` is called after each update that has written something.
         """
         self._database = database
+        self._batches = Batches(database)
         self._guard_status = guard_status
         self._committed = committed
 
@@ -77,14 +80,14 @@ class OrderRepository:
         if len(columns) != len(params):
             raise ValueError(f"not payment columns: {sorted(params.keys() - set(columns))}")
         within = queries.limiting(storefronts)
-        sql = queries.update_payment(columns, limited=bool(within))
+        statement = _update(columns, limited=bool(within))
         values: list[object] = [params[column] for column in columns]
         if (status := params.get("payment_status")) is not None:
             values.append(self._refusing(status))
         for _ in range(_MOST_ATTEMPTS):
             try:
-                row = await self._database.fetch_row(
-                    sql, order_id, origin.request_id, origin.caller or "", *values, *within
+                row = await self._batches.fetch_row(
+                    statement, order_id, origin.request_id, origin.caller or "", *values, *within
                 )
             except UniqueViolation as violation:
                 if violation.constraint not in _KEY_INDEXES:
@@ -171,8 +174,8 @@ class OrderRepository:
         )
         return list(map(Order._make, rows))
 
-    def _refusing(self, status: str) -> list[str]:
-        return statuses.refusing(status) if self._guard_status else []
+    def _refusing(self, status: str) -> Sequence[str]:
+        return statuses.refusing(status) if self._guard_status else ()
 
     async def _replay(self, order_id: int, params: Mapping[str, str]) -> Update | None:
         """Return the answer when the key in ``params`` was used for the same request before."""
@@ -191,6 +194,14 @@ class OrderRepository:
         if status is not None and order.payment_status in self._refusing(status):
             allowed = statuses.allowed_from(order.payment_status)
             raise PaymentStatusRefused(order.id, order.payment_status, status, allowed)
+
+
+@cache
+def _update(columns: tuple[str, ...], *, limited: bool) -> BatchedStatement:
+    return BatchedStatement(
+        queries.update_payment(columns, limited=limited),
+        queries.update_payment(columns, limited=limited, patient=False),
+    )
 
 
 def _is_same_request(event: PaymentEvent, params: Mapping[str, str]) -> bool:

@@ -78,8 +78,12 @@ def limiting(storefronts: Storefronts) -> tuple[list[int], ...]:
     return () if storefronts is None else (list(storefronts),)
 
 
+PATIENCE: Final = "20ms"
+"""How long an update that is not ``patient`` waits for a lock."""
+
+
 @cache
-def update_payment(columns: tuple[str, ...], *, limited: bool = False) -> str:
+def update_payment(columns: tuple[str, ...], *, limited: bool = False, patient: bool = True) -> str:
     """Return ``UPDATE orders SET … WHERE id = $1 … RETURNING …`` for these payment columns.
 
     ``$2`` is the request id and ``$3`` the caller, for the history. From ``$4`` on come the values
@@ -87,6 +91,8 @@ def update_payment(columns: tuple[str, ...], *, limited: bool = False) -> str:
     array of the statuses that may not become the new one. The row comes back as the fields of
     ``Order``. None comes back, and nothing is written, when there is no such order, when its
     status may not become the new one, or when its idempotency key is the new one already.
+
+    One that is not ``patient`` fails when it would have to wait for a lock for long.
 
     Raises ValueError when ``columns`` is empty or names something that is not a payment column.
     """
@@ -109,21 +115,23 @@ def update_payment(columns: tuple[str, ...], *, limited: bool = False) -> str:
         query = query.where(_orders.payment_status != refusing)
     if key := values.get("payment_idempotency_key"):
         query = query.where(_differs(_orders.payment_idempotency_key, key))
-        query = query.where(_told_to_trigger("request_fields", ",".join(columns)))
+        query = query.where(_is_set("listings.request_fields", ",".join(columns)))
     if limited:
         query = query.where(_is_of(_orders, next(numbers)))
-    query = query.where(_told_to_trigger("request_id", Parameter("$2")))
-    query = query.where(_told_to_trigger("caller", Parameter("$3")))
+    query = query.where(_is_set("listings.request_id", Parameter("$2")))
+    query = query.where(_is_set("listings.caller", Parameter("$3")))
+    if not patient:
+        query = query.where(_is_set("lock_timeout", PATIENCE))
     return str(query.returning(*_columns(_orders, OrderRecord._fields)))
 
 
-def _told_to_trigger(name: str, value: Term | str) -> Criterion:
-    """Return a condition that always holds, and that sets ``listings.<name>``.
+def _is_set(name: str, value: Term | str) -> Criterion:
+    """Return a condition that always holds, and that sets ``name`` until the transaction ends.
 
-    The trigger that writes the history reads it; it is forgotten when the transaction ends. A
-    statement of its own would be a second round trip.
+    What begins with ``listings.`` is for the trigger that writes the history. A statement of its
+    own would be a second round trip.
     """
-    return _set_config(f"listings.{name}", value, True).isnotnull()
+    return _set_config(name, value, True).isnotnull()
 
 
 @cache

@@ -24,6 +24,17 @@ _MEANINGS: Final[dict[str, tuple[Callable[[str], errors.PersistenceError], str]]
 }
 
 
+# How those begin that would meet any other statement, too, or that cancel one.
+_ABOUT_SERVER: Final = ("57", "08", "53", "25")
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Return whether PostgreSQL has refused this statement in particular, and so rolled it back."""
+    return isinstance(error, asyncpg.PostgresError) and not str(error.sqlstate).startswith(
+        _ABOUT_SERVER
+    )
+
+
 def meaning(error: Exception, *, lost: bool) -> errors.PersistenceError:
     """Return what ``error`` means. ``lost`` says that the connection is closed by now."""
     if isinstance(error, asyncpg.UniqueViolationError):

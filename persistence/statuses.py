@@ -31,11 +31,15 @@ MOVES: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
 """What each known status may become, besides staying as it is."""
 
 
-def refusing(status: str) -> list[str]:
+_REFUSING: Final = {
+    status: [each for each, next_ones in MOVES.items() if status not in (each, *next_ones)]
+    for status in MOVES
+}
+
+
+def refusing(status: str) -> Sequence[str]:
     """Return the statuses that may not become ``status``; none, when it is not a known one."""
-    if status not in MOVES:
-        return []
-    return [each for each, next_ones in MOVES.items() if status not in (each, *next_ones)]
+    return _REFUSING.get(status, ())
 
 
 def allowed_from(status: str) -> list[str]:

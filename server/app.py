@@ -23,6 +23,7 @@ from server.codec import StrictJSONCodec
 from server.compression import CompressionInterceptor
 from server.cors import cors
 from server.deadlines import DeadlineInterceptor
+from server.direct import DirectMethods
 from server.errors import ErrorInterceptor, overloaded
 from server.gauges import show_state
 from server.gen.grpc_health.v1.health_connect import Health, HealthASGIApplication
@@ -51,6 +52,8 @@ class Application(NamedTuple):
     asgi: Starlette
     turn_away: TurnAway
     """Answers in its place when it has too much to do."""
+    direct: DirectMethods
+    """Answers in its place what most calls are."""
     every_second: Callable[[], object]
     """To be called about once a second, and at the end."""
 
@@ -125,13 +128,14 @@ def create_app(  # noqa: PLR0913 - its parts
     )
     # It would be for targets that are no path, and fails where their query is no text.
     app.router.redirect_slashes = False
+    direct = DirectMethods(orders, [f"{orders.path}/UpdateOrderPayment"], admission, limit)
     gate = GrpcGate(admission, orders.path, refusal, calls.dropped)
 
     def every_second() -> None:
         metrics.look()
         admission.tell()
 
-    return Application(app, gate, every_second)
+    return Application(app, gate, direct, every_second)
 
 
 def _verifier(settings: Settings, keys: Keys) -> TokenVerifier:

@@ -19,6 +19,9 @@ from server.http2_frames import FrameAllowance
 
 Send: TypeAlias = Callable[[ASGISendEvent], Awaitable[None]]
 
+Direct: TypeAlias = Callable[["PacedH2Protocol", zttp.Request], Any]
+"""Begins what answers a request in place of the application, or returns None."""
+
 # RFC 9113, section 7.
 NO_ERROR = 0x0
 PROTOCOL_ERROR = 0x1
@@ -38,10 +41,18 @@ class PacedH2Protocol(ZttpH2Protocol):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.direct: Direct | None = None
+        self.client_address: str | None = None
         self.allowance = FrameAllowance(self.loop.time)
         self.heard = asyncio.Event()
         self.unread: dict[int, RequestResponseCycle] = {}
         """Streams whose answer is given, and waited for the client's window at the time."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin."""
+        super().connection_made(transport)
+        if self.client is not None:
+            self.client_address = "{}:{}".format(*self.client)
 
     def data_received(self, data: bytes) -> None:
         """Act upon the frames in ``data``."""
@@ -54,7 +65,23 @@ class PacedH2Protocol(ZttpH2Protocol):
         self.heard.set()
 
     def run_application(self, event: zttp.Request) -> None:
-        """Run the application for a new stream."""
+        """Run the application for a new stream, or what answers in its place."""
+        if self.direct is not None and (call := self.direct(self, event)) is not None:
+            self.cycles[event.stream_id] = call
+        else:
+            self._run_cycle(event)
+
+    def hand_over(self, event: zttp.Request, call: Any) -> None:
+        """Run the application for a stream that was begun by ``call`` in its place."""
+        # While the connection ends, uvicorn would refuse a stream that begins; this one has begun.
+        ending, self.shutdown_requested = self.shutdown_requested, False
+        self._run_cycle(event)
+        self.shutdown_requested = ending
+        cycle = self.cycles[event.stream_id]
+        cycle.body, cycle.more_body = call.body, call.more_body
+        cycle.message_event.set()
+
+    def _run_cycle(self, event: zttp.Request) -> None:
         try:
             super().handle_request(event)
             cycle = self.cycles[event.stream_id]
@@ -74,16 +101,21 @@ class PacedH2Protocol(ZttpH2Protocol):
     ) -> None:
         """Send a part of a response, and wait until the client has read what went before."""
         await send(message)
-        self.allowance.earn_for_answer(
-            len(message["body"]) if message["type"] == "http.response.body" else 0
+        pending = self.sent(
+            cycle, len(message["body"]) if message["type"] == "http.response.body" else 0
         )
-        pending = cycle.stream.pending_bytes or 0
-        if pending and cycle.response_complete:
-            self.unread[cycle.stream.stream_id] = cycle
         while pending > MOST_PENDING and not (cycle.disconnected or self.transport.is_closing()):
             self.heard.clear()
             await self.heard.wait()
             pending = cycle.stream.pending_bytes or 0
+
+    def sent(self, cycle: Any, size: int) -> int:
+        """Take note of ``size`` bytes of an answer. Return how many wait for the client to read."""
+        self.allowance.earn_for_answer(size)
+        pending: int = cycle.stream.pending_bytes or 0
+        if pending and cycle.response_complete:
+            self.unread[cycle.stream.stream_id] = cycle
+        return pending
 
     def give_up(self, cycle: RequestResponseCycle, error_code: int) -> None:
         """End a stream whose client keeps us waiting."""

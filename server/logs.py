@@ -61,6 +61,9 @@ _QUOTED: Final = tuple(
     )
 )
 
+# One encoder for all entries: to make it takes longer than to use it.
+_to_json: Final = json.JSONEncoder(default=repr).encode
+
 # A JSON Web Token, or what is left of one: base64url of '{"', a dot, and so on.
 _TOKEN: Final = re.compile(r"eyJ[\w-]{8,}(\.[\w-]*)*")
 
@@ -82,7 +85,7 @@ def configure(level: str = "info", form: str = AUTO) -> None:
     ]
     render: Processor
     if as_json:
-        render = structlog.processors.JSONRenderer(serializer=_as_json)
+        render = _render_json
     else:
         before.append(_escape)
         render = structlog.dev.ConsoleRenderer(
@@ -190,6 +193,6 @@ def _escape(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict
     return entry
 
 
-def _as_json(entry: EventDict, **options: Any) -> str:
+def _render_json(_logger: WrappedLogger, _method: str, entry: EventDict) -> str:
     first = {name: entry.pop(name, None) for name in ("timestamp", "level", "event")}
-    return json.dumps({**first, **entry}, default=options["default"])
+    return _to_json({**first, **entry})

@@ -9,6 +9,7 @@ from uvicorn.protocols.http.auto_zttp_impl import AutoZttpProtocol
 
 from server.http1 import BoundedH1Protocol
 from server.http2 import RecyclingH2Protocol, TurnAway
+from server.http2_streams import Direct
 
 
 class OnePortProtocol(AutoZttpProtocol):
@@ -21,20 +22,28 @@ class OnePortProtocol(AutoZttpProtocol):
     h1_protocol: ClassVar[type[BoundedH1Protocol]] = BoundedH1Protocol
     h2_protocol: ClassVar[type[RecyclingH2Protocol]] = RecyclingH2Protocol
     turn_away: ClassVar[TurnAway | None] = None
+    direct: ClassVar[Direct | None] = None
 
     below_tls: asyncio.Transport | None = None
     """The transport that carries TLS, if this is a connection over TLS."""
 
     @classmethod
-    def of(cls, turn_away: TurnAway, max_request_bytes: int) -> type[OnePortProtocol]:
+    def of(
+        cls, turn_away: TurnAway, direct: Direct, max_request_bytes: int
+    ) -> type[OnePortProtocol]:
         """Return this protocol for an application.
 
-        ``turn_away`` has a word for HTTP/2 requests that do not need the application. Over
-        HTTP/1.1, a request of ``max_request_bytes`` may come ahead of the answer to another.
+        ``turn_away`` has a word for HTTP/2 requests that do not need the application, and
+        ``direct`` for those that can do without ASGI. Over HTTP/1.1, a request of
+        ``max_request_bytes`` may come ahead of the answer to another.
         """
         most_ahead = cls.h1_protocol.most_ahead + max_request_bytes
         h1_protocol = type(cls.h1_protocol.__name__, (cls.h1_protocol,), {"most_ahead": most_ahead})
-        own = {"turn_away": staticmethod(turn_away), "h1_protocol": h1_protocol}
+        own = {
+            "turn_away": staticmethod(turn_away),
+            "direct": staticmethod(direct),
+            "h1_protocol": h1_protocol,
+        }
         return type(cls.__name__, (cls,), own)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -66,6 +75,7 @@ class OnePortProtocol(AutoZttpProtocol):
         )
         if isinstance(protocol, RecyclingH2Protocol):
             protocol.turn_away = type(self).turn_away
+            protocol.direct = type(self).direct
         protocol.wire = self.wire
         self.transport.set_protocol(protocol)
         protocol.connection_made(self.transport)

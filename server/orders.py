@@ -61,10 +61,9 @@ class OrderHandler(OrderService):
         ctx: RequestContext[UpdateOrderPaymentRequest, UpdateOrderPaymentResponse],
     ) -> UpdateOrderPaymentResponse:
         """Write the payment fields that are set in ``request``."""
-        # A payment field has the same name in the request as in the table.
-        params = {
-            name: getattr(request, name) for name in PAYMENT_COLUMNS if request.has_field(name)
-        }
+        # A payment field has the same name in the request as in the table. One that is not set
+        # reads as empty, and one that is set to that the rules in the proto have refused.
+        params = {name: value for name in PAYMENT_COLUMNS if (value := getattr(request, name))}
         caller = principal.get()
         origin = Origin(request_id(ctx), caller and caller.subject)
         try:

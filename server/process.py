@@ -142,7 +142,7 @@ async def serve(
 
 
 def _config(app: Application, settings: Settings, tls: TLS | None) -> uvicorn.Config:
-    protocol = OnePortProtocol.of(app.turn_away, settings.max_request_bytes)
+    protocol = OnePortProtocol.of(app.turn_away, app.direct, settings.max_request_bytes)
     return uvicorn.Config(
         app.asgi,
         http=HandshakeProtocol.before(protocol, tls) if tls else protocol,

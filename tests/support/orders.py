@@ -2,7 +2,8 @@
 
 import atexit
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,14 @@ class Orders:
         sets = ", ".join(f"{name} = %({name})s" for name in values)
         statement = f"UPDATE orders SET {sets} WHERE id = %(id)s RETURNING id"
         _only_row(self.url, statement, values | {"id": order_id})
+
+    @contextmanager
+    def locked(self, order_id: int) -> Iterator[None]:
+        """Keep every update of that order waiting meanwhile."""
+        with psycopg.connect(self.url) as holder:
+            holder.execute("SELECT FROM orders WHERE id = %s FOR UPDATE", (order_id,))
+            yield
+            holder.rollback()
 
     def slow_down(self, seconds: float) -> None:
         """Make each update of an order take that long in PostgreSQL, or longer."""

@@ -1,0 +1,228 @@
+"""Updates that are made together: nobody can tell, except by speed."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AsyncExitStack, asynccontextmanager
+from random import Random
+
+import psycopg
+import pytest
+
+from persistence import errors
+from persistence.orders import OrderRepository
+from persistence.records import Origin, Update
+from tests.support import databases
+from tests.support.load import eventually
+from tests.support.orders import Orders
+
+pytestmark = pytest.mark.anyio
+
+CONNECTIONS, LIMIT = 6, 5.0
+SOON = LIMIT / 2  # long before a time-out
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[OrderRepository]:
+    pool = databases.pool(url, max_connections=CONNECTIONS, statement_timeout=LIMIT)
+    async with pool as database:
+        yield OrderRepository(database)
+
+
+@pytest.fixture
+async def repository(database_url: str) -> AsyncIterator[OrderRepository]:
+    async with opened(database_url) as repository:
+        yield repository
+
+
+@pytest.fixture
+def orders(database_url: str) -> Orders:
+    return Orders(database_url)
+
+
+def pay(
+    repository: OrderRepository, order_id: int, request_id: str = "r", **params: str
+) -> Awaitable[Update]:
+    wanted = {"payment_status": "paid"} | params
+    return repository.update_payment_info(order_id, wanted, Origin(request_id))
+
+
+def transactions(orders: Orders, order_ids: list[int]) -> int:
+    ids = ",".join(map(str, order_ids))
+    statement = "SELECT count(DISTINCT transaction_id) FROM order_payment_events"
+    return int(orders.value(f"{statement} WHERE order_id IN ({ids})"))
+
+
+async def test_they_share_a_commit_and_nothing_else(
+    repository: OrderRepository, orders: Orders
+) -> None:
+    order_ids = [orders.add() for _ in range(16)]
+    answers = await asyncio.gather(
+        *(
+            pay(repository, each, f"request {each}", payment_transaction_id=f"txn_{each}")
+            for each in order_ids
+        )
+    )
+    assert transactions(orders, order_ids) == 1
+    for order_id, answer in zip(order_ids, answers, strict=True):
+        assert answer.order.id == order_id
+        assert answer.order.payment_transaction_id == f"txn_{order_id}"
+        assert orders.row(order_id)["payment_transaction_id"] == f"txn_{order_id}"
+        statement = "SELECT request_id FROM order_payment_events WHERE order_id ="
+        assert orders.value(f"{statement} {order_id}") == f"request {order_id}"
+
+
+async def test_each_has_its_own_error(repository: OrderRepository, orders: Orders) -> None:
+    """One is not there, one may not, and three make PostgreSQL refuse what the others asked for."""
+    fine = [orders.add() for _ in range(4)]
+    refunded = orders.add(payment_status="refunded")
+    taken = orders.add(payment_idempotency_key="taken")
+    others = [orders.add() for _ in range(3)]
+    answers = await asyncio.gather(
+        *(pay(repository, each, payment_idempotency_key=f"key {each}") for each in fine),
+        pay(repository, refunded, payment_idempotency_key="key of one that may not"),
+        pay(repository, 10**15, payment_idempotency_key="key of none"),
+        pay(repository, others[0], payment_idempotency_key="taken"),
+        pay(repository, others[1], payment_idempotency_key="x" * 256),
+        pay(repository, others[2], payment_idempotency_key="a\0b"),
+        return_exceptions=True,
+    )
+    assert [type(each) for each in answers] == [
+        *[Update] * 4,
+        errors.PaymentStatusRefused,
+        errors.OrderNotFound,
+        errors.IdempotencyKeyReused,
+        errors.InvalidValue,
+        errors.InvalidValue,
+    ]
+    assert [orders.row(each)["payment_status"] for each in fine] == ["paid"] * 4
+    assert not any(answer.replayed for answer in answers if isinstance(answer, Update))
+    untouched = [orders.row(each)["payment_status"] for each in (refunded, taken, *others)]
+    assert untouched == ["refunded", *["pending"] * 4]
+
+
+async def test_of_two_with_one_key_one_is_made(repository: OrderRepository, orders: Orders) -> None:
+    order_ids = [orders.add() for _ in range(6)]
+    answers = await asyncio.gather(
+        *(pay(repository, each, payment_idempotency_key="one") for each in order_ids),
+        return_exceptions=True,
+    )
+    assert sorted(type(each).__name__ for each in answers) == [
+        *["IdempotencyKeyReused"] * 5,
+        "Update",
+    ]
+    paid = [each for each in order_ids if orders.row(each)["payment_status"] == "paid"]
+    assert len(paid) == 1
+
+
+async def test_one_order_many_times(repository: OrderRepository, orders: Orders) -> None:
+    order_id = orders.add()
+    answers = await asyncio.gather(
+        *(pay(repository, order_id, payment_transaction_id=f"txn_{each}") for each in range(30))
+    )
+    assert [each.order.payment_transaction_id for each in answers] == [
+        f"txn_{each}" for each in range(30)
+    ]
+    assert orders.value("SELECT count(*) FROM order_payment_events") == 30
+
+
+async def test_only_one_waits_for_a_lock(repository: OrderRepository, orders: Orders) -> None:
+    held, *others = [orders.add() for _ in range(10)]
+    with orders.locked(held):
+        waiting = asyncio.ensure_future(pay(repository, held))
+        async with asyncio.timeout(SOON):
+            await asyncio.gather(*(pay(repository, each) for each in others))
+        assert not waiting.done()
+    assert (await waiting).order.payment_status == "paid"
+
+
+async def test_those_who_wait_do_not_keep_the_next(
+    repository: OrderRepository, orders: Orders
+) -> None:
+    """More of them than batches at a time."""
+    held, other = orders.add(), orders.add()
+    with orders.locked(held):
+        waiting = []
+        for number in range(CONNECTIONS - 1):
+            waiting.append(asyncio.ensure_future(pay(repository, held)))
+            await eventually(lambda n=number: lock_waits(orders) == n + 1)  # type: ignore[misc]
+        async with asyncio.timeout(SOON):
+            await pay(repository, other)
+        assert not any(each.done() for each in waiting)
+    await asyncio.gather(*waiting)
+
+
+def lock_waits(orders: Orders) -> int:
+    statement = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    return int(orders.value(f"{statement} AND datname = current_database()"))
+
+
+async def test_one_who_goes_away_takes_nobody_along(
+    repository: OrderRepository, orders: Orders
+) -> None:
+    order_ids = [orders.add() for _ in range(8)]
+    calls = [asyncio.ensure_future(pay(repository, each)) for each in order_ids]
+    await asyncio.sleep(0)  # they have asked, and nothing is sent yet
+    calls[0].cancel()
+    await asyncio.sleep(0)  # now it is
+    calls[1].cancel()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(each) for each in answers] == [*[asyncio.CancelledError] * 2, *[Update] * 6]
+    await asyncio.gather(*(pay(repository, each) for each in order_ids))
+
+
+async def test_each_keeps_its_time(repository: OrderRepository, orders: Orders) -> None:
+    """One that has run out of it in a batch does not wait for the others."""
+    orders.slow_down(0.3)
+    order_ids = [orders.add() for _ in range(4)]
+
+    began = time.monotonic()
+    calls = [asyncio.ensure_future(pay(repository, each)) for each in order_ids]
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await calls[0]
+    assert time.monotonic() - began < 0.3
+    answers = await asyncio.gather(*calls[1:])
+    assert [each.order.payment_status for each in answers] == ["paid"] * 3
+
+
+async def test_a_connection_that_is_lost(repository: OrderRepository, orders: Orders) -> None:
+    """All of a batch are told that they cannot know, and either all were made or none."""
+    orders.slow_down(0.2)
+    order_ids = [orders.add() for _ in range(5)]
+    calls = [asyncio.ensure_future(pay(repository, each)) for each in order_ids]
+    sleeping = "wait_event = 'PgSleep' AND datname = current_database()"
+    count = f"SELECT count(*) FROM pg_stat_activity WHERE {sleeping}"
+    await eventually(lambda: orders.value(count))
+    with psycopg.connect(orders.url, autocommit=True) as connection:
+        connection.execute(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {sleeping}".encode()
+        )
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(each) for each in answers} == {errors.DatabaseUnavailable}
+    assert {orders.row(each)["payment_status"] for each in order_ids} == {"pending"}
+
+
+async def test_processes_do_not_lock_each_other_out(database_url: str, orders: Orders) -> None:
+    """Three pools update the same orders, each in an order of its own, and with few keys."""
+    order_ids = [orders.add() for _ in range(12)]
+
+    async def work(repository: OrderRepository, seed: int) -> int:
+        random, made = Random(seed), 0
+        for number in range(25):
+            chosen = random.sample(order_ids, 8)
+            made += len(
+                await asyncio.gather(
+                    *(
+                        pay(repository, each, payment_transaction_id=f"{seed} {number} {each}")
+                        for each in chosen
+                    )
+                )
+            )
+        return made
+
+    async with AsyncExitStack() as stack:
+        pools = [await stack.enter_async_context(opened(database_url)) for _ in range(3)]
+        made = await asyncio.gather(*(work(each, seed) for seed, each in enumerate(pools)))
+    assert sum(made) == 3 * 25 * 8
+    assert orders.value("SELECT count(*) FROM order_payment_events") == sum(made)

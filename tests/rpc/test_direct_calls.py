@@ -1,0 +1,194 @@
+"""gRPC's direct way to an update answers what the usual way does, to whatever comes by it.
+
+A call with an empty header grpc-encoding goes the usual way, and is otherwise the same.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest, UpdateOrderPaymentResponse
+from tests.support import http2
+from tests.support.answers import Answer, Client
+from tests.support.callers import path
+from tests.support.codes import OK
+from tests.support.http2 import DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM
+from tests.support.load import eventually
+from tests.support.orders import Orders
+from tests.support.raw import envelope
+from tests.support.service import Service
+
+PATH: Final = path(UpdateOrderPaymentRequest()).encode()
+USUAL: Final = (b"grpc-encoding", b"")
+MISSING: Final = 10**15
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class Told(NamedTuple):
+    """What an answer says, without what differs from call to call."""
+
+    code: str
+    headers: dict[str, str]
+    trailers: dict[str, str]
+    order_id: int | None
+
+
+@pytest.fixture(scope="module")
+def order_id(orders: Orders) -> int:
+    return orders.add()
+
+
+def told(answer: Answer) -> Told:
+    headers = dict(answer.headers)
+    for name in ("date", "x-request-id", "grpc-encoding"):
+        headers.pop(name, None)
+    order_id = None
+    if answer.code == OK:
+        response = UpdateOrderPaymentResponse.from_binary(answer.body[5:])
+        order_id = response.order.id if response.order else None
+    return Told(answer.code, headers, answer.trailers, order_id)
+
+
+def was_direct(answer: Answer) -> bool:
+    return "grpc-encoding" not in answer.headers
+
+
+async def both_ways(
+    running: Service, chunks: Sequence[bytes], headers: Headers = (), *, apart: bool = False
+) -> tuple[Answer, Answer]:
+    """Send a call in these DATA frames by each way: all of it at once, or each frame ``apart``."""
+    async with http2.connected(running) as (reader, writer):
+        client = Client(reader, writer)
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        client.send(http2.SETTINGS)
+        for stream_id, more in ((1, ()), (3, (USUAL,))):
+            block = http2.header_block(
+                PATH, *({b"content-type": b"application/grpc"} | dict(headers)).items(), *more
+            )
+            client.send(HEADERS, END_HEADERS, stream_id, block)
+            for number, chunk in enumerate(chunks, start=1):
+                if apart:
+                    await writer.drain()
+                    await asyncio.sleep(0.002)  # or they would be read at once
+                client.send(DATA, END_STREAM * (number == len(chunks)), stream_id, chunk)
+        async with asyncio.timeout(10):
+            await client.until(lambda: client.over >= {1, 3})
+        return client.answers[1], client.answers[3]
+
+
+def wanted(order_id: int, **values: str) -> bytes:
+    return UpdateOrderPaymentRequest(order_id=order_id, **values).to_binary()
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["at-once", "apart"])
+def test_what_is_whole_goes_directly(running: Service, order_id: int, apart: bool) -> None:
+    body = envelope(wanted(order_id, payment_status="paid"))
+    chunks = [body[:3], body[3:9], b"", body[9:]] if apart else [body]
+    direct, usual = asyncio.run(both_ways(running, chunks, apart=apart))
+    assert was_direct(direct)
+    assert not was_direct(usual)
+    assert told(direct) == told(usual)
+    assert told(direct).code == "ok"
+    assert told(direct).order_id == order_id
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (envelope(wanted(MISSING, payment_status="paid")), "not_found"),
+        (envelope(wanted(1)), "invalid_argument"),
+        (envelope(wanted(0, payment_status="x" * 99)), "invalid_argument"),
+        (envelope(b"\xff\xff\xff"), "invalid_argument"),
+        (envelope(b""), "invalid_argument"),
+        (envelope(wanted(1, payment_status="paid")) * 2, "unimplemented"),
+        (b"", "unimplemented"),
+        (b"\0\0\0", "invalid_argument"),
+        (envelope(b"", announced=9), "invalid_argument"),
+        (envelope(b"abc", announced=1), "invalid_argument"),
+        (envelope(b"x" * 70_000), "resource_exhausted"),
+    ],
+)
+def test_what_is_refused(running: Service, body: bytes, code: str) -> None:
+    chunks = [body[n : n + 16_000] for n in range(0, len(body), 16_000)] or [b""]
+    direct, usual = asyncio.run(both_ways(running, chunks))
+    assert told(direct) == told(usual)
+    assert told(direct).code == code
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        (b"grpc-timeout", b"soon", "invalid_argument"),
+        (b"grpc-timeout", b"0n", "deadline_exceeded"),
+        (b"x-request-id", b"not one", "invalid_argument"),
+        (b"x-other", "ö".encode(), "invalid_argument"),
+        (b"content-type", b"application/grpc+proto", "ok"),
+        (b"content-type", b"application/grpc+json", "invalid_argument"),
+    ],
+)
+def test_headers(running: Service, order_id: int, name: bytes, value: bytes, code: str) -> None:
+    body = envelope(wanted(order_id, payment_status="paid"))
+    direct, usual = asyncio.run(both_ways(running, [body], [(name, value)]))
+    assert told(direct) == told(usual)
+    assert told(direct).code == code
+
+
+@given(
+    parts=st.lists(
+        st.one_of(
+            st.just(envelope(wanted(MISSING, payment_status="paid"))),
+            st.builds(
+                lambda message, flags, announced: envelope(
+                    message, flags=flags, announced=announced
+                ),
+                st.binary(max_size=12),
+                st.sampled_from((0, 0, 0, 1, 2, 0x80)),
+                st.sampled_from((None, None, 3, 2**31)),
+            ),
+            st.binary(max_size=8),
+        ),
+        min_size=1,
+        max_size=2,
+    ),
+    cuts=st.lists(st.integers(0, 60), max_size=4),
+)
+def test_whatever_the_body(running: Service, parts: list[bytes], cuts: list[int]) -> None:
+    body = b"".join(parts)
+    edges = [0, *sorted(min(each, len(body)) for each in cuts), len(body)]
+    chunks = [body[start:end] for start, end in itertools.pairwise(edges)]
+    direct, usual = asyncio.run(both_ways(running, chunks))
+    assert told(direct) == told(usual)
+
+
+def test_one_who_goes_away(running: Service, orders: Orders) -> None:
+    """Before the request is whole, and while its update waits for somebody else's."""
+    held = orders.add()
+
+    async def go_away() -> None:
+        async with http2.connected(running) as (reader, writer):
+            client = Client(reader, writer)
+            writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            client.send(http2.SETTINGS)
+            block = http2.header_block(PATH, (b"content-type", b"application/grpc"))
+            for stream_id in (1, 3, 5):
+                client.send(HEADERS, END_HEADERS, stream_id, block)
+            body = envelope(wanted(held, payment_status="paid"))
+            client.send(DATA, END_STREAM, 3, body)
+            client.send(DATA, 0, 5, body)
+            await eventually(lambda: running.metric("listings_rpcs_in_flight") == 1)
+            for stream_id in (1, 3, 5):
+                client.send(RST_STREAM, 0, stream_id, http2.CANCEL.to_bytes(4))
+            await eventually(lambda: running.metric("listings_rpcs_in_flight") == 0)
+
+    with orders.locked(held):
+        asyncio.run(go_away())
+    assert orders.row(held)["payment_status"] == "pending"
+    method = PATH.decode().lstrip("/")
+    series = {"method": method, "code": "canceled", "protocol": "grpc"}
+    assert running.metric("listings_rpcs_total", **series) >= 1
