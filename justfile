@@ -62,6 +62,7 @@ seed *args: generate
 
 # Measure the service beside its peers
 bench *args: generate
+    @uv pip install --quiet --require-hashes --requirement requirements/bench.txt
     @exec python -m benchmarks "$@"
 
 # List the packages that the service brings along, with their licences
@@ -83,3 +84,5 @@ lock *args:
     {{ compile }} --extra otel --output-file requirements/service.txt "$@"
     {{ compile }} --extra embedded --extra otel --group dev --constraint requirements/service.txt \
         --output-file requirements/dev.txt "$@"
+    {{ compile }} --group bench --constraint requirements/dev.txt \
+        --output-file requirements/bench.txt "$@"

@@ -1,80 +1,105 @@
 """The command line: ``python -m benchmarks``, or ``./justw bench``."""
 
-import json
 import signal
 import sys
-import tempfile
-from dataclasses import asdict
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import click
 import psycopg
 
-from benchmarks import report
-from benchmarks.contestants import contestants
-from benchmarks.database import prepared
-from benchmarks.measuring import Plan, measure
-from benchmarks.processes import BenchmarkError
-from benchmarks.tokens import token_costs
+from benchmarks import report, results
+from benchmarks.errors import BenchmarkError
+from benchmarks.running import PARTS, Wanted, measured
+from benchmarks.wire import FEWEST_ORDERS
 from persistence.errors import PersistenceError
 
 _NOTES = """
-Median (lowest..highest) of the rounds; ratios are taken round by round. Less is better, but for
-calls a second. CPU is user and system time, start is from starting the process to the end of its
-first call, memory is resident memory. The load shares the machine with what it measures, which
-shows in calls a second and in latency more than in CPU a call.
+Median (lowest..highest) of the rounds; ratios are taken round by round. CPU is user and system
+time, by the accounting of the operating system, of all processes of the server and of PostgreSQL.
+Calls a second are those of a closed loop with 32 callers, latencies those of calls by the clock at
+half of that rate. Memory is resident memory after the round; start is from starting the process to
+the end of its first call. Everybody shares the machine with the load, which shows in calls a second
+and in latency more than in CPU a call. The load comes from h2load over HTTP/2 and from wrk over
+HTTP/1.1, latencies over HTTP/1.1 from h2load as well. h2load cannot send a key of its own with each
+call: those over HTTP/2 come from a Python program, which takes more of the machine. Over HTTP/1.1
+and HTTP/2, calls a second are therefore not to be compared, nor with and without keys.
 """
+_QUICK: dict[str, Any] = {
+    "rounds": 1,
+    "seconds": 0.5,
+    "orders": (10_000, 100_000),
+    "memory_calls": 20_000,
+}
 
 _count = click.IntRange(min=1)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--orders", type=_count, default=100_000, help="Orders in the table.")
-@click.option("--requests", type=_count, default=2_000, help="Calls to each contestant a round.")
-@click.option("--rounds", type=_count, default=7, help="Rounds that count, after a warm-up.")
-@click.option("--concurrency", type=_count, default=10, help="Calls at a time.")
 @click.option(
-    "--output", type=click.File("w", lazy=False), help="Write all figures there, as JSON."
+    "--contestant",
+    "contestants",
+    multiple=True,
+    help="Only this one; a name, or a pattern as 'listings-*'. May be given several times.",
 )
-def main(
-    orders: int, requests: int, rounds: int, concurrency: int, output: "IO[str] | None"
-) -> None:
+@click.option(
+    "--part",
+    "parts",
+    type=click.Choice(PARTS),
+    multiple=True,
+    default=PARTS,
+    show_default=False,
+    help="Only this part. May be given several times.",
+)
+@click.option("--rounds", type=_count, default=3, help="Rounds of everything.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    help="How long a load lasts, about.",
+)
+@click.option(
+    "--orders",
+    type=click.IntRange(min=FEWEST_ORDERS),
+    multiple=True,
+    default=(100_000, 10_000_000),
+    help="Orders in the table; several for the cost by table size, and all else with the first.",
+)
+@click.option(
+    "--memory-calls", type=_count, default=1_000_000, help="Calls after which memory is compared."
+)
+@click.option("--quick", is_flag=True, help="Small numbers for all of these: does it work?")
+@click.option(
+    "--write", is_flag=True, help="Write the figures into benchmarks/RESULTS.md, with plots."
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write RESULTS.md, plots and all figures as JSON into this directory.",
+)
+def main(quick: bool, write: bool, output: Path | None, **options: Any) -> None:
     """Measure the service beside what its users would write instead.
 
     Updates random orders, with an embedded PostgreSQL, or the server that LISTINGS_DATABASE_URL
-    names; there in a database of its own, which is dropped at the end. Ends with 1 when any call
+    names; there in databases of its own, which are dropped at the end. Ends with 1 when any call
     fails.
     """
     # The default would end the process on the spot, and leave what it has started running.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(1))
-    plan = Plan(rounds, requests, concurrency)
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, lambda *_: sys.exit(1))
+    wanted = Wanted(**options | (_QUICK if quick else {}))
+    directories = [each for each in (output, Path(__file__).parent if write else None) if each]
     try:
-        with tempfile.TemporaryDirectory(prefix="listings-bench-") as name:
-            scratch = Path(name)
-            all_contestants = contestants(scratch)
-            _say(f"Preparing {orders:,} orders")
-            with prepared(orders) as database:
-                environment = report.environment(database.version)
-                results = measure(all_contestants, plan, database, scratch, _say)
-            tokens = token_costs(scratch)
+        run = measured(wanted, _say)
+        for directory in directories:
+            results.write(run, _NOTES, directory)
     except (BenchmarkError, PersistenceError, psycopg.Error) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"\n{report.text(all_contestants, results)}\n{_NOTES}")
-    click.echo(
-        f"{orders:,} orders, {rounds} rounds of {requests:,} calls, {concurrency} calls at a time\n"
-        + ", ".join(f"{name} {value}" for name, value in environment.items())
-    )
-    for name, (new, seen) in tokens.items():
-        click.echo(
-            f"A token by {name}: {seen * 1e6:.1f} us if seen before, {new * 1e6:.0f} us if new"
-        )
-    if output:
-        parameters = {"orders": orders, **asdict(plan)}
-        kept = {"environment": environment, "parameters": parameters, "results": results}
-        kept["tokens"] = tokens
-        output.write(json.dumps(kept, indent=2) + "\n")
+    for table in report.tables(run):
+        click.echo(f"\n{table.text()}")
+    click.echo(_NOTES)
+    for values in (run.parameters, run.environment):
+        click.echo(", ".join(f"{name} {value}" for name, value in values.items()))
 
 
 def _say(line: str) -> None:

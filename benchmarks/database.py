@@ -1,22 +1,59 @@
 """The database of a run: its own, filled with orders, and gone afterwards."""
 
-import asyncio
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final, LiteralString
 from urllib.parse import urlsplit, urlunsplit
 
 import psutil
 import psycopg
 from psycopg import sql
 
-from persistence import embedded, migrations, seeding
+from benchmarks.errors import BenchmarkError
+from benchmarks.filling import fill
+from persistence import embedded, migrations
 from persistence.roles import APPLICATION
+
+_LEAVE_SECONDS: Final = 20.0
+
+_CONNECTED: Final = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+        AND backend_type IN ('client backend', 'parallel worker')
+"""
+
+_COUNTS: Final = """
+    SELECT
+        (SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'orders'),
+        (SELECT n_tup_ins FROM pg_stat_user_tables WHERE relname = 'order_payment_events'),
+        (SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database())
+"""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What PostgreSQL has counted in a database: rows changed and entered, and rollbacks.
+
+    What was rolled back is counted as well.
+    """
+
+    updates: int
+    events: int
+    rollbacks: int
+
+    def __sub__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.updates - other.updates,
+            self.events - other.events,
+            self.rollbacks - other.rollbacks,
+        )
 
 
 @dataclass(frozen=True)
@@ -43,26 +80,48 @@ class OrderDatabase:
         switch = "ENABLE" if history else "DISABLE"
         self.connection.execute(f"ALTER TABLE orders {switch} TRIGGER USER")
 
+    def counts(self) -> Counts:
+        """Return what was written so far, once nobody but us is connected.
+
+        PostgreSQL's processes tell what they have counted when they end, at the latest.
+        """
+        deadline = time.monotonic() + _LEAVE_SECONDS
+        while self._value(_CONNECTED):
+            if time.monotonic() > deadline:
+                raise BenchmarkError("a server has ended, and its connections have not")
+            time.sleep(0.01)
+        self.connection.execute("SELECT pg_stat_force_next_flush()")
+        return Counts(*self._row(_COUNTS))
+
+    def _value(self, statement: LiteralString) -> Any:
+        return self._row(statement)[0]
+
+    def _row(self, statement: LiteralString) -> tuple[Any, ...]:
+        row = self.connection.execute(statement).fetchone()
+        assert row is not None
+        return row
+
 
 @contextmanager
-def prepared(orders: int) -> Iterator[OrderDatabase]:
-    """Make the database, and drop it at the end.
+def postgres() -> Iterator[str]:
+    """Yield the URL of a server.
 
-    The server is the one that LISTINGS_DATABASE_URL names, by a role that may create databases and
-    roles, or else an embedded one that runs meanwhile.
+    It is the one that LISTINGS_DATABASE_URL names, by a role that may create databases and roles,
+    or else an embedded one that runs meanwhile.
     """
+    given = os.environ.get("LISTINGS_DATABASE_URL")
+    with nullcontext(given) if given else _embedded() as url:
+        yield url
+
+
+@contextmanager
+def prepared(server: str, orders: int) -> Iterator[OrderDatabase]:
+    """Make the database, and drop it at the end."""
     with ExitStack() as stack:
-        server = os.environ.get("LISTINGS_DATABASE_URL") or stack.enter_context(_embedded())
         url = stack.enter_context(_own_database(server))
         migrations.up(url)
-        asyncio.run(seeding.seed(url, orders, lambda _: None))
         connection = stack.enter_context(psycopg.connect(url, autocommit=True))
-        # So that each of them may be paid: by the rules, what was refunded stays refunded.
-        connection.execute(
-            "UPDATE orders SET payment_status = 'paid' WHERE payment_status = 'refunded'"
-        )
-        # Between rounds, we do it; in the midst of one, it would be charged to whoever is measured.
-        connection.execute("ALTER TABLE orders SET (autovacuum_enabled = false)")
+        fill(connection, orders)
         yield OrderDatabase(
             stack.enter_context(_for_service(connection, url)),
             orders,

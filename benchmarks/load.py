@@ -1,6 +1,9 @@
-"""The load: a process of its own that calls a server and keeps the time.
+"""The load that neither h2load nor wrk can make: a process of its own that calls a server.
 
     python -m benchmarks.load
+
+It makes the calls over HTTP/2 with a key of their own, because h2load cannot, and the first call of
+each server, because it knows an order from an error.
 
 Reads jobs from its input, one JSON object a line, and answers each with a line: the ``Timing``, or
 the error that ended the job. Every job opens its own connections. It runs apart from the rest so
@@ -15,49 +18,23 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from itertools import islice
 
 import grpc
 import pyqwest
 import uvloop
 
+from benchmarks.jobs import Job, Timing
+from benchmarks.wire import PATH, PROTOCOLS, framed
 from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest, UpdateOrderPaymentResponse
 
-_PATH = "/listings.v1.OrderService/UpdateOrderPayment"
 _CALL_SECONDS = 20
 _CHANNELS = 4
-
-
-@dataclass(frozen=True)
-class Job:
-    """``requests`` updates of random orders out of ``orders``; ``seed`` says which.
-
-    With ``keyed``, each has an idempotency key that was never used before.
-
-    A closed loop: each of ``concurrency`` callers sends its next one when it has its answer.
-    """
-
-    protocol: str
-    keyed: bool
-    base_url: str
-    requests: int
-    concurrency: int
-    orders: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How long a job took, and the median and the 99th percentile of its calls, in seconds."""
-
-    seconds: float
-    p50: float
-    p99: float
+_PREFIX = 5  # bytes
 
 
 Call = Callable[[UpdateOrderPaymentRequest], Awaitable[UpdateOrderPaymentResponse]]
-Caller = Callable[[Job], AbstractAsyncContextManager[list[Call]]]
-"""Connects to the server of a job. What it yields is dealt out to the job's callers."""
 
 
 @asynccontextmanager
@@ -65,7 +42,7 @@ async def _grpc(job: Job) -> AsyncIterator[list[Call]]:
     # With a pool each, or grpcio would put all channels onto one connection.
     options = [("grpc.use_local_subchannel_pool", 1)]
     target = job.base_url.removeprefix("http://")
-    number = min(_CHANNELS, job.concurrency)
+    number = min(_CHANNELS, job.connections)
     channels = [grpc.aio.insecure_channel(target, options) for _ in range(number)]
     try:
         for channel in channels:
@@ -78,7 +55,7 @@ async def _grpc(job: Job) -> AsyncIterator[list[Call]]:
 
 def _grpc_call(channel: "grpc.aio.Channel") -> Call:
     method = channel.unary_unary(
-        _PATH,
+        PATH,
         request_serializer=UpdateOrderPaymentRequest.to_binary,
         response_deserializer=UpdateOrderPaymentResponse.from_binary,
     )
@@ -91,27 +68,42 @@ def _grpc_call(channel: "grpc.aio.Channel") -> Call:
 
 
 @asynccontextmanager
-async def _json(job: Job) -> AsyncIterator[list[Call]]:
-    url = job.base_url + _PATH
-    headers = {"content-type": "application/json"}
-    async with pyqwest.HTTPTransport(timeout=_CALL_SECONDS, enable_otel=False) as transport:
+async def _http(job: Job) -> AsyncIterator[list[Call]]:
+    protocol = PROTOCOLS[job.protocol]
+    version = pyqwest.HTTPVersion.HTTP2 if protocol.http2 else pyqwest.HTTPVersion.HTTP1
+    async with pyqwest.HTTPTransport(
+        http_version=version, timeout=_CALL_SECONDS, enable_otel=False
+    ) as transport:
         client = pyqwest.Client(transport)
 
         async def call(request: UpdateOrderPaymentRequest) -> UpdateOrderPaymentResponse:
-            response = await client.post(url, headers, request.to_json().encode())
+            body = framed(request.to_binary()) if protocol.framed else request.to_json().encode()
+            response = await client.post(job.base_url + PATH, dict(protocol.headers), body)
             if response.status != 200:
                 raise RuntimeError(f"HTTP {response.status}: {response.text()}")
+            if protocol.framed:
+                return _unframed(response.content)
             return UpdateOrderPaymentResponse.from_json(response.content)
 
         yield [call]
 
 
-CALLERS: dict[str, Caller] = {"grpc": _grpc, "json": _json}
+def _unframed(content: bytes) -> UpdateOrderPaymentResponse:
+    """Return the message of a gRPC-Web response. Raises RuntimeError when it has none."""
+    if not content or content[0]:
+        raise RuntimeError(f"no message, but {content!r}")
+    end = _PREFIX + int.from_bytes(content[1:_PREFIX], "big")
+    return UpdateOrderPaymentResponse.from_binary(content[_PREFIX:end])
+
+
+def _caller(job: Job) -> AbstractAsyncContextManager[list[Call]]:
+    """Connect to the server of ``job``. What it yields is dealt out to the job's callers."""
+    return _grpc(job) if job.protocol == "grpc" else _http(job)
 
 
 async def run(job: Job) -> Timing:
     """Do ``job``. Raises the first error, in an ExceptionGroup."""
-    requests = iter(list(_requests(job)))
+    requests = iter(list(islice(_requests(job), job.calls)))
     seconds = []
 
     async def caller(call: Call) -> None:
@@ -122,25 +114,28 @@ async def run(job: Job) -> Timing:
             if not response.order or response.order.id != request.order_id:
                 raise RuntimeError(f"the answer for order {request.order_id} is {response}")
 
-    async with CALLERS[job.protocol](job) as calls:
+    async with _caller(job) as calls:
         start = time.perf_counter()
         async with asyncio.TaskGroup() as group:
-            for number in range(job.concurrency):
+            for number in range(job.connections):
                 group.create_task(caller(calls[number % len(calls)]))
         total = time.perf_counter() - start
     seconds.sort()
-    return Timing(total, seconds[len(seconds) // 2], seconds[len(seconds) * 99 // 100])
+    p50, p99 = seconds[len(seconds) // 2], seconds[len(seconds) * 99 // 100]
+    return Timing(job.calls, job.calls / total, p50, p99)
 
 
 def _requests(job: Job) -> Iterator[UpdateOrderPaymentRequest]:
-    rng = random.Random(job.seed)
-    for _ in range(job.requests):
-        yield UpdateOrderPaymentRequest(
-            order_id=rng.randint(1, job.orders),
-            payment_status="paid",
-            payment_transaction_id=f"txn_{rng.getrandbits(96):024x}",
-            payment_idempotency_key=str(uuid.uuid4()) if job.keyed else None,
-        )
+    rng = random.Random()
+    while True:
+        # No order twice in a row, so that no call waits for another.
+        for order_id in rng.sample(range(1, job.orders + 1), min(job.calls, job.orders)):
+            yield UpdateOrderPaymentRequest(
+                order_id=order_id,
+                payment_status="paid",
+                payment_transaction_id=f"txn_{rng.getrandbits(96):024x}",
+                payment_idempotency_key=str(uuid.uuid4()) if job.keyed else None,
+            )
 
 
 async def _answer_jobs() -> None:

@@ -1,126 +1,187 @@
-"""The measuring: starts first, then rounds under load, the contestants in turn.
+"""A visit to a contestant: its server is started, called, and stopped, and each call accounted for.
 
-They take turns because a machine is not equally fast all the time: what a round of one is held
-against is the round of the other beside it.
+What the load generators say of errors is not enough: an error over gRPC is a success to them, and
+an update that PostgreSQL never saw would be a fast one. So at the end of a visit PostgreSQL must
+have changed exactly as many rows as there were calls.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from itertools import count
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from math import ceil
 from pathlib import Path
-from time import perf_counter
+from typing import Final
 
+from benchmarks import fleet, wrk
 from benchmarks.contestants import Contestant
-from benchmarks.database import OrderDatabase
-from benchmarks.load import Job, Timing
-from benchmarks.processes import (
-    BenchmarkError,
-    Load,
-    Server,
-    cpu_seconds,
-    load,
-    log_tail,
-    resident_bytes,
-    server,
-)
+from benchmarks.database import Counts, OrderDatabase
+from benchmarks.errors import BenchmarkError
+from benchmarks.jobs import Job, Timing
+from benchmarks.processes import Load, Server, cpu_seconds, log_tail, resident_bytes, server
+from benchmarks.wire import LANES, PROTOCOLS, Protocol
 
-Results = dict[str, dict[str, list[float]]]
-"""By the contestant's name and the measure: the figure of each round.
+Figures = dict[str, float]
+"""By the measure.
 
-The measures are ``server_cpu`` and ``postgres_cpu`` in seconds a call, ``rate`` in calls a second,
-``p50``, ``p99`` and ``start`` (to the first answer) in seconds, and ``memory`` in bytes, taken once
-at the end. ``postgres_cpu`` is missing where PostgreSQL runs on another machine.
+``server_cpu`` and ``postgres_cpu`` in seconds a call, ``rate`` in calls a second, ``p50`` and
+``p99`` in seconds. ``postgres_cpu`` is missing where PostgreSQL runs on another machine, ``p50``
+and ``p99`` where the load generator does not tell them.
 """
+
+_WARM_UP_CALLS: Final = 50 * LANES
+_START_SECONDS: Final = 1.0  # of a fleet, and what it may end late
+_KEYED_CALLERS: Final = 32
+_MOST_A_CONNECTION: Final = 80  # h2load has a clock that ticks a hundred times a second
+_LEAST_IN_HISTORY: Final = 0.95
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How much is measured: rounds, calls to each contestant a round, and callers at a time."""
+class Bench:
+    """What all visits need: the load process, a directory for logs, and who is told."""
 
-    rounds: int
-    requests: int
-    concurrency: int
+    load: Load
+    scratch: Path
+    say: Callable[[str], object]
 
+    @contextmanager
+    def visit(self, contestant: Contestant, database: OrderDatabase) -> "Iterator[Visit]":
+        """Start the contestant, make its first call and warm it up; at the end, stop and check it.
 
-def measure(
-    contestants: Sequence[Contestant],
-    plan: Plan,
-    database: OrderDatabase,
-    scratch: Path,
-    say: Callable[[str], object],
-) -> Results:
-    """Return what was measured. Logs go to ``scratch``. Raises BenchmarkError if a call fails."""
-    results: Results = {contestant.name: defaultdict(list) for contestant in contestants}
-    with load() as generator, ExitStack() as stack:
-        bench = _Bench(plan, database, generator)
-        for number in range(1, plan.rounds + 1):
-            say(f"Start {number} of {plan.rounds}")
-            for contestant in contestants:
-                seconds = bench.start(contestant, scratch / "start.log")
-                results[contestant.name]["start"].append(seconds)
-        servers = {
-            each.name: stack.enter_context(
-                server(each, database.url, scratch / f"server{number}.log")
-            )
-            for number, each in enumerate(contestants)
-        }
-        for number in range(plan.rounds + 1):
-            say(f"Round {number} of {plan.rounds}" if number else "Warm-up")
-            for contestant in contestants:
-                figures = bench.round(contestant, servers[contestant.name])
-                for measure, figure in figures.items() if number else ():
-                    results[contestant.name][measure].append(figure)
-        for name, running in servers.items():
-            results[name]["memory"].append(resident_bytes(running.process))
-    return results
+        Raises BenchmarkError when it does not start, and when any call has failed.
+        """
+        database.tidy(history=contestant.history)
+        before = database.counts()
+        log = self.scratch / "server.log"
+        start = time.perf_counter()
+        try:
+            with server(contestant, database.url, log) as running:
+                visit = Visit(self.load, contestant, database, running)
+                visit.first_call()
+                visit.start = time.perf_counter() - start
+                visit.warm_rate = visit.run(_WARM_UP_CALLS).rate
+                yield visit
+                if not running.is_alive():
+                    raise BenchmarkError("the server has ended")
+            _account(visit.calls, visit.by_fleet, contestant, database.counts() - before)
+        except BenchmarkError as error:
+            told = log_tail(log) if log.exists() else ""
+            raise BenchmarkError(f"{contestant.name}: {error}\n{told}".rstrip()) from error
 
 
 @dataclass
-class _Bench:
-    plan: Plan
-    database: OrderDatabase
+class Visit:
+    """A contestant that serves. ``start`` is the time to its first answer, in seconds."""
+
     load: Load
-    seeds: "count[int]" = field(default_factory=count)
+    contestant: Contestant
+    database: OrderDatabase
+    running: Server
+    start: float = 0.0
+    warm_rate: float = 0.0
+    calls: int = field(default=0, init=False)
+    by_fleet: int = field(default=0, init=False)
 
-    def start(self, contestant: Contestant, log: Path) -> float:
-        """Return the seconds from starting the process to the end of its first call."""
-        start = perf_counter()
-        with server(contestant, self.database.url, log) as running:
-            self._call(contestant, running, requests=1, concurrency=1)
-            return perf_counter() - start
+    def first_call(self) -> None:
+        """Make one call, and look at the answer."""
+        self._do(self.load.run, self._job(1, connections=1))
 
-    def round(self, contestant: Contestant, running: Server) -> dict[str, float]:
-        """Return what one round of calls takes."""
-        self.database.tidy(history=contestant.history)
-        processes = {"server_cpu": running.process}
-        if self.database.postmaster:
-            processes["postgres_cpu"] = self.database.postmaster
-        before = {measure: cpu_seconds(process) for measure, process in processes.items()}
-        requests = self.plan.requests
-        timing = self._call(contestant, running, requests, self.plan.concurrency)
-        figures = {
-            measure: (cpu_seconds(process) - before[measure]) / requests
-            for measure, process in processes.items()
+    def measure(self, calls: int, *, connections: int = 0, rate: float | None = None) -> Figures:
+        """Make ``calls`` calls, in a closed loop or by the clock, and return what they cost.
+
+        By the clock, there are as many connections as are needed for each to have time.
+        """
+        if rate and not connections:
+            connections = LANES * ceil(rate / LANES / _MOST_A_CONNECTION)
+        before = self._cpu()
+        timing = self.run(calls, connections or LANES, rate)
+        after = self._cpu()
+        figures = {name: (after[name] - before[name]) / timing.calls for name in before}
+        figures["rate"] = timing.rate
+        if timing.p50 is not None and timing.p99 is not None:
+            figures |= {"p50": timing.p50, "p99": timing.p99}
+        return figures
+
+    def measure_settled(self, seconds: float, connections: int, rate: float) -> Figures:
+        """Return what calls by the clock cost while all connections are open, for some seconds.
+
+        Connections are opened one after the other, and each costs more than a call.
+        """
+        start = time.time()
+        settled = start + _START_SECONDS + connections / rate
+        moments = []
+
+        def look() -> None:
+            for moment in (settled, settled + seconds):
+                time.sleep(max(0.0, moment - time.time()))
+                moments.append((time.time(), self._cpu()))
+
+        with ThreadPoolExecutor(1) as executor:
+            looking = executor.submit(look)
+            calls = rate * (settled + seconds - start + _START_SECONDS)
+            timing = self.run(round(calls), connections, rate)
+            looking.result()
+        (first, before), (last, after) = moments
+        made = sum(first < end <= last for end in timing.ends)
+        if not made:
+            raise BenchmarkError("there were no calls while all connections were open")
+        return {name: (after[name] - before[name]) / made for name in before} | {
+            "rate": made / (last - first)
         }
-        return figures | {"rate": requests / timing.seconds, "p50": timing.p50, "p99": timing.p99}
 
-    def _call(
-        self, contestant: Contestant, running: Server, requests: int, concurrency: int
-    ) -> Timing:
-        job = Job(
-            protocol=contestant.protocol,
-            keyed=contestant.keyed,
-            base_url=running.base_url,
-            requests=requests,
-            concurrency=concurrency,
+    def _cpu(self) -> Figures:
+        """Return the CPU time so far, in seconds."""
+        cpu = {"server_cpu": cpu_seconds(self.running.process)}
+        if self.database.postmaster:
+            cpu["postgres_cpu"] = cpu_seconds(self.database.postmaster)
+        return cpu
+
+    def run(self, calls: int, connections: int = LANES, rate: float | None = None) -> Timing:
+        """Make ``calls`` calls by the generator that can make them."""
+        job = self._job(calls, connections=connections, rate=rate)
+        if not self._protocol.http2 and not rate:
+            return self._do(lambda job: wrk.run(job, self.running.is_alive), job)
+        if not job.keyed:
+            timing = self._do(lambda job: fleet.run(job, self.running.is_alive), job)
+            self.by_fleet += timing.calls
+            return timing
+        return self._do(self.load.run, replace(job, connections=_KEYED_CALLERS))
+
+    def memory(self) -> float:
+        """Return the resident memory of a worker, in bytes."""
+        return resident_bytes(self.running.process)
+
+    @property
+    def _protocol(self) -> Protocol:
+        return PROTOCOLS[self.contestant.protocol]
+
+    def _job(self, calls: int, *, connections: int, rate: float | None = None) -> Job:
+        return Job(
+            protocol=self.contestant.protocol,
+            base_url=self.running.base_url,
             orders=self.database.orders,
-            seed=next(self.seeds),
+            calls=calls,
+            keyed=self.contestant.keyed,
+            connections=connections,
+            rate=rate,
         )
-        try:
-            return self.load.run(job)
-        except BenchmarkError as error:
-            raise BenchmarkError(
-                f"a call to {contestant.name} failed: {error}\n{log_tail(running.log)}".rstrip()
-            ) from error
+
+    def _do(self, generator: Callable[[Job], Timing], job: Job) -> Timing:
+        timing = generator(job)
+        self.calls += timing.calls
+        return timing
+
+
+def _account(calls: int, by_fleet: int, contestant: Contestant, counts: Counts) -> None:
+    """Raise BenchmarkError unless PostgreSQL has changed as many rows as there were calls.
+
+    A service that sends updates together makes some of them twice, when one of them is refused: a
+    rollback is counted, too, and so are the rows that it has undone.
+    """
+    if counts.updates != calls and not (counts.rollbacks and counts.updates > calls):
+        raise BenchmarkError(f"{calls:,} calls were answered, {counts.updates:,} rows were updated")
+    if contestant.history and calls - counts.events > (1 - _LEAST_IN_HISTORY) * by_fleet:
+        raise BenchmarkError(
+            f"{calls:,} calls, but {counts.events:,} events: others have changed nothing"
+        )

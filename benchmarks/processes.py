@@ -15,16 +15,13 @@ from typing import IO, cast
 import psutil
 
 from benchmarks.contestants import Contestant
-from benchmarks.load import Job, Timing
+from benchmarks.errors import BenchmarkError
+from benchmarks.jobs import Job, Timing
 
 _POOL_SIZE = 10
 _START_SECONDS = 30
 _STOP_SECONDS = 15
 _LOG_CHARACTERS = 2_000
-
-
-class BenchmarkError(Exception):
-    """The run cannot go on, and its figures are worth nothing. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,12 @@ class Server:
     process: psutil.Process
     log: Path
 
+    def is_alive(self) -> bool:
+        """Return whether its first process still runs."""
+        with suppress(psutil.Error):
+            return bool(self.process.status() != psutil.STATUS_ZOMBIE)
+        return False
+
 
 @contextmanager
 def server(contestant: Contestant, database_url: str, log: Path) -> Iterator[Server]:
@@ -43,7 +46,7 @@ def server(contestant: Contestant, database_url: str, log: Path) -> Iterator[Ser
         "LISTINGS_DATABASE_URL": database_url,
         "LISTINGS_PORT": "0",
         "LISTINGS_POOL_SIZE": str(_POOL_SIZE),
-        "LISTINGS_WORKERS": "1",  # as many as the peers have
+        "LISTINGS_WORKERS": str(contestant.workers),
         **contestant.settings,
     }
     with (
@@ -93,9 +96,13 @@ def _own_cpu_seconds(process: psutil.Process) -> float:
     return float(times.user + times.system + times.children_user + times.children_system)
 
 
-def resident_bytes(process: psutil.Process) -> int:
-    """Return the resident memory of ``process`` and its children."""
-    return sum(each.memory_info().rss for each in [process, *process.children(recursive=True)])
+def resident_bytes(process: psutil.Process) -> float:
+    """Return the resident memory of ``process``, or on average of its children if it has some.
+
+    One that has, as where there is a process a core, is the one that watches over them.
+    """
+    sizes = [each.memory_info().rss for each in process.children(recursive=True)]
+    return float(sum(sizes) / len(sizes) if sizes else process.memory_info().rss)
 
 
 @contextmanager

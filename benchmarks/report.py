@@ -1,73 +1,137 @@
-"""What is told of a run: its figures, and what they depend on."""
+"""What is told of a run: tables of its figures, as plain text and as Markdown."""
 
-import os
-import platform
-from collections.abc import Sequence
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from statistics import median
+from typing import Any, Final
 
-from benchmarks.contestants import Contestant
-from benchmarks.measuring import Results
+from benchmarks.rounds import Results
+from benchmarks.series import Series
+from benchmarks.targets import Target, targets
+from benchmarks.tokens import Costs
 
 # The measure, what it is called, what its figures are multiplied by, and the decimals shown.
-_ROWS = (
+_COLUMNS: Final[Sequence[tuple[str, str, float, int]]] = (
     ("server_cpu", "server CPU, µs a call", 1e6, 0),
     ("postgres_cpu", "PostgreSQL CPU, µs a call", 1e6, 0),
     ("rate", "calls a second", 1, 0),
-    ("p50", "p50, ms", 1e3, 1),
-    ("p99", "p99, ms", 1e3, 1),
+    ("p50", "p50 at half, ms", 1e3, 2),
+    ("p99", "p99 at half, ms", 1e3, 2),
+    ("same_p50", "p50 at grpc.aio's half, ms", 1e3, 2),
+    ("same_p99", "p99 at grpc.aio's half, ms", 1e3, 2),
+    ("memory", "memory a worker, MiB", 2**-20, 0),
     ("start", "start to first answer, s", 1, 2),
-    ("memory", "memory at the end, MiB", 2**-20, 0),
 )
-
-_LIBRARIES = (
-    *("connectrpc", "uvicorn", "zttp", "protobuf-py", "protovalidate", "databases"),
-    *("asyncpg", "uvloop", "grpcio", "protobuf", "pyqwest"),
-)
+_SERIES_NAMES: Final = {"p50": "p50, ms", "p99": "p99, ms"}
 
 
-def text(contestants: Sequence[Contestant], results: Results) -> str:
-    """Return the figures, and below them the ratios of ours to each peer's, as plain tables."""
-    figures = [
-        ["", *(each.name for each in contestants)],
-        *(
-            [
-                label,
-                *(_spread(results[each.name].get(key, ()), factor, digits) for each in contestants),
-            ]
-            for key, label, factor, digits in _ROWS
-        ),
+@dataclass
+class Run:
+    """All figures of a run, and what they depend on."""
+
+    environment: dict[str, str]
+    parameters: dict[str, Any]
+    rounds: Results = field(default_factory=dict)
+    latency: Series = field(default_factory=dict)
+    table_size: Series = field(default_factory=dict)
+    connections: Series = field(default_factory=dict)
+    memory: Series = field(default_factory=dict)
+    tokens: Costs = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells by line; the first line is the head, and the first column names the line."""
+
+    title: str
+    lines: Sequence[Sequence[str]]
+
+    def text(self) -> str:
+        """Return it as plain text."""
+        widths = [max(map(len, column)) for column in zip(*self.lines, strict=True)]
+        rows = (
+            "  ".join(
+                cell.rjust(width) if number else cell.ljust(width)
+                for number, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in self.lines
+        )
+        return "\n".join([f"{self.title}\n", *rows])
+
+    def markdown(self) -> str:
+        """Return it as Markdown."""
+        head, *body = ["| " + " | ".join(line) + " |" for line in self.lines]
+        rule = "| --- |" + " ---: |" * (len(self.lines[0]) - 1)
+        return "\n".join([f"### {self.title}\n", head, rule, *body])
+
+
+def tables(run: Run) -> list[Table]:
+    """Return all tables that have something in them."""
+    reached = targets(run.rounds, run.table_size, run.connections, run.memory)
+    all_tables = [
+        Table("Targets", [_TARGET_HEAD, *(_target(each) for each in reached)]),
+        *_rounds(run.rounds),
+        _series("Latency by load, in percent of the highest rate", "%", run.latency),
+        _series("Cost by orders in the table", "orders", run.table_size),
+        _series("Cost by connections, at the same rate", "connections", run.connections),
+        _series("Memory by calls", "calls", run.memory),
+        _tokens(run.tokens),
     ]
-    pairs = [(each.against, each.name) for each in contestants if each.against]
-    ratios = [
-        ["", *(f"{ours} / {peer}" for ours, peer in pairs)],
-        *(
-            [
-                label.partition(",")[0],
-                *(_spread(_ratios(results, key, *pair), 1, 2) for pair in pairs),
+    return [each for each in all_tables if len(each.lines) > 1]
+
+
+_TARGET_HEAD: Final = ("", "limit", "measured", "")
+
+
+def _target(target: Target) -> list[str]:
+    words = {True: "met", False: "missed", None: "not measured"}
+    limit = f"{'≥' if target.at_least else '≤'} {target.limit:g}"
+    measured = _spread(target.measured, 1, 2)
+    return [f"{target.number}. {target.text}", limit, measured, words[target.is_met]]
+
+
+def _rounds(results: Results) -> Iterator[Table]:
+    """Yield the costs and the latencies, so that no line is too long."""
+    for title, columns in (
+        ("What a call costs", [*_COLUMNS[:3], *_COLUMNS[7:]]),
+        ("Latency at half of the highest rate", _COLUMNS[3:7]),
+    ):
+        lines = [["", *(label for _, label, _, _ in columns)]]
+        for name, measures in results.items():
+            cells = [
+                _spread(measures.get(key, ()), factor, decimals)
+                for key, _, factor, decimals in columns
             ]
-            for key, label, _, _ in _ROWS
-        ),
+            if set(cells) != {"-"}:
+                lines.append([name, *cells])
+        yield Table(title, lines)
+
+
+def _series(title: str, unit: str, series: Series) -> Table:
+    present = {
+        measure for points in series.values() for found in points.values() for measure in found
+    }
+    columns = [
+        (key, _SERIES_NAMES.get(key, label), factor, digits)
+        for key, label, factor, digits in _COLUMNS
+        if key in present
     ]
-    return f"{_table(figures)}\n\n{_table(ratios)}"
+    lines = [["", unit, *(label for _, label, _, _ in columns)]]
+    for name, points in series.items():
+        for point, measures in points.items():
+            cells = [
+                _spread(measures.get(key, ()), factor, decimals)
+                for key, _, factor, decimals in columns
+            ]
+            lines.append([name, f"{int(point):,}", *cells])
+    return Table(title, lines)
 
 
-def environment(postgres: str) -> dict[str, str]:
-    """Return what the figures depend on: machine, Python, PostgreSQL and libraries."""
-    return {
-        "cores": str(os.cpu_count()),
-        "CPU": _cpu_model(),
-        "load average before": f"{os.getloadavg()[0]:.2f}",
-        "Python": platform.python_version(),
-        "PostgreSQL": postgres,
-    } | {name: version(name) for name in _LIBRARIES}
-
-
-def _ratios(results: Results, measure: str, ours: str, peer: str) -> list[float]:
-    """Return what ours was to the peer's, round by round."""
-    pairs = zip(results[ours].get(measure, ()), results[peer].get(measure, ()), strict=True)
-    return [ours_figure / peers_figure for ours_figure, peers_figure in pairs]
+def _tokens(costs: Costs) -> Table:
+    lines = [["", "if new, µs", "if seen before, µs"]]
+    for name, (new, seen) in costs.items():
+        lines.append([name, f"{new * 1e6:.0f}", f"{seen * 1e6:.1f}"])
+    return Table("What a token costs a call", lines)
 
 
 def _spread(figures: Sequence[float], factor: float, decimals: int) -> str:
@@ -76,24 +140,3 @@ def _spread(figures: Sequence[float], factor: float, decimals: int) -> str:
     values = (median(figures), min(figures), max(figures))
     shown = [f"{factor * value:.{decimals}f}" for value in values]
     return shown[0] if len(figures) == 1 else "{} ({}..{})".format(*shown)
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if number else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

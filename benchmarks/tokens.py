@@ -20,6 +20,9 @@ from server.permissions import permissions
 from server.token_keys import TokenKeys
 from server.tokens import TokenVerifier
 
+Costs = dict[str, tuple[float, float]]
+"""By algorithm: the seconds for a token that is new, and for one seen before."""
+
 _CALLERS: Final = 100
 _TIMES: Final = 2_000
 _KEY_ID: Final = "bench"
@@ -31,7 +34,7 @@ _ALGORITHMS: Final[Mapping[str, tuple[Callable[[], Any], Any]]] = {
 }
 
 
-def token_costs(scratch: Path) -> dict[str, tuple[float, float]]:
+def token_costs(scratch: Path) -> Costs:
     """Return by algorithm the median seconds for a token that is new, and for one seen before.
 
     It is the whole of what happens to a call before it is read: the table of permissions, too.

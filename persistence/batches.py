@@ -26,14 +26,14 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from persistence.database import Database
 from persistence.errors import PersistenceError, RolledBack
 
-# Batches on their way at a time. With one, PostgreSQL does nothing while we work on the answers.
-_AT_ONCE: Final = 2
+# Batches on their way at a time. With two, they are half as large, and so is what is saved.
+_AT_ONCE: Final = 1
 
 # Statements in a batch. More would save little, and where each of them waits for a slow disk, they
 # wait one after the other.
 _MOST: Final = 16
 
-_TURN: Final = 0.005  # seconds, after which the next batch does not wait for this one any more
+_TURN: Final = 0.01  # seconds, after which the next batch does not wait for this one any more
 
 _Row: TypeAlias = Sequence[Any] | None
 

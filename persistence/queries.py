@@ -78,7 +78,7 @@ def limiting(storefronts: Storefronts) -> tuple[list[int], ...]:
     return () if storefronts is None else (list(storefronts),)
 
 
-PATIENCE: Final = "20ms"
+PATIENCE: Final = "10ms"
 """How long an update that is not ``patient`` waits for a lock."""
 
 

@@ -114,7 +114,11 @@ class DirectCall:
         self.disconnected = False
         self.response_started = False
         self.response_complete = False
-        self.message_event = self
+
+    @property
+    def message_event(self) -> DirectCall:
+        """What uvicorn sets. As an attribute, it would leave each call to the garbage collector."""
+        return self
 
     def set(self) -> None:
         """Act upon what has changed: uvicorn sets ``message_event`` then."""

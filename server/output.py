@@ -1,10 +1,15 @@
 """Where the log goes. Whoever reads it may be slow, or gone; the service goes on."""
 
+import asyncio
 import logging
 import os
 import select
 from contextlib import suppress
-from typing import TextIO
+from contextvars import Context
+from typing import Final, TextIO
+
+# Bytes. Of a pipe, it has room for them when it is ready, and they are not torn apart: see pipe(7).
+_PIPE_BUF: Final = 4096
 
 _log = logging.getLogger(__name__)
 
@@ -12,7 +17,8 @@ _log = logging.getLogger(__name__)
 class Output:
     """Writes lines to a file, a terminal or a pipe, and drops those that would have to wait.
 
-    A logger for structlog, and a stream for the standard library.
+    A logger for structlog, and a stream for the standard library. On an event loop, lines that come
+    in the same iteration are written together, at its end.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -21,6 +27,8 @@ class Output:
         self._ready = select.poll()
         self._ready.register(self._file, select.POLLOUT)
         self._dropped = 0
+        self._lines: list[bytes] = []
+        self._size = 0
 
     def line(self, text: str) -> None:
         """Write ``text`` and the end of a line."""
@@ -30,16 +38,29 @@ class Output:
 
     def write(self, text: str) -> None:
         """Write ``text``, which ends with a line."""
-        # Of a pipe, that means room for PIPE_BUF bytes: see pipe(7).
+        data = text.encode(self._encoding, "backslashreplace")
+        if self._size + len(data) > _PIPE_BUF:
+            self.flush()
+        self._lines.append(data)
+        self._size += len(data)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+            return
+        if len(self._lines) == 1:
+            loop.call_soon(self.flush, context=Context())
+
+    def flush(self) -> None:
+        """Write what has not been written."""
+        if not self._lines:
+            return
+        lines, self._lines, self._size = self._lines, [], 0
         if not self._ready.poll(0):
-            self._dropped += 1
+            self._dropped += len(lines)
             return
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             _log.warning("entries of the log dropped, because nobody read them: %d", dropped)
-        data = text.encode(self._encoding, "backslashreplace")
         with suppress(OSError):
-            os.write(self._file, data)
-
-    def flush(self) -> None:
-        """Do nothing: there is no buffer."""
+            os.write(self._file, b"".join(lines))

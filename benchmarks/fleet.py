@@ -1,0 +1,184 @@
+"""Load by h2load: a fleet of 32 processes, each with orders of its own.
+
+h2load sends the same body again and again, and an update that changes nothing costs PostgreSQL
+less: there is nothing to enter into the history. But it reads the body anew for each request. So
+the files are mapped into memory here, and meanwhile written over, with another order and another
+transaction. How often that was in time for the next call, ``measuring`` sees in the history.
+"""
+
+import mmap
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import cycle
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO, Final, NamedTuple
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.jobs import Job, Timing
+from benchmarks.wire import LANES, PATH, PROTOCOLS, Protocol, bodies
+
+_PAUSE: Final = 0.0005
+_PAUSES_A_LOOK: Final = 200
+_MOST_PROCESSES: Final = 128
+_TICKS: Final = 100  # of h2load's clock, a second
+_SLOWEST: Final = 50.0  # calls a second; what takes longer hangs
+_GRACE: Final = 30.0
+_DOCUMENT: Final = 100
+_COUNTS: Final = re.compile(
+    r"(\d+) total, \d+ started, (\d+) done, (\d+) succeeded, "
+    r"(\d+) failed, (\d+) errored, (\d+) timeout"
+)
+_DATA: Final = re.compile(r"\((\d+)\) data")
+
+
+class _Call(NamedTuple):
+    start: float
+    end: float
+
+
+def run(job: Job, alive: Callable[[], bool]) -> Timing:
+    """Do ``job``, but for a few calls more or less, so that all processes have as many.
+
+    Raises BenchmarkError when a call fails, or ``alive`` says that the server is gone.
+    """
+    # One with several connections sends the same body on all that are due at the same time.
+    processes = job.connections if job.connections <= _MOST_PROCESSES else LANES
+    connections = job.connections // processes
+    requests = max(connections, round(job.calls / processes))
+    with TemporaryDirectory(prefix="listings-fleet-") as name, ExitStack() as stack:
+        directory = Path(name)
+        lanes = [
+            stack.enter_context(_lane(directory / f"body{lane}", job, lane % LANES))
+            for lane in range(processes)
+        ]
+        options = [f"--requests={requests}", f"--clients={connections}"]
+        if job.rate:
+            options += _pace(job.rate / processes, connections)
+        commands = [_command(job, directory, lane, options) for lane in range(processes)]
+        expected = job.calls / (job.rate or _SLOWEST)
+        _race(commands, directory, lanes, time.monotonic() + expected * 2 + _GRACE, alive)
+        for lane in range(processes):
+            _check(directory / f"output{lane}", requests, PROTOCOLS[job.protocol])
+        return _timing([_calls(directory / f"log{lane}") for lane in range(processes)])
+
+
+def _pace(rate: float, connections: int) -> list[str]:
+    """Return the options of a process for calls by the clock, ``rate`` a second."""
+    options = [f"--rps={rate / connections:.3f}"]
+    if rate / connections <= _TICKS:
+        # So that a call which takes long does not keep the next from starting in time.
+        options.append("--max-concurrent-streams=8")
+    if connections > 1:
+        # So that not all of them are due at the same time.
+        options += ["--rate=1", f"--rate-period={max(1, round(1000 / rate))}ms"]
+    return options
+
+
+def _command(job: Job, directory: Path, lane: int, options: Sequence[str]) -> list[str]:
+    protocol = PROTOCOLS[job.protocol]
+    headers = [f"--header={name}: {value}" for name, value in protocol.headers.items()]
+    files = (f"--data={directory}/body{lane}", f"--log-file={directory}/log{lane}")
+    version = () if protocol.http2 else ("--h1",)
+    return ["h2load", job.base_url + PATH, *options, *headers, *files, *version]
+
+
+@contextmanager
+def _lane(path: Path, job: Job, lane: int) -> "Iterator[Callable[[], None]]":
+    """Make a file of a body, and yield what replaces the body by another."""
+    made = bodies(PROTOCOLS[job.protocol], job.orders, lane)
+    path.write_bytes(next(made))
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+
+        def replace() -> None:
+            mapped[:] = next(made)
+
+        yield replace
+
+
+def _race(
+    commands: Sequence[Sequence[str]],
+    directory: Path,
+    lanes: Sequence[Callable[[], None]],
+    deadline: float,
+    alive: Callable[[], bool],
+) -> None:
+    """Run all ``commands`` at once, and replace the bodies of ``lanes`` until they have ended."""
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        for lane, command in enumerate(commands):
+            with (directory / f"output{lane}").open("wb") as output:
+                processes.append(_spawn(command, output))
+        running = list(processes)
+        looks = cycle(range(_PAUSES_A_LOOK))
+        while running:
+            for replace in lanes:
+                replace()
+            time.sleep(_PAUSE)
+            if running[0].poll() is not None:
+                running.pop(0)
+            if time.monotonic() > deadline:
+                raise BenchmarkError("h2load did not end: some call is never answered")
+            if not next(looks) and not alive():
+                raise BenchmarkError("the server has ended")
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _spawn(command: Sequence[str], output: IO[bytes]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
+
+
+def _check(output: Path, requests: int, protocol: Protocol) -> None:
+    """Raise BenchmarkError unless h2load had an answer to each request, with an order in it."""
+    text = output.read_text(errors="replace")
+    found = _COUNTS.search(text)
+    if not found:
+        raise BenchmarkError(f"h2load failed: {text.strip()[-500:]}")
+    total, done, succeeded, *bad = map(int, found.groups())
+    if not total == done == succeeded == requests or any(bad):
+        raise BenchmarkError(f"h2load says: {found[0]}")
+    data = _DATA.search(text)
+    # An error over gRPC is a success to h2load. It has no order.
+    if protocol.http2 and (not data or int(data[1]) < requests * _DOCUMENT):
+        raise BenchmarkError("there was no order in some of the answers")
+
+
+def _calls(log: Path) -> list[_Call]:
+    calls = []
+    for line in log.read_text().splitlines():
+        start, _, took = line.split("\t")[:3]
+        calls.append(_Call(int(start) / 1e6, (int(start) + int(took)) / 1e6))
+    return calls
+
+
+def _timing(logs: Sequence[Sequence[_Call]]) -> Timing:
+    """Return the figures of the time in which all of the processes were calling."""
+    everything = [call for log in logs for call in log]
+    first = max(min(call.start for call in log) for log in logs)
+    last = min(max(call.end for call in log) for log in logs)
+    within = [call for call in everything if call.start >= first and call.end <= last]
+    if len(within) < len(everything) / 2:
+        within = everything
+        first = min(call.start for call in everything)
+        last = max(call.end for call in everything)
+    seconds = sorted(call.end - call.start for call in within)
+    ended = sum(first <= call.end <= last for call in everything)
+    return Timing(
+        len(everything),
+        ended / (last - first),
+        seconds[len(seconds) // 2],
+        seconds[len(seconds) * 99 // 100],
+        tuple(call.end for call in everything),
+    )

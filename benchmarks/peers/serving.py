@@ -1,0 +1,73 @@
+"""How the peers in Python are run: a process a worker, all of them on one port."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeAlias
+
+import asyncpg
+import uvloop
+
+Started: TypeAlias = Callable[[], object]
+
+Serve: TypeAlias = Callable[[int, Started, asyncio.Event], Coroutine[Any, Any, None]]
+"""Serves on a port, with SO_REUSEPORT; tells when it has begun to, and ends when the event is set.
+"""
+
+
+def run(serve: Serve) -> None:
+    """Serve in as many processes as LISTINGS_WORKERS says, until SIGTERM."""
+    with reusable_socket(0) as holder:
+        port: int = holder.getsockname()[1]
+        others = [_fork(serve, port) for _ in range(int(os.environ["LISTINGS_WORKERS"]) - 1)]
+        try:
+            _serve(serve, port, lambda: print(f"Serving on http://127.0.0.1:{port}", flush=True))
+        finally:
+            for pid in others:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+            for pid in others:
+                os.waitpid(pid, 0)
+
+
+def reusable_socket(port: int) -> socket.socket:
+    """Return a socket that is bound to ``port``, as others may be."""
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    bound.bind(("127.0.0.1", port))
+    return bound
+
+
+@asynccontextmanager
+async def pool() -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
+    """Open a pool as asyncpg makes it, with a reset query at each release."""
+    async with asyncpg.create_pool(
+        os.environ["LISTINGS_DATABASE_URL"],
+        min_size=1,
+        max_size=int(os.environ["LISTINGS_POOL_SIZE"]),
+        command_timeout=5,
+    ) as opened:
+        yield opened
+
+
+def _fork(serve: Serve, port: int) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _serve(serve, port, lambda: None)
+        finally:
+            os._exit(0)
+    return pid
+
+
+def _serve(serve: Serve, port: int, started: Started) -> None:
+    async def until_stopped() -> None:
+        stopped = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+        await serve(port, started, stopped)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(until_stopped())
