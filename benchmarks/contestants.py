@@ -81,8 +81,8 @@ def contestants(
 
     Peers are built in ``scratch``; one whose tools are missing is left out, and ``say`` is told.
     """
-    # Peers first: of some, the figures are needed for what follows in the same round.
-    everybody = [*_peers(names, scratch, say), *_ours()]
+    # This service first: its rate is needed for what follows in the same round.
+    everybody = [*_ours(), *_peers(names, scratch, say)]
     return [each for each in everybody if each.name in names]
 
 

@@ -17,8 +17,8 @@ _COLUMNS: Final[Sequence[tuple[str, str, float, int]]] = (
     ("rate", "calls a second", 1, 0),
     ("p50", "p50 at half, ms", 1e3, 2),
     ("p99", "p99 at half, ms", 1e3, 2),
-    ("same_p50", "p50 at grpc.aio's half, ms", 1e3, 2),
-    ("same_p99", "p99 at grpc.aio's half, ms", 1e3, 2),
+    ("same_p50", "p50 at listings-grpc's half, ms", 1e3, 2),
+    ("same_p99", "p99 at listings-grpc's half, ms", 1e3, 2),
     ("memory", "memory a worker, MiB", 2**-20, 0),
     ("start", "start to first answer, s", 1, 2),
 )

@@ -48,9 +48,12 @@ def _plot(run: Run, directory: Path) -> list[str]:
         _lines(
             directory / "latency.svg",
             "Latency by load",
-            ("percent of the contestant's highest rate", "ms"),
+            ("calls a second", "ms"),
             {
-                f"{name}, {measure}": _points(points, measure, 1e3)
+                f"{name}, {measure}": [
+                    (median(point["rate"]), 1e3 * median(point[measure]))
+                    for point in points.values()
+                ]
                 for name, points in run.latency.items()
                 for measure in ("p50", "p99")
             },

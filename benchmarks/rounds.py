@@ -17,7 +17,8 @@ Results = dict[str, dict[str, list[float]]]
 """By the contestant's name and the measure: the figure of each round.
 
 The measures are those of ``measuring.Figures`` but for ``p50`` and ``p99``. These are taken at half
-of the contestant's own highest rate, and as ``same_p50`` and ``same_p99`` at that of grpc.aio.
+of the contestant's own highest rate. grpc.aio's ``same_p50`` and ``same_p99`` are taken at half of
+this service's highest.
 ``start`` is to the first answer, in seconds, and ``memory`` is a worker's at the end, in bytes.
 """
 
@@ -58,8 +59,8 @@ def _visit(visit: Visit, plan: Plan, rates: dict[str, float]) -> dict[str, float
     rates[name] = figures["rate"]
     if not visit.contestant.keyed:
         figures |= _paced(visit, plan, rates[name] * _HALF, "")
-        if name == LISTINGS and GRPC_AIO in rates:
-            figures |= _paced(visit, plan, rates[GRPC_AIO] * _HALF, "same_")
+        if name == GRPC_AIO and LISTINGS in rates:
+            figures |= _paced(visit, plan, rates[LISTINGS] * _HALF, "same_")
     return figures | {"start": visit.start, "memory": visit.memory()}
 
 

@@ -12,19 +12,23 @@ No caller can tell, except by speed:
   and each of them runs by itself, and has its own error.
 - Nobody waits behind somebody else's lock: in a batch, a statement waits for one no longer than
   ``queries.PATIENCE``. Nor does the next batch wait for one that takes longer.
-- A caller who goes away is forgotten, or their statement is made all the same, as one whose cancel
-  comes too late always was. The others in the batch keep their time.
-- Of an order, there is one update in a batch, and a batch takes its locks in the order of ids, so
+- Each keeps its time. Who goes away before their statement is sent is forgotten; a statement that
+  has been sent with others is made all the same, as one whose cancel comes too late always was.
+- A statement that its caller has left does not overwrite what came after it: the next one about
+  that row waits until PostgreSQL is done with it.
+- Of a row, there is one statement in a batch, and a batch takes its locks in the order of ids, so
   that no two of them wait for each other.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextvars import Context
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from persistence.database import Database
-from persistence.errors import PersistenceError, RolledBack
+from persistence.errors import RolledBack
 
 # Batches on their way at a time. With two, they are half as large, and so is what is saved.
 _AT_ONCE: Final = 1
@@ -55,63 +59,83 @@ class Batches:
         self._database = database
         self._waiting: dict[BatchedStatement, list[_Waiting]] = {}
         self._under_way = 0
-        self._is_due = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._left: Counter[int] = Counter()
+        """How many statements about a row PostgreSQL may still make, whose callers have left."""
 
     async def fetch_row(self, statement: BatchedStatement, row_id: int, *args: object) -> _Row:
         """Run ``statement`` as ``Database.fetch_row`` does."""
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(row_id, (row_id, *args), loop.create_future())
-        self._waiting.setdefault(statement, []).append(waiting)
-        if not self._is_due and self._under_way < _AT_ONCE:
-            # Not now: what came in with the same read from a socket can go along.
-            self._is_due = True
-            loop.call_soon(self._depart, context=Context())
-        outcome = await waiting.outcome
-        if not isinstance(outcome, _Alone):
-            return outcome
+        turn: _Turn | None
+        if not self._waiting and self._under_way < _AT_ONCE and row_id not in self._left:
+            turn = _Turn(self)
+        else:
+            waiting = _Waiting(row_id, (row_id, *args))
+            self._waiting.setdefault(statement, []).append(waiting)
+            self._depart()
+            try:
+                outcome = await waiting.outcome
+            except asyncio.CancelledError:
+                if waiting.batch is not None:
+                    self._leave(waiting.batch, row_id)
+                waiting.give_back()
+                raise
+            if not isinstance(outcome, _Alone):
+                return outcome
+            turn = outcome.turn
         try:
-            return await self._database.fetch_row(statement.alone, row_id, *args)
+            return await self._database.fetch_row(
+                statement.alone, row_id, *args, abandoned=partial(self._leave, row_id=row_id)
+            )
         finally:
-            if outcome.turn:
-                outcome.turn.end()
+            if turn is not None:
+                turn.end()
 
     def _depart(self) -> None:
-        """Send what waits, in as many batches as have a turn."""
-        self._is_due = False
-        while self._waiting and self._under_way < _AT_ONCE:
-            statement = next(iter(self._waiting))
+        """Send what waits and can go, in as many batches as have a turn."""
+        for statement in list(self._waiting):
+            if self._under_way >= _AT_ONCE:
+                return
             batch = self._board(statement)
             if len(batch) == 1:
-                batch[0].outcome.set_result(_Alone(_Turn(self)))
+                batch[0].end(_Alone(_Turn(self)))
             elif batch:
                 run = self._run(statement.together, batch, _Turn(self))
                 task = asyncio.create_task(run, context=Context())
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+                for each in batch:
+                    each.batch = task
 
     def _board(self, statement: BatchedStatement) -> "list[_Waiting]":
         """Take those out that go now, sorted by id. They are about a row each."""
         boarding: dict[int, _Waiting] = {}
-        left = []
+        staying = []
         for each in self._waiting.pop(statement):
-            if each.outcome.done():  # its caller has gone
+            if each.has_left:
                 continue
-            if len(boarding) < _MOST and each.row_id not in boarding:
+            if (
+                len(boarding) < _MOST
+                and each.row_id not in boarding
+                and each.row_id not in self._left
+            ):
                 boarding[each.row_id] = each
             else:
-                left.append(each)
-        if left:
-            self._waiting[statement] = left  # behind those of other statements
+                staying.append(each)
+        if staying:
+            self._waiting[statement] = staying  # behind those of other statements
         return [boarding[row_id] for row_id in sorted(boarding)]
 
     async def _run(self, sql: str, batch: "list[_Waiting]", turn: "_Turn") -> None:
+        def abandoned(release: asyncio.Task[None]) -> None:
+            for each in batch:
+                self._leave(release, each.row_id)
+
         try:
-            rows = await self._database.fetch_each(sql, [each.args for each in batch])
+            rows = await self._database.fetch_each(sql, _Parameters(batch), abandoned=abandoned)
         except RolledBack:
             for each in batch:
                 each.end(_Alone())
-        except PersistenceError as error:
+        except Exception as error:
             for each in batch:
                 each.fail(error)
         else:
@@ -121,6 +145,17 @@ class Batches:
         finally:
             turn.end()
 
+    def _leave(self, rest: "asyncio.Task[None]", row_id: int) -> None:
+        """Keep others about that row from going until ``rest`` has ended."""
+        self._left[row_id] += 1
+        rest.add_done_callback(partial(self._come_to_rest, row_id), context=Context())
+
+    def _come_to_rest(self, row_id: int, _rest: "asyncio.Task[None]") -> None:
+        self._left[row_id] -= 1
+        if not self._left[row_id]:
+            del self._left[row_id]
+        self._depart()
+
 
 class _Alone(NamedTuple):
     """A statement is to be run by its caller, who has the ``turn`` if there is one."""
@@ -128,20 +163,43 @@ class _Alone(NamedTuple):
     turn: "_Turn | None" = None
 
 
-class _Waiting(NamedTuple):
-    """A statement whose caller waits for what becomes of it."""
+class _Waiting:
+    """A statement whose caller waits for what becomes of it, in ``batch`` once it has departed."""
 
-    row_id: int
-    args: Sequence[object]
-    outcome: "asyncio.Future[_Row | _Alone]"
+    def __init__(self, row_id: int, args: Sequence[object]) -> None:
+        self.row_id = row_id
+        self.args = args
+        self.outcome: asyncio.Future[_Row | _Alone] = asyncio.get_running_loop().create_future()
+        self.batch: asyncio.Task[None] | None = None
+
+    @property
+    def has_left(self) -> bool:
+        return self.outcome.done()
+
+    def give_back(self) -> None:
+        """End a turn that has come too late. There may be none, and no outcome either."""
+        if not self.outcome.cancelled() and self.outcome.exception() is None:
+            outcome = self.outcome.result()
+            if isinstance(outcome, _Alone) and outcome.turn is not None:
+                outcome.turn.end()
 
     def end(self, outcome: "_Row | _Alone") -> None:
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 
-    def fail(self, error: PersistenceError) -> None:
+    def fail(self, error: Exception) -> None:
         if not self.outcome.done():
             self.outcome.set_exception(error)
+
+
+class _Parameters:
+    """Those of a batch, without those of callers who have left before it is sent."""
+
+    def __init__(self, batch: list[_Waiting]) -> None:
+        self._batch = batch
+
+    def __iter__(self) -> Iterator[Sequence[object]]:
+        return (each.args for each in self._batch if not each.has_left)
 
 
 class _Turn:

@@ -8,9 +8,9 @@ updates a second (measured: 0.4 to 0.5 of asyncpg's own rate against 0.93 to 1.0
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import asyncpg
 import databases
@@ -28,6 +28,16 @@ Each pause is a random part of these, so that two that met do not meet again.
 _PREPARED = 100  # statements that each connection keeps
 
 _log = logging.getLogger(__name__)
+
+Abandoned: TypeAlias = Callable[[asyncio.Task[None]], object]
+"""Is told that a statement has been left, and of the task that ends when it is at rest.
+
+Until then, PostgreSQL may still make it.
+"""
+
+
+def _forget(_release: asyncio.Task[None]) -> None:
+    pass
 
 
 class Database:
@@ -109,31 +119,37 @@ class Database:
         """How many statements wait for a connection."""
         return max(self._running - self.max_connections, 0)
 
-    async def fetch_row(self, sql: str, *args: object) -> Sequence[Any] | None:
+    async def fetch_row(
+        self, sql: str, *args: object, abandoned: Abandoned = _forget
+    ) -> Sequence[Any] | None:
         """Run one statement and return its first row, or None when it returns none.
 
         The statement is a transaction of its own, and one round trip once it is prepared on the
         connection. One that PostgreSQL gave up for another transaction is tried again some times;
         nothing else is. Raises a PersistenceError, whatever the driver raises. When the task is
-        cancelled, so is the statement, in PostgreSQL.
+        cancelled, so is the statement, in PostgreSQL: nobody waits for that, but ``abandoned``
+        tells.
         """
-        row: Sequence[Any] | None = await self._run("fetchrow", sql, args)
+        row: Sequence[Any] | None = await self._run("fetchrow", sql, args, abandoned)
         return row
 
     async def fetch_rows(self, sql: str, *args: object) -> list[Sequence[Any]]:
         """Run one statement and return its rows. Otherwise as ``fetch_row``."""
-        rows: list[Sequence[Any]] = await self._run("fetch", sql, args)
+        rows: list[Sequence[Any]] = await self._run("fetch", sql, args, _forget)
         return rows
 
-    async def fetch_each(self, sql: str, each: Sequence[Sequence[object]]) -> list[Sequence[Any]]:
+    async def fetch_each(
+        self, sql: str, each: Iterable[Sequence[object]], *, abandoned: Abandoned = _forget
+    ) -> list[Sequence[Any]]:
         """Run one statement for each of several sets of parameters, and return all their rows.
 
-        They are one transaction, and one round trip. Raises RolledBack when PostgreSQL refuses one
-        of them, which is not tried again; otherwise as ``fetch_row``.
+        They are one transaction, and one round trip. ``each`` is read when there is a connection,
+        and again should the statement have to be prepared anew. Raises RolledBack when PostgreSQL
+        refuses one of them, which is not tried again; otherwise as ``fetch_row``.
         """
         try:
             async with asyncio.timeout(self._statement_timeout):
-                rows: list[Sequence[Any]] = await self._try("fetchmany", sql, (each,))
+                rows: list[Sequence[Any]] = await self._try("fetchmany", sql, (each,), abandoned)
                 return rows
         except TimeoutError as error:
             raise errors.DatabaseTimeout("the database did not answer in time") from error
@@ -142,19 +158,19 @@ class Database:
                 raise errors.RolledBack("one of the statements was refused") from error
             raise
 
-    async def _run(self, fetch: str, sql: str, args: Sequence[object]) -> Any:
+    async def _run(self, fetch: str, sql: str, args: Sequence[object], abandoned: Abandoned) -> Any:
         try:
             async with asyncio.timeout(self._statement_timeout):
                 for pause in _PAUSES:
                     try:
-                        return await self._try(fetch, sql, args)
+                        return await self._try(fetch, sql, args, abandoned)
                     except errors.TransactionConflict:
                         await asyncio.sleep(random.uniform(0, pause))  # noqa: S311
-                return await self._try(fetch, sql, args)
+                return await self._try(fetch, sql, args, abandoned)
         except TimeoutError as error:
             raise errors.DatabaseTimeout("the database did not answer in time") from error
 
-    async def _try(self, fetch: str, sql: str, args: Sequence[object]) -> Any:
+    async def _try(self, fetch: str, sql: str, args: Sequence[object], abandoned: Abandoned) -> Any:
         self._running += 1
         connection = self._databases.connection()
         try:
@@ -174,6 +190,7 @@ class Database:
             release = asyncio.create_task(self._release(connection))
             self._releases.add(release)
             release.add_done_callback(self._releases.discard)
+            abandoned(release)
             raise
         except Exception as error:
             failure = meaning(error, lost=_is_lost(raw))

@@ -18,7 +18,8 @@ class Output:
     """Writes lines to a file, a terminal or a pipe, and drops those that would have to wait.
 
     A logger for structlog, and a stream for the standard library. On an event loop, lines that come
-    in the same iteration are written together, at its end.
+    in the same iteration are written together, at its end; warnings and errors are written at once,
+    before a caller is told.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -34,7 +35,13 @@ class Output:
         """Write ``text`` and the end of a line."""
         self.write(f"{text}\n")
 
-    debug = info = warning = error = critical = line
+    def line_now(self, text: str) -> None:
+        """Write ``text`` and the end of a line, and wait for no other."""
+        self.write(f"{text}\n")
+        self.flush()
+
+    debug = info = line
+    warning = error = critical = line_now
 
     def write(self, text: str) -> None:
         """Write ``text``, which ends with a line."""

@@ -44,7 +44,8 @@ class Orders(OrderService):
     ) -> UpdateOrderPaymentResponse:
         """Write the payment fields that are set in ``request``."""
         fields = payments.PAYMENT_FIELDS
-        params = {name: value for name in fields if (value := getattr(request, name))}
+        has_field: Any = request.has_field  # takes no names but literal ones
+        params = {name: getattr(request, name) for name in fields if has_field(name)}
         if problem := payments.problem(request.order_id, params):
             raise ConnectError(Code.INVALID_ARGUMENT, problem)
         sql = payments.update(tuple(params))
@@ -64,10 +65,11 @@ async def _serve(port: int, started: serving.Started, stopped: asyncio.Event) ->
             config = Config()
             listener.listen(config.backlog)
             started()
-            config.bind = [f"fd://{listener.fileno()}"]
+            config.bind = [f"fd://{listener.detach()}"]  # it closes what it is given
             # Its default ends a connection, with what is in flight, after so many requests.
             config.keep_alive_max_requests = sys.maxsize
             config.accesslog = None
+            config.loglevel = "WARNING"  # or each worker would tell where it serves
             app: Any = OrderServiceASGIApplication(Orders(pool))
             await serve(app, config, shutdown_trigger=stopped.wait)
 

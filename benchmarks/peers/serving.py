@@ -4,9 +4,11 @@ import asyncio
 import os
 import signal
 import socket
+import sys
+import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import asyncpg
 import uvloop
@@ -19,11 +21,13 @@ Serve: TypeAlias = Callable[[int, Started, asyncio.Event], Coroutine[Any, Any, N
 
 
 def run(serve: Serve) -> None:
-    """Serve in as many processes as LISTINGS_WORKERS says, until SIGTERM."""
+    """Serve in as many processes as LISTINGS_WORKERS says, or in one, until SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the others end as well
+    others: list[int] = []
     with reusable_socket(0) as holder:
         port: int = holder.getsockname()[1]
-        others = [_fork(serve, port) for _ in range(int(os.environ["LISTINGS_WORKERS"]) - 1)]
         try:
+            _fork(serve, port, int(os.environ.get("LISTINGS_WORKERS", "1")) - 1, others)
             _serve(serve, port, lambda: print(f"Serving on http://127.0.0.1:{port}", flush=True))
         finally:
             for pid in others:
@@ -53,14 +57,38 @@ async def pool() -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
         yield opened
 
 
-def _fork(serve: Serve, port: int) -> int:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            _serve(serve, port, lambda: None)
-        finally:
-            os._exit(0)
-    return pid
+def _fork(serve: Serve, port: int, count: int, others: list[int]) -> None:
+    """Serve in ``count`` more processes, which ``others`` gets, and wait until they do.
+
+    Each closes its end of a pipe, having written to it once it serves, or not.
+    """
+    reading, writing = os.pipe()
+
+    def started() -> None:
+        os.write(writing, b".")
+        os.close(writing)
+
+    for _ in range(count):
+        pid = os.fork()
+        if pid == 0:
+            os.close(reading)
+            _serve_and_exit(serve, port, started)
+        others.append(pid)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        if len(pipe.read()) < count:
+            sys.exit("a worker has ended before it served")
+
+
+def _serve_and_exit(serve: Serve, port: int, started: Started) -> NoReturn:
+    status = 1
+    try:
+        _serve(serve, port, started)
+        status = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
 
 
 def _serve(serve: Serve, port: int, started: Started) -> None:

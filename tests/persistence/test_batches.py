@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 
+import psutil
 import psycopg
 import pytest
 
 from persistence import errors
 from persistence.orders import OrderRepository
 from persistence.records import Origin, Update
-from tests.support import databases
+from tests.support import databases, pooler
 from tests.support.load import eventually
 from tests.support.orders import Orders
 
@@ -20,6 +21,16 @@ pytestmark = pytest.mark.anyio
 
 CONNECTIONS, LIMIT = 6, 5.0
 SOON = LIMIT / 2  # long before a time-out
+TURN = 0.01  # after which a batch does not wait for the one before
+
+BUSY = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND state <> 'idle' AND pid <> pg_backend_pid()"
+)
+SLEEPING = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE wait_event = 'PgSleep' AND datname = current_database()"
+)
 
 
 @asynccontextmanager
@@ -63,7 +74,7 @@ async def test_they_share_a_commit_and_nothing_else(
             for each in order_ids
         )
     )
-    assert transactions(orders, order_ids) == 1
+    assert transactions(orders, order_ids) == 2  # the first one did not wait for the others
     for order_id, answer in zip(order_ids, answers, strict=True):
         assert answer.order.id == order_id
         assert answer.order.payment_transaction_id == f"txn_{order_id}"
@@ -171,6 +182,73 @@ async def test_one_who_goes_away_takes_nobody_along(
     await asyncio.gather(*(pay(repository, each) for each in order_ids))
 
 
+async def test_what_nobody_waits_for_any_more_overwrites_nothing(
+    repository: OrderRepository, orders: Orders
+) -> None:
+    """The batch gets to the last of its orders when its callers have long been gone."""
+    orders.slow_down(0.3, when="new.payment_session_id = 'early'")
+    order_ids = [orders.add() for _ in range(5)]
+    early = [
+        asyncio.ensure_future(pay(repository, each, payment_session_id="early"))
+        for each in order_ids
+    ]
+    await eventually(lambda: orders.value(SLEEPING) == 2)  # the first, and the batch of the others
+    for call in early:
+        call.cancel()
+    await asyncio.gather(*early, return_exceptions=True)
+    await asyncio.gather(*(pay(repository, each, payment_session_id="late") for each in order_ids))
+
+    assert {orders.row(each)["payment_session_id"] for each in order_ids} == {"late"}
+
+
+@pytest.mark.skipif(pooler.is_used(), reason="its connections are not ours to stop")
+async def test_a_cancel_that_comes_too_late_overwrites_nothing_either(
+    repository: OrderRepository, orders: Orders
+) -> None:
+    """PostgreSQL has not begun with the statement when its caller goes, and makes it afterwards."""
+    order_id = orders.add()
+    await pay(repository, order_id)
+    ours = "datname = current_database() AND query ~ 'UPDATE' AND pid <> pg_backend_pid()"
+    backend = psutil.Process(orders.value(f"SELECT pid FROM pg_stat_activity WHERE {ours}"))
+    backend.suspend()
+    try:
+        early = asyncio.ensure_future(pay(repository, order_id, payment_session_id="early"))
+        await asyncio.sleep(TURN)
+        early.cancel()
+        await asyncio.gather(early, return_exceptions=True)
+        late = asyncio.ensure_future(pay(repository, order_id, payment_session_id="late"))
+        await asyncio.wait([late], timeout=0.2)
+        assert not late.done()  # nobody knows yet what will become of the early one
+    finally:
+        backend.resume()
+    await late
+
+    await eventually(lambda: orders.value(BUSY) == 0)
+    assert orders.row(order_id)["payment_session_id"] == "late"
+
+
+async def test_who_leaves_before_a_connection_is_free(
+    repository: OrderRepository, orders: Orders
+) -> None:
+    *held, first, gone, left = [orders.add() for _ in range(CONNECTIONS + 3)]
+    with orders.locked(*held):
+        waiting = []
+        for number, each in enumerate(held):
+            waiting.append(asyncio.ensure_future(pay(repository, each)))
+            await eventually(lambda n=number: lock_waits(orders) == n + 1)  # type: ignore[misc]
+        calls = [asyncio.ensure_future(pay(repository, each)) for each in (first, gone, left)]
+        await asyncio.sleep(2 * TURN)  # by now, two of them have been put together
+        calls[1].cancel()
+        await asyncio.gather(calls[1], return_exceptions=True)
+    await asyncio.gather(*waiting, calls[0], calls[2])
+
+    assert [orders.row(each)["payment_status"] for each in (first, gone, left)] == [
+        "paid",
+        "pending",
+        "paid",
+    ]
+
+
 async def test_each_keeps_its_time(repository: OrderRepository, orders: Orders) -> None:
     """One that has run out of it in a batch does not wait for the others."""
     orders.slow_down(0.3)
@@ -188,16 +266,12 @@ async def test_each_keeps_its_time(repository: OrderRepository, orders: Orders) 
 
 async def test_a_connection_that_is_lost(repository: OrderRepository, orders: Orders) -> None:
     """All of a batch are told that they cannot know, and either all were made or none."""
-    orders.slow_down(0.2)
+    orders.slow_down(1.0)
     order_ids = [orders.add() for _ in range(5)]
     calls = [asyncio.ensure_future(pay(repository, each)) for each in order_ids]
-    sleeping = "wait_event = 'PgSleep' AND datname = current_database()"
-    count = f"SELECT count(*) FROM pg_stat_activity WHERE {sleeping}"
-    await eventually(lambda: orders.value(count))
+    await eventually(lambda: orders.value(SLEEPING) == 2)  # the first, and the batch of the others
     with psycopg.connect(orders.url, autocommit=True) as connection:
-        connection.execute(
-            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {sleeping}".encode()
-        )
+        connection.execute(SLEEPING.replace("count(*)", "pg_terminate_backend(pid)").encode())
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(each) for each in answers} == {errors.DatabaseUnavailable}
     assert {orders.row(each)["payment_status"] for each in order_ids} == {"pending"}

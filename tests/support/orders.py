@@ -48,21 +48,21 @@ class Orders:
         _only_row(self.url, statement, values | {"id": order_id})
 
     @contextmanager
-    def locked(self, order_id: int) -> Iterator[None]:
-        """Keep every update of that order waiting meanwhile."""
+    def locked(self, *order_ids: int) -> Iterator[None]:
+        """Keep every update of these orders waiting meanwhile."""
         with psycopg.connect(self.url) as holder:
-            holder.execute("SELECT FROM orders WHERE id = %s FOR UPDATE", (order_id,))
+            holder.execute("SELECT FROM orders WHERE id = ANY(%s) FOR UPDATE", (list(order_ids),))
             yield
             holder.rollback()
 
-    def slow_down(self, seconds: float) -> None:
-        """Make each update of an order take that long in PostgreSQL, or longer."""
+    def slow_down(self, seconds: float, when: str = "true") -> None:
+        """Make each update of an order, or some, take that long in PostgreSQL, or longer."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(
                 "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS"
                 f" 'BEGIN PERFORM pg_sleep({seconds:f}); RETURN new; END';"
                 " CREATE TRIGGER dawdle BEFORE UPDATE ON orders"
-                " FOR EACH ROW EXECUTE FUNCTION dawdle()".encode()
+                f" FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION dawdle()".encode()
             )
 
     def value(self, statement: str) -> Any:
