@@ -89,10 +89,13 @@ def main(quick: bool, write: bool, output: Path | None, **options: Any) -> None:
         signal.signal(each, lambda *_: sys.exit(1))
     wanted = Wanted(**options | (_QUICK if quick else {}))
     directories = [each for each in (output, Path(__file__).parent if write else None) if each]
-    try:
-        run = measured(wanted, _say)
+
+    def keep(run: report.Run) -> None:
         for directory in directories:
             results.write(run, _NOTES, directory)
+
+    try:
+        run = measured(wanted, _say, keep)
     except (BenchmarkError, PersistenceError, psycopg.Error) as error:
         raise click.ClickException(str(error)) from error
     for table in report.tables(run):

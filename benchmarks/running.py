@@ -43,8 +43,11 @@ class Wanted:
         return Plan(self.rounds, self.seconds)
 
 
-def measured(wanted: Wanted, say: Say) -> Run:
-    """Measure what is wanted. Raises BenchmarkError when any call fails."""
+def measured(wanted: Wanted, say: Say, keep: Callable[[Run], object]) -> Run:
+    """Measure what is wanted, and have it kept after each part.
+
+    Raises BenchmarkError when any call fails.
+    """
     check_tools()
     names = select(wanted.contestants, (pgbench.NAME,))
     with ExitStack() as stack:
@@ -59,16 +62,22 @@ def measured(wanted: Wanted, say: Say) -> Run:
         if "rounds" in wanted.parts:
             limit = pgbench.NAME in names
             run.rounds = rounds.measure(bench, wanted.plan, chosen, database, limit=limit)
+            keep(run)
         if "latency" in wanted.parts:
             run.latency = parts.latency()
+            keep(run)
         if "connections" in wanted.parts:
             run.connections = parts.connections()
+            keep(run)
         if "table-size" in wanted.parts:
             run.table_size = parts.table_size(server)
+            keep(run)
         if "memory" in wanted.parts:
             run.memory = parts.memory()
+            keep(run)
         if "tokens" in wanted.parts:
             run.tokens = token_costs(scratch)
+            keep(run)
     return run
 
 

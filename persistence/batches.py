@@ -3,11 +3,11 @@
 Most of what an update costs is not the update: a round trip, tasks that wait for it, a transaction,
 its commit. Measured with 32 calls at a time, together they take 0.6 of the service's time for the
 database and 0.4 of PostgreSQL's (see ``benchmarks/RESULTS.md``). Nobody waits in order to share:
-what comes while there is a turn free goes at once, and what comes meanwhile goes together.
+what comes while only a few are under way goes at once, and what comes meanwhile goes together.
 
 No caller can tell, except by speed:
 
-- A statement that nobody shares a turn with runs in its caller's own task.
+- A statement that goes alone runs in its caller's own task.
 - A batch is one transaction. When PostgreSQL refuses one of its statements, none of them is made,
   and each of them runs by itself, and has its own error.
 - Nobody waits behind somebody else's lock: in a batch, a statement waits for one no longer than
@@ -30,8 +30,10 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from persistence.database import Database
 from persistence.errors import RolledBack
 
-# Batches on their way at a time. With two, they are half as large, and so is what is saved.
-_AT_ONCE: Final = 1
+# As long as fewer statements are under way, others may depart. With a lower limit, calls would wait
+# for each other's commit where there is little to do; with a higher, batches would be small where
+# there is much.
+_FEW: Final = 4
 
 # Statements in a batch. More would save little, and where each of them waits for a slow disk, they
 # wait one after the other.
@@ -66,8 +68,8 @@ class Batches:
     async def fetch_row(self, statement: BatchedStatement, row_id: int, *args: object) -> _Row:
         """Run ``statement`` as ``Database.fetch_row`` does."""
         turn: _Turn | None
-        if not self._waiting and self._under_way < _AT_ONCE and row_id not in self._left:
-            turn = _Turn(self)
+        if not self._waiting and self._under_way < _FEW and row_id not in self._left:
+            turn = _Turn(self, 1)
         else:
             waiting = _Waiting(row_id, (row_id, *args))
             self._waiting.setdefault(statement, []).append(waiting)
@@ -91,15 +93,15 @@ class Batches:
                 turn.end()
 
     def _depart(self) -> None:
-        """Send what waits and can go, in as many batches as have a turn."""
+        """Send what waits and can go, while only a few are under way."""
         for statement in list(self._waiting):
-            if self._under_way >= _AT_ONCE:
+            if self._under_way >= _FEW:
                 return
             batch = self._board(statement)
             if len(batch) == 1:
-                batch[0].end(_Alone(_Turn(self)))
+                batch[0].end(_Alone(_Turn(self, 1)))
             elif batch:
-                run = self._run(statement.together, batch, _Turn(self))
+                run = self._run(statement.together, batch, _Turn(self, len(batch)))
                 task = asyncio.create_task(run, context=Context())
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -203,17 +205,18 @@ class _Parameters:
 
 
 class _Turn:
-    """What a batch has from its departure to its end, but not for long."""
+    """What ``size`` statements have from their departure to their end, but not for long."""
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self, batches: Batches, size: int) -> None:
         self._batches: Batches | None = batches
+        self._size = size
         self._timer = asyncio.get_running_loop().call_later(_TURN, self.end, context=Context())
-        batches._under_way += 1
+        batches._under_way += size
 
     def end(self) -> None:
         """Let the next batch depart."""
         self._timer.cancel()
         if self._batches is not None:
             batches, self._batches = self._batches, None
-            batches._under_way -= 1
+            batches._under_way -= self._size
             batches._depart()
