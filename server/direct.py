@@ -124,7 +124,8 @@ class DirectCall:
         """Act upon what has changed: uvicorn sets ``message_event`` then."""
         if self.disconnected:
             if self._task is None:
-                self._end()
+                # Not now: uvicorn is going through all calls of a connection that is lost.
+                self._connection.loop.call_soon(self._end, context=Context())
             elif not self.response_complete:
                 self._task.cancel()
         elif self._task is None:
