@@ -166,7 +166,8 @@ def test_whatever_the_body(running: Service, parts: list[bytes], cuts: list[int]
     assert told(direct) == told(usual)
 
 
-def test_one_who_goes_away(running: Service, orders: Orders) -> None:
+@pytest.mark.parametrize("by_reset", [True, False], ids=["reset", "close"])
+def test_one_who_goes_away(running: Service, orders: Orders, by_reset: bool) -> None:
     """Before the request is whole, and while its update waits for somebody else's."""
     held = orders.add()
 
@@ -182,8 +183,11 @@ def test_one_who_goes_away(running: Service, orders: Orders) -> None:
             client.send(DATA, END_STREAM, 3, body)
             client.send(DATA, 0, 5, body)
             await eventually(lambda: running.metric("listings_rpcs_in_flight") == 1)
-            for stream_id in (1, 3, 5):
-                client.send(RST_STREAM, 0, stream_id, http2.CANCEL.to_bytes(4))
+            if by_reset:
+                for stream_id in (1, 3, 5):
+                    client.send(RST_STREAM, 0, stream_id, http2.CANCEL.to_bytes(4))
+            else:
+                writer.close()
             await eventually(lambda: running.metric("listings_rpcs_in_flight") == 0)
 
     with orders.locked(held):
