@@ -21,6 +21,7 @@ No caller can tell, except by speed:
 """
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextvars import Context
@@ -57,8 +58,11 @@ class BatchedStatement(NamedTuple):
 class Batches:
     """Runs statements, together where they come together."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, together: bool = True) -> None:
+        """Without ``together``, each of them goes alone."""
         self._database = database
+        self._few = _FEW if together else sys.maxsize
+        self._most = _MOST if together else 1
         self._waiting: dict[BatchedStatement, list[_Waiting]] = {}
         self._under_way = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -68,7 +72,7 @@ class Batches:
     async def fetch_row(self, statement: BatchedStatement, row_id: int, *args: object) -> _Row:
         """Run ``statement`` as ``Database.fetch_row`` does."""
         turn: _Turn | None
-        if not self._waiting and self._under_way < _FEW and row_id not in self._left:
+        if not self._waiting and self._under_way < self._few and row_id not in self._left:
             turn = _Turn(self, 1)
         else:
             waiting = _Waiting(row_id, (row_id, *args))
@@ -95,7 +99,7 @@ class Batches:
     def _depart(self) -> None:
         """Send what waits and can go, while only a few are under way."""
         for statement in list(self._waiting):
-            if self._under_way >= _FEW:
+            if self._under_way >= self._few:
                 return
             batch = self._board(statement)
             if len(batch) == 1:
@@ -116,7 +120,7 @@ class Batches:
             if each.has_left:
                 continue
             if (
-                len(boarding) < _MOST
+                len(boarding) < self._most
                 and each.row_id not in boarding
                 and each.row_id not in self._left
             ):

@@ -45,14 +45,16 @@ class OrderRepository:
         database: Database,
         *,
         guard_status: bool = True,
+        together: bool = True,
         committed: Callable[[], object] = lambda: None,
     ) -> None:
         """With ``guard_status``, payment statuses follow the moves of ``statuses.MOVES`` only.
 
+        With ``together``, updates that are under way at a time may share a round trip and a commit.
         ``committed`` is called after each update that has written something.
         """
         self._database = database
-        self._batches = Batches(database)
+        self._batches = Batches(database, together=together)
         self._guard_status = guard_status
         self._committed = committed
 

@@ -80,7 +80,12 @@ def create_app(  # noqa: PLR0913 - its parts
     codecs: list[Codec[Any, Any]] = [proto_binary_codec(), StrictJSONCodec()]
     orders = OrderServiceASGIApplication(
         OrderHandler(
-            OrderRepository(database, guard_status=settings.status_guard, committed=feed.committed),
+            OrderRepository(
+                database,
+                guard_status=settings.status_guard,
+                together=not tracing,  # a span for each statement, below that of its RPC
+                committed=feed.committed,
+            ),
             PaymentLedger(database),
             feed,
             UpdateOutcomes(metrics.updates),

@@ -123,10 +123,13 @@ class DirectCall:
     def set(self) -> None:
         """Act upon what has changed: uvicorn sets ``message_event`` then."""
         if self.disconnected:
+            if self.response_complete:
+                return
             if self._task is None:
+                self.response_complete = True
                 # Not now: uvicorn is going through all calls of a connection that is lost.
                 self._connection.loop.call_soon(self._end, context=Context())
-            elif not self.response_complete:
+            else:
                 self._task.cancel()
         elif self._task is None:
             # Whether there is room may have changed since the headers came.

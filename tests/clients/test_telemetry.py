@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -65,6 +66,30 @@ def test_from_the_caller_to_the_sql(
     assert collector.services() == {"listings"}
     (entry,) = running.logged(event="rpc")
     assert entry["trace_id"] == TRACE
+
+
+def test_each_of_many_has_its_statement(
+    collector: Collector, database_url: str, tmp_path: Path
+) -> None:
+    order_ids = [Orders(database_url).add() for _ in range(64)]
+    with service.running(database_url, tmp_path / "log") as running:
+        with CALLERS["grpcio"](running.base_url) as call, ThreadPoolExecutor(32) as pool:
+            requests = [
+                UpdateOrderPaymentRequest(order_id=each, payment_status="paid")
+                for each in order_ids
+            ]
+            assert all(answer.success for answer in pool.map(call, requests))
+        assert running.stop() == 0
+    calls = {
+        span.span_id for span in collector.spans(path(UpdateOrderPaymentRequest()).lstrip("/"))
+    }
+    statements = [
+        span.parent_span_id
+        for span in collector.spans()
+        if attributes(span).get("db.statement", "").startswith('UPDATE "orders" SET')
+    ]
+    assert len(calls) == len(order_ids)
+    assert sorted(statements) == sorted(calls)
 
 
 def test_a_stream_is_a_span(collector: Collector, database_url: str, tmp_path: Path) -> None:

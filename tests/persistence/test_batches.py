@@ -13,7 +13,7 @@ import pytest
 from persistence import errors
 from persistence.orders import OrderRepository
 from persistence.records import Origin, Update
-from tests.support import databases, pooler
+from tests.support import databases
 from tests.support.load import eventually
 from tests.support.orders import Orders
 
@@ -204,7 +204,6 @@ async def test_what_nobody_waits_for_any_more_overwrites_nothing(
     assert {orders.row(each)["payment_session_id"] for each in order_ids} == {"late"}
 
 
-@pytest.mark.skipif(pooler.is_used(), reason="its connections are not ours to stop")
 async def test_a_cancel_that_comes_too_late_overwrites_nothing_either(
     repository: OrderRepository, orders: Orders
 ) -> None:
