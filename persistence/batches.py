@@ -1,8 +1,8 @@
 """Statements that are under way at the same time, sent together: one round trip, one commit.
 
 Most of what an update costs is not the update: a round trip, tasks that wait for it, a transaction,
-its commit. Measured with 32 calls at a time, together they take 0.6 of the service's time for the
-database and 0.4 of PostgreSQL's (see ``benchmarks/RESULTS.md``). Nobody waits in order to share:
+its commit. With 32 calls at a time, sending them together takes a third off the service's CPU and
+half of PostgreSQL's (see ``benchmarks/RESULTS.md``). Nobody waits in order to share:
 what comes while only a few are under way goes at once, and what comes meanwhile goes together.
 
 No caller can tell, except by speed:
