@@ -23,7 +23,7 @@ from server.gen.listings.v1.orders_pb import (
 )
 from server.listeners import base_url as base_url_of
 from server.listeners import listen
-from tests.support import databases, service, watchers
+from tests.support import service, watchers
 from tests.support.callers import CALLERS, Failure, json_client
 from tests.support.command_line import listings
 from tests.support.embedded import eventually
@@ -48,8 +48,7 @@ def test_it_is_readable_on_a_terminal(database_url: str) -> None:
     master, terminal = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "server", "serve"],
-        env=service.environment(databases.for_service(database_url))
-        | {"TERM": "xterm", "COLUMNS": "200"},
+        env=service.environment_on(database_url) | {"TERM": "xterm", "COLUMNS": "200"},
         stdout=terminal,
         stderr=terminal,
     ) as process:
@@ -93,7 +92,7 @@ def piped(url: str, settings: Mapping[str, str], **variables: str) -> Iterator[P
     """Run a service whose output goes into a pipe, for the test to read."""
     with subprocess.Popen(
         [sys.executable, "-m", "server", "serve"],
-        env=service.environment(databases.for_service(url), settings) | variables,
+        env=service.environment_on(url, settings) | variables,
         stdout=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None
@@ -180,7 +179,7 @@ def test_less_can_be_logged(database_url: str, tmp_path: Path) -> None:
         log.open("wb") as output,
         subprocess.Popen(
             [sys.executable, "-m", "server", "serve"],
-            env=service.environment(databases.for_service(database_url), settings),
+            env=service.environment_on(database_url, settings),
             stdout=output,
         ) as process,
     ):

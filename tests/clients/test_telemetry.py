@@ -315,7 +315,7 @@ def test_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch, database_url
     monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:4318")
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_PACKAGES],
-        env=service.environment(databases.for_service(database_url)),
+        env=service.environment_on(database_url),
         capture_output=True,
         text=True,
         check=False,

@@ -81,15 +81,11 @@ def running(
     command = [sys.executable, "-m", "server", "serve"]
     if terminal:  # the first one that the leader of a session opens
         command = ["sh", "-c", 'exec "$@" <"$0"', terminal, *command]
-    if database_url and pooler.is_used():
-        direct = databases.with_role(database_url, APPLICATION)
-        own = {"prepared_statements": "off", "direct_database_url": direct}
-        settings = own | settings
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
             start_new_session=terminal is not None,
-            env=environment(database_url and databases.for_service(database_url), settings),
+            env=environment_on(database_url, settings),
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -106,6 +102,20 @@ def on_own_database(log: Path, **settings: str) -> Iterator[Service]:
     with databases.clone() as url, running(url, log, **settings) as service:
         yield service
         assert service.stop() == 0
+
+
+def environment_on(database_url: str, settings: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return an environment for a service on the database at ``database_url``.
+
+    The service comes there as the application role, and through a pooler, if there is one.
+    """
+    if not database_url:
+        return environment("", settings)
+    own = {}
+    if pooler.is_used():
+        direct = databases.with_role(database_url, APPLICATION)
+        own = {"prepared_statements": "off", "direct_database_url": direct}
+    return environment(databases.for_service(database_url), own | dict(settings or {}))
 
 
 def environment(database_url: str, settings: Mapping[str, str] | None = None) -> dict[str, str]:
