@@ -31,9 +31,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from persistence.database import Database
 from persistence.errors import RolledBack
 
-# As long as fewer statements are under way, others may depart. With a lower limit, calls would wait
-# for each other's commit where there is little to do; with a higher, batches would be small where
-# there is much.
+# As long as fewer statements are under way, of all processes together, others may depart. With a
+# lower limit, calls would wait for each other's commit where there is little to do; with a higher,
+# batches would be small where there is much.
 _FEW: Final = 4
 
 # Statements in a batch. More would save little, and where each of them waits for a slow disk, they
@@ -58,10 +58,10 @@ class BatchedStatement(NamedTuple):
 class Batches:
     """Runs statements, together where they come together."""
 
-    def __init__(self, database: Database, *, together: bool = True) -> None:
-        """Without ``together``, each of them goes alone."""
+    def __init__(self, database: Database, *, together: bool = True, processes: int = 1) -> None:
+        """One of as many ``processes`` that do the same. Without ``together``, each goes alone."""
         self._database = database
-        self._few = _FEW if together else sys.maxsize
+        self._few = max(1, _FEW // processes) if together else sys.maxsize
         self._most = _MOST if together else 1
         self._waiting: dict[BatchedStatement, list[_Waiting]] = {}
         self._under_way = 0

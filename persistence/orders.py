@@ -46,15 +46,17 @@ class OrderRepository:
         *,
         guard_status: bool = True,
         together: bool = True,
+        processes: int = 1,
         committed: Callable[[], object] = lambda: None,
     ) -> None:
         """With ``guard_status``, payment statuses follow the moves of ``statuses.MOVES`` only.
 
-        With ``together``, updates that are under way at a time may share a round trip and a commit.
+        With ``together``, updates that are under way at a time may share a round trip and a commit;
+        ``processes`` is how many do this side by side.
         ``committed`` is called after each update that has written something.
         """
         self._database = database
-        self._batches = Batches(database, together=together)
+        self._batches = Batches(database, together=together, processes=processes)
         self._guard_status = guard_status
         self._committed = committed
 

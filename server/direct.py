@@ -45,6 +45,13 @@ _PREFIX: Final = 5
 _RawHeaders = list[tuple[bytes, bytes]]
 
 
+def _raw(headers: Any) -> _RawHeaders:
+    return [(name.encode(), value.encode()) for name, value in headers.allitems()]
+
+
+_OK_TRAILERS: Final = _raw(_WRITER.end(Headers(), None))
+
+
 class DirectMethods:
     """Finds the calls that can take the direct way."""
 
@@ -227,15 +234,16 @@ class DirectCall:
     def _answer(self, message: bytes, error: Exception | None) -> None:
         connection, stream, context = self._connection, self.stream, self._context
         headers = [*connection.server_state.default_headers, *_ANSWER_HEADERS]
-        for name, value in context.response_headers.allitems():
-            headers.append((name.encode(), value.encode()))
+        headers += _raw(context.response_headers)
         self._leave()
         stream.send_response(200, headers)
         if error is None:
             stream.send_data(b"\0" + len(message).to_bytes(4) + message)
-        wire_error = None if error is None else ConnectWireError.from_exception(error)
-        trailers: Any = _WRITER.end(context.response_trailers, wire_error)
-        stream.end_message([(name.encode(), value.encode()) for name, value in trailers.allitems()])
+        if error is None and not context.response_trailers:
+            stream.end_message(_OK_TRAILERS)
+        else:
+            wire_error = None if error is None else ConnectWireError.from_exception(error)
+            stream.end_message(_raw(_WRITER.end(context.response_trailers, wire_error)))
         self.response_started = self.response_complete = True
         connection.flush()
         connection.sent(self, len(message))

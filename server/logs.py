@@ -11,8 +11,10 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Sequence
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any, Final
 
 import structlog
@@ -75,14 +77,7 @@ def configure(level: str = "info", form: str = AUTO) -> None:
     output = Output(sys.stdout)
     is_terminal = sys.stdout.isatty()
     as_json = form == _JSON or (form == AUTO and not is_terminal)
-    before: list[Processor] = [
-        merge_contextvars,
-        _add_pid,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.ExceptionRenderer(),
-        mask,
-    ]
+    before: list[Processor] = [_complete, structlog.processors.ExceptionRenderer(), mask]
     render: Processor
     if as_json:
         render = _render_json
@@ -178,9 +173,29 @@ def _clean(text: str, secrets: Sequence[str]) -> str:
     return text
 
 
-def _add_pid(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
-    entry["pid"] = os.getpid()  # one of several workers, or one of those before it
-    return entry
+def _complete(logger: WrappedLogger, level: str, entry: EventDict) -> EventDict:
+    """Add what all entries have, in the order in which people read them.
+
+    In place of several of structlog's processors, the time by ``datetime``, and a sort afterwards:
+    with these, a line took a sixth longer.
+    """
+    return {
+        "timestamp": _now(),
+        "level": level,
+        "event": entry.pop("event"),
+        **merge_contextvars(logger, level, entry),
+        "pid": os.getpid(),  # one of several workers, or one of those before it
+    }
+
+
+def _now() -> str:
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    return f"{_date_and_time(seconds)}.{nanoseconds // 1000:06}Z"
+
+
+@lru_cache(maxsize=1)
+def _date_and_time(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def _escape(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
@@ -193,6 +208,5 @@ def _escape(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict
     return entry
 
 
-def _render_json(_logger: WrappedLogger, _method: str, entry: EventDict) -> str:
-    first = {name: entry.pop(name, None) for name in ("timestamp", "level", "event")}
-    return _to_json({**first, **entry})
+def _render_json(_logger: WrappedLogger, _level: str, entry: EventDict) -> str:
+    return _to_json(entry)
