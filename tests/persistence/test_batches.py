@@ -35,10 +35,10 @@ SLEEPING = (
 
 
 @asynccontextmanager
-async def opened(url: str) -> AsyncIterator[OrderRepository]:
+async def opened(url: str, *, processes: int = 1) -> AsyncIterator[OrderRepository]:
     pool = databases.pool(url, max_connections=CONNECTIONS, statement_timeout=LIMIT)
     async with pool as database:
-        yield OrderRepository(database)
+        yield OrderRepository(database, processes=processes)
 
 
 @pytest.fixture
@@ -82,6 +82,16 @@ async def test_they_share_a_commit_and_nothing_else(
         assert orders.row(order_id)["payment_transaction_id"] == f"txn_{order_id}"
         statement = "SELECT request_id FROM order_payment_events WHERE order_id ="
         assert orders.value(f"{statement} {order_id}") == f"request {order_id}"
+
+
+@pytest.mark.parametrize(("processes", "alone"), [(2, FEW // 2), (FEW, 1), (100, 1)])
+async def test_fewer_go_alone_where_there_are_other_processes(
+    database_url: str, orders: Orders, processes: int, alone: int
+) -> None:
+    order_ids = [orders.add() for _ in range(16)]
+    async with opened(database_url, processes=processes) as repository:
+        await asyncio.gather(*(pay(repository, each) for each in order_ids))
+    assert transactions(orders, order_ids) == alone + 1
 
 
 async def test_each_has_its_own_error(repository: OrderRepository, orders: Orders) -> None:
