@@ -47,10 +47,13 @@ def bad_texts(field: str) -> dict[str, tuple[str, str]]:
 
 
 def own(order_id: int, field: str, text: str) -> str:
-    """A key takes effect once: make it this order's, in characters as long as any."""
+    """A key takes effect once: make it this order's, in characters as long as any.
+
+    The digits are as many for any order, since the text that follows may look like more of them.
+    """
     if field != "payment_idempotency_key":
         return text
-    digits = "".join(chr(ord(LONGEST_CHARACTER) + int(digit)) for digit in str(order_id))
+    digits = "".join(chr(ord(LONGEST_CHARACTER) + int(digit)) for digit in f"{order_id:019}")
     return (digits + text)[: LIMITS[field]]
 
 
