@@ -6,6 +6,10 @@ may fill the queue. Once it has been full, there is more work than can be done, 
 kept short until nobody waits and nobody has been refused for a second: with a long one, as many
 calls are answered as with a short one, only later.
 
+How short depends on how fast calls are answered. One call a connection keeps a slow database busy.
+Where thousands are answered a second, as many come while the process does not get the processor for
+some milliseconds, and turning those away would keep the queue short for ever.
+
 A refusal has to cost next to nothing, or it takes the time that the others need. One by the
 handler cost as much as an answer: at 1,200 calls a second, of which a process could answer 1,050,
 it answered 91. By the middleware here one takes 90 us, and gRPC, which most callers use, is refused
@@ -23,7 +27,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.answers import PreparedError
 
-_SHORT_QUEUE = 1  # call that may wait for each connection, once the queue has been full
+# Once the queue has been full, as many calls may be in as are answered in so many seconds, and at
+# the least those at work and one call that waits for each connection.
+_SHORT_SECONDS = 0.05
+_SHORT_QUEUE = 1
 _CALM = 1.0  # seconds without a refusal after which it may be long again
 
 Dropped: TypeAlias = Callable[[str, str], object]
@@ -45,20 +52,30 @@ class Admission:
         """How many have been refused so far."""
         self._at_once = at_once
         self._most = at_once + queue
-        self._most_when_short = min(self._most, at_once * (1 + _SHORT_QUEUE))
-        self._limit = self._most
+        self._fewest = at_once * (1 + _SHORT_QUEUE)
+        self._most_when_short = min(self._most, self._fewest)
+        self._is_short = False
         self._clock = clock
-        self._calm_at = clock()
+        self._calm_at = self._looked_at = clock()
         self._told = 0
+        self._answered = 0
 
     @property
     def is_full(self) -> bool:
         """Whether nobody may come in."""
-        return self.in_flight >= self._limit
+        return self.in_flight >= (self._most_when_short if self._is_short else self._most)
+
+    def look(self) -> None:
+        """Take note of how many have been answered since this was called before, a second ago."""
+        now = self._clock()
+        rate = self._answered / max(now - self._looked_at, _SHORT_SECONDS)
+        self._looked_at, self._answered = now, 0
+        answered = max(self._fewest, round(rate * _SHORT_SECONDS))
+        self._most_when_short = min(self._most, answered)
 
     def refuse(self) -> None:
         """Count one that was refused, because it was full."""
-        self._limit = self._most_when_short
+        self._is_short = True
         self._calm_at = self._clock() + _CALM
         self.refused += 1
 
@@ -75,12 +92,9 @@ class Admission:
     def leave(self) -> None:
         """Count a call out."""
         self.in_flight -= 1
-        if (
-            self._limit != self._most
-            and self.in_flight <= self._at_once
-            and self._clock() >= self._calm_at
-        ):
-            self._limit = self._most
+        self._answered += 1
+        if self._is_short and self.in_flight <= self._at_once and self._clock() >= self._calm_at:
+            self._is_short = False
 
 
 class GrpcGate:

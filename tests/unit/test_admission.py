@@ -78,6 +78,28 @@ def test_after_a_second_of_calm_a_burst_may_come_again() -> None:
     assert come(admission, 300) == 200
 
 
+def test_the_queue_is_kept_as_short_as_the_answers_are_fast() -> None:
+    clock = Clock()
+    admission = Admission(at_once=10, queue=500, clock=clock)
+    for _ in range(3_000):
+        come(admission, 1)
+        go(admission, 1)
+    clock.now = 1.0
+    admission.look()
+    assert come(admission, 600) == 510
+    go(admission, 510)
+    assert come(admission, 600) == 150  # are answered in 50 ms
+    go(admission, 90)
+    clock.now = 1.5
+    admission.look()
+    go(admission, 5)
+    assert come(admission, 600) == 5  # 600 in half a second were 60 in 50 ms
+    clock.now = 2.5
+    admission.look()
+    go(admission, 45)
+    assert come(admission, 600) == 5  # none was: one waits for each connection
+
+
 def test_a_small_queue_is_not_made_longer() -> None:
     admission = Admission(at_once=10, queue=5)
     assert come(admission, 20) == 15
