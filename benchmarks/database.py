@@ -23,6 +23,11 @@ from persistence.roles import APPLICATION
 
 _LEAVE_SECONDS: Final = 20.0
 
+# Of PostgreSQL's own defaults, that of shared_buffers is for a machine of the smallest size. Its
+# documentation advises a quarter of the memory, and so much WAL that time starts a checkpoint.
+_BUFFERS: Final = 0.25
+_MOST_WAL: Final = "8GB"
+
 _CONNECTED: Final = """
     SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()
@@ -60,6 +65,7 @@ class Counts:
 class OrderDatabase:
     """A migrated database of demo orders, numbered from 1.
 
+    ``version`` is that of PostgreSQL, and how large its buffers are.
     ``url`` is for who is measured: by a user with the rights of the service and no others.
     ``connection`` is the owner's. ``postmaster`` is PostgreSQL's first process, or None where it
     runs on another machine.
@@ -125,7 +131,7 @@ def prepared(server: str, orders: int) -> Iterator[OrderDatabase]:
         yield OrderDatabase(
             stack.enter_context(_for_service(connection, url)),
             orders,
-            connection.info.parameter_status("server_version") or "?",
+            _version(connection),
             _postmaster(connection),
             connection,
         )
@@ -137,9 +143,21 @@ def _embedded() -> Iterator[str]:
     try:
         directory.chmod(0o755)  # below it, the embedded server sees to its own
         with embedded.running(directory / "postgres") as url:
+            _configure(url)
+        with embedded.running(directory / "postgres") as url:
             yield url
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _configure(url: str) -> None:
+    """Set what takes effect when the server starts the next time."""
+    megabytes = psutil.virtual_memory().total * _BUFFERS // 2**20
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("ALTER SYSTEM SET shared_buffers = {}").format(f"{megabytes:.0f}MB")
+        )
+        connection.execute(sql.SQL("ALTER SYSTEM SET max_wal_size = {}").format(_MOST_WAL))
 
 
 @contextmanager
@@ -171,6 +189,15 @@ def _for_service(connection: psycopg.Connection, url: str) -> Iterator[str]:
         yield urlunsplit(parts._replace(netloc=f"{name}:{password}@{host}"))
     finally:
         connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+
+
+def _version(connection: psycopg.Connection) -> str:
+    row = connection.execute(
+        "SELECT format('%s, shared_buffers %s', current_setting('server_version'),"
+        " current_setting('shared_buffers'))"
+    ).fetchone()
+    assert row is not None
+    return str(row[0])
 
 
 def _postmaster(connection: psycopg.Connection) -> psutil.Process | None:

@@ -4,6 +4,7 @@ It takes a tenth of the time, because the indexes are built when all rows are th
 is entered at once and not row by row.
 """
 
+from contextlib import suppress
 from typing import Final, LiteralString
 
 import psycopg
@@ -52,6 +53,8 @@ _EVENTS: Final = """
     FROM orders WHERE payment_provider IS NOT NULL ORDER BY id
 """
 
+_TOUCHED: Final = ("orders", "orders_pkey", "order_payment_events_pkey")
+
 _INDEXES: Final = """
     SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid)
     FROM pg_index
@@ -83,7 +86,17 @@ def fill(connection: psycopg.Connection, orders: int) -> None:
         _alter(connection, "ALTER TABLE {} ENABLE TRIGGER USER", table)
         _alter(connection, "VACUUM ANALYZE {}", table)
     connection.execute("ALTER TABLE orders RESET (fillfactor)")
+    # A server that is not ours may not have it, or not for us.
+    with suppress(psycopg.errors.FeatureNotSupported, psycopg.errors.InsufficientPrivilege):
+        _warm(connection)
     connection.execute("CHECKPOINT")
+
+
+def _warm(connection: psycopg.Connection) -> None:
+    """Load what updates touch, as a server has it in memory that has run for a while."""
+    connection.execute("CREATE EXTENSION pg_prewarm")
+    for relation in _TOUCHED:
+        connection.execute("SELECT pg_prewarm(%s)", (relation,))
 
 
 def _alter(connection: psycopg.Connection, statement: LiteralString, table: str) -> None:

@@ -22,6 +22,8 @@ from benchmarks.jobs import Job, Timing
 from benchmarks.wire import LANES, PATH, PROTOCOLS, Protocol, bodies
 
 _PAUSE: Final = 0.0005
+_PAUSE_A_LANE: Final = 0.00006  # what replaces the bodies is not to take a core from the others
+_SETTLING: Final = 0.5  # seconds by the clock, in which processes and connections are still new
 _PAUSES_A_LOOK: Final = 200
 _MOST_PROCESSES: Final = 128
 _TICKS: Final = 100  # of h2load's clock, a second
@@ -63,7 +65,8 @@ def run(job: Job, alive: Callable[[], bool]) -> Timing:
         _race(commands, directory, lanes, time.monotonic() + expected * 2 + _GRACE, alive)
         for lane in range(processes):
             _check(directory / f"output{lane}", requests, PROTOCOLS[job.protocol])
-        return _timing([_calls(directory / f"log{lane}") for lane in range(processes)])
+        logs = [_calls(directory / f"log{lane}") for lane in range(processes)]
+        return _timing(logs, _SETTLING if job.rate else 0.0)
 
 
 def _pace(rate: float, connections: int) -> list[str]:
@@ -113,11 +116,12 @@ def _race(
             with (directory / f"output{lane}").open("wb") as output:
                 processes.append(_spawn(command, output))
         running = list(processes)
+        pause = max(_PAUSE, _PAUSE_A_LANE * len(lanes))
         looks = cycle(range(_PAUSES_A_LOOK))
         while running:
             for replace in lanes:
                 replace()
-            time.sleep(_PAUSE)
+            time.sleep(pause)
             if running[0].poll() is not None:
                 running.pop(0)
             if time.monotonic() > deadline:
@@ -163,10 +167,13 @@ def _calls(log: Path) -> list[_Call]:
     return calls
 
 
-def _timing(logs: Sequence[Sequence[_Call]]) -> Timing:
-    """Return the figures of the time in which all of the processes were calling."""
+def _timing(logs: Sequence[Sequence[_Call]], settling: float) -> Timing:
+    """Return the figures of the time in which all of the processes were calling.
+
+    It begins ``settling`` seconds after the last of them has begun.
+    """
     everything = [call for log in logs for call in log]
-    first = max(min(call.start for call in log) for log in logs)
+    first = max(min(call.start for call in log) for log in logs) + settling
     last = min(max(call.end for call in log) for log in logs)
     within = [call for call in everything if call.start >= first and call.end <= last]
     if len(within) < len(everything) / 2:

@@ -66,5 +66,5 @@ def _visit(visit: Visit, plan: Plan, rates: dict[str, float]) -> dict[str, float
 
 def _paced(visit: Visit, plan: Plan, rate: float, prefix: str) -> dict[str, float]:
     """Return the latencies of calls by the clock."""
-    figures = visit.measure(plan.calls(rate), rate=rate)
+    figures = visit.measure(plan.calls_by_clock(rate), rate=rate)
     return {f"{prefix}{measure}": figures[measure] for measure in ("p50", "p99")}
