@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     )
     pool_size: int = Field(10, ge=1, le=1000, description="most connections to PostgreSQL")
     queue_size: int = Field(
-        500, ge=0, le=100_000, description="calls that may wait for one of them; more are refused"
+        1000, ge=0, le=100_000, description="calls that may wait for one of them; more are refused"
     )
     prepared_statements: bool = Field(
         True, description="off behind PgBouncer in transaction mode; on or off"
