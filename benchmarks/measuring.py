@@ -31,7 +31,7 @@ and ``p99`` where the load generator does not tell them.
 """
 
 _WARM_UP_CALLS: Final = 50 * LANES
-_START_SECONDS: Final = 1.0  # of a fleet, and what it may end late
+START_SECONDS: Final = 1.0  # of a fleet, and what it may end late
 _KEYED_CALLERS: Final = 32
 _MOST_A_CONNECTION: Final = 80  # h2load has a clock that ticks a hundred times a second
 _LEAST_IN_HISTORY: Final = 0.9  # calls that are late go with those that are due, of one body
@@ -109,7 +109,7 @@ class Visit:
         Connections are opened one after the other, and each costs more than a call.
         """
         start = time.time()
-        settled = start + _START_SECONDS + connections / rate
+        settled = start + START_SECONDS + connections / rate
         moments = []
 
         def look() -> None:
@@ -119,7 +119,7 @@ class Visit:
 
         with ThreadPoolExecutor(1) as executor:
             looking = executor.submit(look)
-            calls = rate * (settled + seconds - start + _START_SECONDS)
+            calls = rate * (settled + seconds - start + START_SECONDS)
             timing = self.run(round(calls), connections, rate)
             looking.result()
         (first, before), (last, after) = moments
