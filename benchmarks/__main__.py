@@ -18,12 +18,13 @@ _NOTES = """
 Median (lowest..highest) of the rounds; ratios are taken round by round. CPU is user and system
 time, by the accounting of the operating system, of all processes of the server and of PostgreSQL.
 Calls a second are those of a closed loop with 32 callers, latencies those of calls by the clock at
-half of that rate. Memory is resident memory after the round; start is from starting the process to
-the end of its first call. Everybody shares the machine with the load, which shows in calls a second
-and in latency more than in CPU a call. The load comes from h2load over HTTP/2 and from wrk over
-HTTP/1.1, latencies over HTTP/1.1 from h2load as well. h2load cannot send a key of its own with each
-call: those over HTTP/2 come from a Python program, which takes more of the machine. Over HTTP/1.1
-and HTTP/2, calls a second are therefore not to be compared, nor with and without keys.
+half of that rate, without their first half second. Memory is resident memory after the round; start
+is from starting the process to the end of its first call. Everybody shares the machine with the
+load, which shows in calls a second and in latency more than in CPU a call. The load comes from
+h2load over HTTP/2 and from wrk over HTTP/1.1, latencies over HTTP/1.1 from h2load as well. h2load
+cannot send a key of its own with each call: those over HTTP/2 come from a Python program, which
+takes more of the machine. Over HTTP/1.1 and HTTP/2, calls a second are therefore not to be
+compared, nor with and without keys.
 """
 _QUICK: dict[str, Any] = {
     "rounds": 1,
@@ -56,7 +57,7 @@ _count = click.IntRange(min=1)
     "--seconds",
     type=click.FloatRange(min=0.1),
     default=2.0,
-    help="How long a load lasts, about.",
+    help="How long a load lasts, about; one by the clock 2.5 times as long.",
 )
 @click.option(
     "--orders",

@@ -28,6 +28,11 @@ _LEAVE_SECONDS: Final = 20.0
 _BUFFERS: Final = 0.25
 _MOST_WAL: Final = "8GB"
 
+_VERSION: Final = """
+    SELECT current_setting('server_version')
+        || ', shared_buffers ' || current_setting('shared_buffers')
+"""
+
 _CONNECTED: Final = """
     SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()
@@ -65,7 +70,6 @@ class Counts:
 class OrderDatabase:
     """A migrated database of demo orders, numbered from 1.
 
-    ``version`` is that of PostgreSQL, and how large its buffers are.
     ``url`` is for who is measured: by a user with the rights of the service and no others.
     ``connection`` is the owner's. ``postmaster`` is PostgreSQL's first process, or None where it
     runs on another machine.
@@ -73,9 +77,13 @@ class OrderDatabase:
 
     url: str
     orders: int
-    version: str
     postmaster: psutil.Process | None
     connection: psycopg.Connection
+
+    @property
+    def version(self) -> str:
+        """Return PostgreSQL's, and how large its buffers are."""
+        return str(self._value(_VERSION))
 
     def tidy(self, *, history: bool) -> None:
         """Remove dead rows, so that nobody is slowed down by what others have left.
@@ -131,7 +139,6 @@ def prepared(server: str, orders: int) -> Iterator[OrderDatabase]:
         yield OrderDatabase(
             stack.enter_context(_for_service(connection, url)),
             orders,
-            _version(connection),
             _postmaster(connection),
             connection,
         )
@@ -189,15 +196,6 @@ def _for_service(connection: psycopg.Connection, url: str) -> Iterator[str]:
         yield urlunsplit(parts._replace(netloc=f"{name}:{password}@{host}"))
     finally:
         connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
-
-
-def _version(connection: psycopg.Connection) -> str:
-    row = connection.execute(
-        "SELECT format('%s, shared_buffers %s', current_setting('server_version'),"
-        " current_setting('shared_buffers'))"
-    ).fetchone()
-    assert row is not None
-    return str(row[0])
 
 
 def _postmaster(connection: psycopg.Connection) -> psutil.Process | None:

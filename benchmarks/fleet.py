@@ -21,6 +21,9 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.jobs import Job, Timing
 from benchmarks.wire import LANES, PATH, PROTOCOLS, Protocol, bodies
 
+MOST_CALLS: Final = 1_900
+"""Over a connection. After some 2,000, the service asks for a new one, which h2load never opens."""
+
 _PAUSE: Final = 0.0005
 _PAUSE_A_LANE: Final = 0.00006  # what replaces the bodies is not to take a core from the others
 _SETTLING: Final = 0.5  # seconds by the clock, in which processes and connections are still new
@@ -51,6 +54,11 @@ def run(job: Job, alive: Callable[[], bool]) -> Timing:
     processes = job.connections if job.connections <= _MOST_PROCESSES else LANES
     connections = job.connections // processes
     requests = max(connections, round(job.calls / processes))
+    if requests > connections * MOST_CALLS:
+        raise BenchmarkError(
+            f"{job.calls:,} calls over {job.connections} connections are more than {MOST_CALLS:,}"
+            " over each; let the load take fewer seconds"
+        )
     with TemporaryDirectory(prefix="listings-fleet-") as name, ExitStack() as stack:
         directory = Path(name)
         lanes = [

@@ -31,10 +31,13 @@ and ``p99`` where the load generator does not tell them.
 """
 
 _WARM_UP_CALLS: Final = 50 * LANES
-START_SECONDS: Final = 1.0  # of a fleet, and what it may end late
+_START_SECONDS: Final = 1.0  # of a fleet, and what it may end late
 _KEYED_CALLERS: Final = 32
 _MOST_A_CONNECTION: Final = 80  # h2load has a clock that ticks a hundred times a second
-_LEAST_IN_HISTORY: Final = 0.9  # calls that are late go with those that are due, of one body
+# Of h2load's calls, those that may have had the body of the call before. By the clock, calls that
+# are late go with those that are due, of one body.
+_REPEATED: Final = 0.05
+_REPEATED_BY_CLOCK: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Bench:
                 yield visit
                 if not running.is_alive():
                     raise BenchmarkError("the server has ended")
-            _account(visit.calls, visit.by_fleet, contestant, database.counts() - before)
+            _account(visit.calls, visit.repeated, contestant, database.counts() - before)
         except BenchmarkError as error:
             told = log_tail(log) if log.exists() else ""
             raise BenchmarkError(f"{contestant.name}: {error}\n{told}".rstrip()) from error
@@ -81,7 +84,7 @@ class Visit:
     start: float = 0.0
     warm_rate: float = 0.0
     calls: int = field(default=0, init=False)
-    by_fleet: int = field(default=0, init=False)
+    repeated: float = field(default=0.0, init=False)
 
     def first_call(self) -> None:
         """Make one call, and look at the answer."""
@@ -106,10 +109,12 @@ class Visit:
     def measure_settled(self, seconds: float, connections: int, rate: float) -> Figures:
         """Return what calls by the clock cost while all connections are open, for some seconds.
 
+        ``rate`` is no more than ``settled_rate`` has for one connection.
+
         Connections are opened one after the other, and each costs more than a call.
         """
         start = time.time()
-        settled = start + START_SECONDS + connections / rate
+        settled = start + _START_SECONDS + connections / rate
         moments = []
 
         def look() -> None:
@@ -119,7 +124,7 @@ class Visit:
 
         with ThreadPoolExecutor(1) as executor:
             looking = executor.submit(look)
-            calls = rate * (settled + seconds - start + START_SECONDS)
+            calls = rate * (settled + seconds - start + _START_SECONDS)
             timing = self.run(round(calls), connections, rate)
             looking.result()
         (first, before), (last, after) = moments
@@ -144,7 +149,7 @@ class Visit:
             return self._do(lambda job: wrk.run(job, self.running.is_alive), job)
         if not job.keyed:
             timing = self._do(lambda job: fleet.run(job, self.running.is_alive), job)
-            self.by_fleet += timing.calls
+            self.repeated += timing.calls * (_REPEATED_BY_CLOCK if rate else _REPEATED)
             return timing
         return self._do(self.load.run, replace(job, connections=_KEYED_CALLERS))
 
@@ -173,7 +178,12 @@ class Visit:
         return timing
 
 
-def _account(calls: int, by_fleet: int, contestant: Contestant, counts: Counts) -> None:
+def settled_rate(seconds: float) -> float:
+    """Return the highest rate at which ``measure_settled`` can call over one connection."""
+    return (fleet.MOST_CALLS - 1) / (2 * _START_SECONDS + seconds)
+
+
+def _account(calls: int, repeated: float, contestant: Contestant, counts: Counts) -> None:
     """Raise BenchmarkError unless PostgreSQL has changed as many rows as there were calls.
 
     A service that sends updates together makes some of them twice, when one of them is refused: a
@@ -181,7 +191,7 @@ def _account(calls: int, by_fleet: int, contestant: Contestant, counts: Counts) 
     """
     if counts.updates != calls and not (counts.rollbacks and counts.updates > calls):
         raise BenchmarkError(f"{calls:,} calls were answered, {counts.updates:,} rows were updated")
-    if contestant.history and calls - counts.events > (1 - _LEAST_IN_HISTORY) * by_fleet:
+    if contestant.history and calls - counts.events > repeated:
         raise BenchmarkError(
             f"{calls:,} calls, but {counts.events:,} events: others have changed nothing"
         )

@@ -6,7 +6,7 @@ from typing import Final
 
 from benchmarks.contestants import GRPC_AIO, LISTINGS, Contestant
 from benchmarks.database import OrderDatabase
-from benchmarks.measuring import START_SECONDS, Bench, Figures, Visit
+from benchmarks.measuring import Bench, Figures, Visit, settled_rate
 from benchmarks.wire import LANES
 
 Series = dict[str, dict[str, dict[str, list[float]]]]
@@ -25,7 +25,6 @@ REMEMBERING: Final = (LISTINGS,)
 _FEWEST_CALLS: Final = 64 * LANES
 _LONGER_BY_CLOCK: Final = 2.5
 _SHARE_OF_CONNECTIONS: Final = 0.2  # of the highest rate, so that one connection can have it
-_MOST_CALLS: Final = 1_900  # of a connection: from then on, the service asks for a new one
 _MEMORY_CALLS: Final = 50_000  # at a time
 
 
@@ -94,7 +93,7 @@ def connections(
     """Return the figures by the number of connections, all at the same rate."""
     series: Series = {}
     rate = 0.0
-    most = _MOST_CALLS / (plan.seconds + 2 * START_SECONDS)
+    most = settled_rate(plan.seconds)
     for _ in range(plan.rounds):
         for contestant in contestants:
             for number in CONNECTIONS:

@@ -58,7 +58,7 @@ class Admission:
         self._clock = clock
         self._calm_at = self._looked_at = clock()
         self._told = 0
-        self._answered = 0
+        self._left = 0
 
     @property
     def is_full(self) -> bool:
@@ -66,24 +66,23 @@ class Admission:
         return self.in_flight >= (self._most_when_short if self._is_short else self._most)
 
     def look(self) -> None:
-        """Take note of how many have been answered since this was called before, a second ago."""
+        """Take note of what has happened since this was called before, a second ago.
+
+        That is how many calls have left, and how many were refused: the log is told of these.
+        """
         now = self._clock()
-        rate = self._answered / max(now - self._looked_at, _SHORT_SECONDS)
-        self._looked_at, self._answered = now, 0
-        answered = max(self._fewest, round(rate * _SHORT_SECONDS))
-        self._most_when_short = min(self._most, answered)
+        rate = self._left / max(now - self._looked_at, _SHORT_SECONDS)
+        self._looked_at, self._left = now, 0
+        self._most_when_short = min(self._most, max(self._fewest, round(rate * _SHORT_SECONDS)))
+        if self.refused > self._told:
+            _log.warning("overload: calls refused: %d", self.refused - self._told)
+            self._told = self.refused
 
     def refuse(self) -> None:
         """Count one that was refused, because it was full."""
         self._is_short = True
         self._calm_at = self._clock() + _CALM
         self.refused += 1
-
-    def tell(self) -> None:
-        """Log how many have been refused since this was called before, if any."""
-        if self.refused > self._told:
-            _log.warning("overload: calls refused: %d", self.refused - self._told)
-            self._told = self.refused
 
     def enter(self) -> None:
         """Count a call in."""
@@ -92,7 +91,7 @@ class Admission:
     def leave(self) -> None:
         """Count a call out."""
         self.in_flight -= 1
-        self._answered += 1
+        self._left += 1
         if self._is_short and self.in_flight <= self._at_once and self._clock() >= self._calm_at:
             self._is_short = False
 

@@ -140,7 +140,6 @@ def create_app(  # noqa: PLR0913 - its parts
     def every_second() -> None:
         metrics.look()
         admission.look()
-        admission.tell()
 
     return Application(app, gate, direct, every_second)
 

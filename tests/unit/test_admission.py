@@ -112,9 +112,9 @@ def test_the_log_counts_and_does_not_swell(caplog: pytest.LogCaptureFixture) -> 
     with caplog.at_level(logging.WARNING):
         come(admission, 100)
         for _ in range(3):
-            admission.tell()
+            admission.look()
         come(admission, 1)
-        admission.tell()
+        admission.look()
     assert [each.getMessage() for each in caplog.records] == [
         "overload: calls refused: 99",
         "overload: calls refused: 1",
