@@ -34,6 +34,7 @@ check: generate
     ruff check
     ruff format --check
     mypy .
+    lint-imports --no-logo
     buf format --diff --exit-code proto
     python -m proto.contract check
     uv pip check
@@ -62,7 +63,7 @@ seed *args: generate
 
 # Measure the service beside its peers
 bench *args: generate
-    @uv pip install --quiet --require-hashes --requirement requirements/bench.txt
+    @uv pip install --quiet --no-deps --require-hashes --requirement requirements/bench.txt
     @exec python -m benchmarks "$@"
 
 # List the packages that the service brings along, with their licences
@@ -84,5 +85,7 @@ lock *args:
     {{ compile }} --extra otel --output-file requirements/service.txt "$@"
     {{ compile }} --extra embedded --extra otel --group dev --constraint requirements/service.txt \
         --output-file requirements/dev.txt "$@"
+    # Only what dev.txt does not hold.
     {{ compile }} --group bench --constraint requirements/dev.txt \
+        $(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements/dev.txt) \
         --output-file requirements/bench.txt "$@"

@@ -14,11 +14,11 @@ from connectrpc.request import Headers, RequestContext
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from server.authorization import Authorize
-from server.claims import ClaimNames
-from server.permissions import permissions
-from server.token_keys import TokenKeys
-from server.tokens import TokenVerifier
+from server.auth.claims import ClaimNames
+from server.auth.jwks_client import TokenKeys
+from server.auth.jwt import TokenVerifier
+from server.auth.permissions import permissions
+from server.rpc.interceptors.authorization import Authorize
 
 Costs = dict[str, tuple[float, float]]
 """By algorithm: the seconds for a token that is new, and for one seen before."""

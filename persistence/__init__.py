@@ -1,1 +1,4 @@
-"""Everything that knows of SQL: records, queries, the repository, the pool, migrations."""
+"""Everything that knows of SQL: models, queries, repository, connection pool, migrations.
+
+Imports neither ``server`` nor generated code nor connectrpc.
+"""

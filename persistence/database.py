@@ -16,8 +16,8 @@ import asyncpg
 import databases
 
 from persistence import errors
-from persistence.sqlstates import is_refusal, meaning
-from persistence.url import asyncpg_dsn
+from persistence.dsn import asyncpg_dsn
+from persistence.error_mapping import is_refusal, meaning
 
 _PAUSES = (0.01, 0.02, 0.04, 0.08)
 """Seconds, at most, before a statement is tried again that another transaction stood in the way of.

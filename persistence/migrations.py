@@ -16,9 +16,9 @@ from yoyo.backends import DatabaseBackend
 from yoyo.exceptions import BadMigration
 from yoyo.migrations import MigrationList
 
+from persistence.dsn import parameters
 from persistence.errors import MigrationError
 from persistence.schema import migration_ids, migrations_directory
-from persistence.url import parameters
 
 _ADVISORY_LOCK = 0x6C697374696E6773  # "listings" in ASCII, as one 64-bit key
 _POLL_SECONDS = 0.1

@@ -5,7 +5,7 @@ from datetime import datetime
 from functools import cache
 
 from persistence import queries, statuses
-from persistence.batches import BatchedStatement, Batches
+from persistence.batcher import BatchedStatement, Batches
 from persistence.database import Database
 from persistence.errors import (
     IdempotencyKeyReused,
@@ -16,7 +16,7 @@ from persistence.errors import (
     TransactionConflict,
     UniqueViolation,
 )
-from persistence.records import (
+from persistence.models import (
     PAYMENT_COLUMNS,
     Order,
     OrderFilter,

@@ -21,8 +21,8 @@ from pypika.terms import (
     Term,
 )
 
-from persistence.records import PAYMENT_COLUMNS, PaymentEvent, Storefronts
-from persistence.records import Order as OrderRecord
+from persistence.models import PAYMENT_COLUMNS, PaymentEvent, Storefronts
+from persistence.models import Order as OrderRecord
 from persistence.statuses import OPEN
 
 # Any, because PyPika types its builders as those of no dialect.

@@ -6,7 +6,7 @@ the service logs in by is a member of the role, or in the embedded PostgreSQL th
 
 from typing import Final, NamedTuple
 
-from persistence.records import PAYMENT_COLUMNS
+from persistence.models import PAYMENT_COLUMNS
 
 APPLICATION: Final = "listings_app"
 

@@ -10,8 +10,8 @@ from typing import TypeAlias, TypeVar
 
 import asyncpg
 
+from persistence.dsn import asyncpg_dsn
 from persistence.errors import SeedError
-from persistence.url import asyncpg_dsn
 
 _BATCH = 20_000
 

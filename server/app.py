@@ -1,8 +1,8 @@
 """The composition root: the parts of the service are wired together here, and nowhere else."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from connectrpc.codec import Codec, proto_binary_codec
 from connectrpc.interceptor import Interceptor
@@ -11,37 +11,40 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from persistence.database import Database
-from persistence.feed import PaymentFeed
-from persistence.ledger import PaymentLedger
+from persistence.history import PaymentLedger
 from persistence.orders import OrderRepository
-from server.admission import Admission, Admitted, GrpcGate
-from server.answers import PreparedError
-from server.authorization import Authorize
-from server.calls import Calls, take_note
-from server.claims import ClaimNames
-from server.codec import StrictJSONCodec
-from server.compression import CompressionInterceptor
-from server.cors import cors
-from server.deadlines import DeadlineInterceptor
-from server.direct import DirectMethods
-from server.errors import ErrorInterceptor, overloaded
-from server.gauges import show_state
+from persistence.watch import PaymentFeed
+from server.auth.claims import ClaimNames
+from server.auth.jwt import Keys, TokenVerifier
+from server.auth.permissions import permissions
 from server.gen.grpc_health.v1.health_connect import Health, HealthASGIApplication
 from server.gen.listings.v1.orders_connect import OrderService, OrderServiceASGIApplication
-from server.health import HealthHandler, HealthPages, Readiness
-from server.http2 import TurnAway
-from server.metrics import Metrics
-from server.on_request import OnRequest
-from server.orders import OrderHandler
-from server.outcomes import UpdateOutcomes
-from server.permissions import permissions
-from server.reflection import reflection
-from server.refusals import ExplainRefusals
-from server.requests import RequestIdInterceptor
+from server.http.h2 import TurnAway
+from server.observability.metrics import Metrics
+from server.observability.outcomes import UpdateOutcomes
+from server.rpc.cors import cors
+from server.rpc.errors import ErrorInterceptor, overloaded
+from server.rpc.fast_path import DirectMethods
+from server.rpc.gauges import show_state
+from server.rpc.health import HealthHandler, HealthPages, Readiness
+from server.rpc.interceptors.access_log import Calls, take_note
+from server.rpc.interceptors.authorization import Authorize
+from server.rpc.interceptors.compression import CompressionInterceptor
+from server.rpc.interceptors.deadline import DeadlineInterceptor
+from server.rpc.interceptors.on_request import OnRequest
+from server.rpc.interceptors.request_id import RequestIdInterceptor
+from server.rpc.interceptors.token_expiry import EndWithToken
+from server.rpc.interceptors.validation import validate
+from server.rpc.json_codec import StrictJSONCodec
+from server.rpc.load_shedding import Admission, Admitted, GrpcGate
+from server.rpc.order_service import OrderHandler
+from server.rpc.reflection import reflection
+from server.rpc.static_errors import PreparedError
+from server.rpc.unrouted import ExplainRefusals
 from server.settings import Settings
-from server.token_expiry import EndWithToken
-from server.tokens import Keys, TokenVerifier
-from server.validation import validate
+
+if TYPE_CHECKING:
+    from server.observability.tracing import Telemetry
 
 _SERVICES: Final = (OrderService.desc(), Health.desc())
 
@@ -65,12 +68,15 @@ def create_app(  # noqa: PLR0913 - its parts
     readiness: Readiness,
     *,
     keys: Keys | None = None,
-    tracing: Sequence[Interceptor] = (),
+    telemetry: "Telemetry | None" = None,
 ) -> Application:
     """Return the service, on parts that its caller opens.
 
     Without ``keys``, everybody may do everything.
     """
+    tracing: list[Interceptor] = []
+    if telemetry is not None:
+        tracing = [telemetry.interceptor, OnRequest(telemetry.bind_trace_id)]
     metrics = Metrics()
     calls = Calls(metrics, settings.log_sample, _SERVICES, quiet="grpc.")
     verifier = None if keys is None else _verifier(settings, keys)

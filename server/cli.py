@@ -17,7 +17,7 @@ import structlog
 
 from persistence.errors import EmbeddedPostgresError, PersistenceError
 from persistence.roles import APPLICATION, OWNER
-from server import logs
+from server.observability import logging
 from server.settings import Settings, SettingsError
 
 _DEMO_ORDERS = 100
@@ -32,7 +32,7 @@ def main() -> None:
     Settings come from LISTINGS_... environment variables. Without LISTINGS_DATABASE_URL, an
     embedded PostgreSQL keeps its data below the current directory, in LISTINGS_DATA_DIR.
     """
-    logs.configure(form=logs.CONSOLE)
+    logging.configure(form=logging.CONSOLE)
     # The default would end the process on the spot, and leave the embedded PostgreSQL running.
     signal.signal(signal.SIGTERM, _exit)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which nohup has set
@@ -58,7 +58,7 @@ def serve_command(**options: str | int | None) -> None:
     with _reported(), ExitStack() as stack:
         given = {name: value for name, value in options.items() if value is not None}
         settings = Settings.read().model_copy(update=given)
-        logs.configure(settings.log_level, settings.log_format)
+        logging.configure(settings.log_level, settings.log_format)
         for name in Settings.unknown():
             structlog.get_logger().warning("a variable is not a setting, and ignored", name=name)
         url = stack.enter_context(_database(settings))
@@ -72,19 +72,22 @@ def serve_command(**options: str | int | None) -> None:
 
 
 def _serve(settings: Settings, url: str) -> None:
-    from persistence.url import shown
-    from server.exposure import check_exposure
-    from server.listeners import base_url, listen
-    from server.tls import TLS
-    from server.token_keys import TokenKeys
-    from server.workers import WorkersFailed, serve_with_workers, shared_metrics
+    from persistence.dsn import shown
+    from server.auth.bind_policy import check_exposure
+    from server.auth.jwks_client import TokenKeys
+    from server.http.sockets import CannotListen, base_url, listen
+    from server.process.certificates import TLS
+    from server.process.supervisor import WorkersFailed, serve_with_workers, shared_metrics
 
     # Before there are workers, so that one that is replaced does not depend on the files any more.
     tls, keys = TLS.of(settings), TokenKeys.of(settings)
     embedded = settings.database_url is None
     place = f"embedded, in {settings.data_dir}" if embedded else shown(url)
     structlog.get_logger().info("PostgreSQL", database=place)
-    listeners = listen(settings.host, settings.port, settings.worker_count)
+    try:
+        listeners = listen(settings.host, settings.port, settings.worker_count)
+    except CannotListen as error:
+        raise click.ClickException(str(error)) from error
     if warning := check_exposure(settings, listeners[0]):
         structlog.get_logger().warning(warning)
     base = base_url(listeners[0], "https" if tls else "http")
@@ -93,7 +96,7 @@ def _serve(settings: Settings, url: str) -> None:
     with ExitStack() as stack:
         if len(listeners) > 1:
             stack.enter_context(shared_metrics())
-        from server.process import Setup, check, run
+        from server.process.run import Setup, check, run
 
         asyncio.run(check(settings, url))
         setup = Setup(settings, url, tls, keys)
@@ -206,8 +209,8 @@ def dev_token_command(
 
     Without --permission, it may do everything. The token alone goes to stdout.
     """
-    from server import development
-    from server.permissions import permissions as table
+    from server.auth import dev_tokens
+    from server.auth.permissions import permissions as table
 
     settings, _ = Settings.check()
     every = sorted(set(table().values()))
@@ -219,16 +222,16 @@ def dev_token_command(
         raise click.BadParameter("a subject is needed", param_hint="--subject")
     if not 0 < hours <= _MOST_HOURS:  # which a number that is none is not either
         raise click.BadParameter(f"expected up to {_MOST_HOURS} hours", param_hint="--hours")
-    bearer = development.Bearer(subject, permissions or every, storefronts)
+    bearer = dev_tokens.Bearer(subject, permissions or every, storefronts)
     try:
-        token = development.make_token(settings, directory, bearer, hours)
+        token = dev_tokens.make_token(settings, directory, bearer, hours)
     except (OSError, ValueError) as error:
         raise click.ClickException(f"{directory}: {error}") from error
     click.echo(
         f"FOR DEVELOPMENT ONLY: whoever can read {directory} can make tokens. A service takes them "
         f"by\nexport LISTINGS_JWKS={directory}/jwks.json"
-        f" LISTINGS_JWT_ISSUER={settings.jwt_issuer or development.ISSUER}"
-        f" LISTINGS_JWT_AUDIENCE={settings.jwt_audience or development.AUDIENCE}",
+        f" LISTINGS_JWT_ISSUER={settings.jwt_issuer or dev_tokens.ISSUER}"
+        f" LISTINGS_JWT_AUDIENCE={settings.jwt_audience or dev_tokens.AUDIENCE}",
         err=True,
     )
     click.echo(token)
@@ -242,7 +245,7 @@ def doctor_command() -> None:
     rights and limits, its schema and the port, one line each. Exits with 1 when something is wrong.
     Changes nothing, but starts an embedded database for the time.
     """
-    from server import doctor
+    from server.process import doctor
 
     verdicts = []
     for finding in doctor.examine(_database):
@@ -313,7 +316,7 @@ def _announce(base_url: str, curl: str, settings: Settings) -> None:
         f"{token}-H 'Content-Type: application/json' "
         """-d '{"orderId": 1, "paymentProvider": "stripe", "paymentStatus": "paid"}'"""
     )
-    if logs.is_readable(settings.log_format):
+    if logging.is_readable(settings.log_format):
         click.echo(
             f"{what} on {base_url}\nPay for order 1:\n\n{example}\n\nCtrl-C stops the service."
         )

@@ -1,12 +1,17 @@
 """Fixtures that every test may use. See ``support`` for what stands behind them."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
-from tests.support import databases, pooler
+from tests.support import databases, pooler, service
+from tests.support.callers import CALLERS, READERS, Call
+from tests.support.orders import Orders
+from tests.support.service import Service
+from tests.support.tokens import Issuer
 
 # grpcio reads it once. Its handlers of fork() can crash a process that a test starts under load.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
@@ -54,3 +59,58 @@ def empty_database_url() -> Iterator[str]:
 def anyio_backend() -> str:
     """Asynchronous tests run on the event loop that the service runs on."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The service on a database of its own. It must end well, and never log a traceback."""
+    log = tmp_path_factory.mktemp("service") / "log"
+    with service.on_own_database(log) as running:
+        yield running
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture(scope="session")
+def orders(running: Service) -> Orders:
+    """The orders behind the service. Tests share the table, and add rows of their own."""
+    return Orders(running.database_url)
+
+
+@pytest.fixture(scope="session", params=CALLERS)
+def call(request: pytest.FixtureRequest, running: Service) -> Iterator[Call]:
+    """Each protocol in turn: the rules of the contract hold over all of them."""
+    with CALLERS[request.param](running.base_url) as call:
+        yield call
+
+
+_numbers = itertools.count(1_000_000, 1_000)
+
+
+@pytest.fixture(scope="session", params=READERS)
+def read(request: pytest.FixtureRequest, running: Service) -> Iterator[Call]:
+    """Each protocol in turn, Connect's GET among them."""
+    with READERS[request.param](running.base_url) as call:
+        yield call
+
+
+@pytest.fixture
+def number() -> int:
+    """A storefront, a buyer, or a part of a name, that no other test uses."""
+    return next(_numbers)
+
+
+@pytest.fixture(scope="session")
+def issuer(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
+    """Whose tokens ``guarded`` takes."""
+    return Issuer(tmp_path_factory.mktemp("issuer") / "jwks.json")
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[Service]:
+    """A service where everything needs a token. It must never log one, nor a traceback."""
+    log = tmp_path_factory.mktemp("guarded") / "log"
+    with service.on_own_database(log, public="none", **issuer.settings()) as guarded:
+        yield guarded
+    written = log.read_text()
+    assert "Traceback" not in written
+    assert "eyJ" not in written  # as every token begins

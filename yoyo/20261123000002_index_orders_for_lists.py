@@ -9,7 +9,7 @@ provider once. What changes more often is indexed in order_payment_events instea
 from psycopg import Connection
 from yoyo import step
 
-from persistence import indexes
+from persistence import migration_support
 
 __depends__ = {"20261123000001_create_order_payment_events"}
 __transactional__ = False
@@ -31,12 +31,12 @@ _INDEXES = {
 
 def create(connection: Connection) -> None:
     """Build the indexes that are missing or half-made."""
-    indexes.build(connection, _INDEXES)
+    migration_support.build(connection, _INDEXES)
 
 
 def drop(connection: Connection) -> None:
-    """Drop the indexes."""
-    indexes.drop(connection, _INDEXES)
+    """Drop the migration_support."""
+    migration_support.drop(connection, _INDEXES)
 
 
 step(create, drop)

@@ -19,7 +19,7 @@ may use.
 from psycopg import Connection, errors
 from yoyo import step
 
-from persistence import indexes
+from persistence import migration_support
 from persistence.errors import MigrationError
 
 __depends__ = {"20261123000002_index_orders_for_lists"}
@@ -51,7 +51,7 @@ _REVOKE = """
 
 def grant(connection: Connection) -> None:
     """Make the role if there is none, and grant it its rights: all of them or none."""
-    indexes.limit_lock_waits(connection)
+    migration_support.limit_lock_waits(connection)
     _create_role(connection)
     with connection.transaction():
         connection.execute(_GRANT)
@@ -83,7 +83,7 @@ def revoke(connection: Connection) -> None:
 
     They need INSERT on order_payment_events then.
     """
-    indexes.limit_lock_waits(connection)
+    migration_support.limit_lock_waits(connection)
     with connection.transaction():
         connection.execute(_REVOKE)
         connection.execute(f"REVOKE USAGE ON SCHEMA {_schema(connection)} FROM listings_app")

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from server.gen.listings.v1.orders_pb import GetOrderRequest, UpdateOrderPaymentRequest
-from server.http2_streams import ENHANCE_YOUR_CALM
+from server.http.h2_flow import ENHANCE_YOUR_CALM
 from tests.support import databases, service
 from tests.support.callers import PATH, READERS, Call, Failure, grpc_failure
 from tests.support.http2 import (

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from persistence import errors
+from persistence.models import PAYMENT_COLUMNS, Order, Origin
 from persistence.orders import OrderRepository
-from persistence.records import PAYMENT_COLUMNS, Order, Origin
 from tests.support import databases, wire
 from tests.support.orders import Orders
 

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from persistence import errors
-from persistence.ledger import PaymentLedger
+from persistence.history import PaymentLedger
+from persistence.models import PAYMENT_COLUMNS, Origin
 from persistence.orders import OrderRepository
-from persistence.records import PAYMENT_COLUMNS, Origin
 from tests.support import databases
 from tests.support.orders import Orders
 

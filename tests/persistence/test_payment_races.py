@@ -12,9 +12,9 @@ import psycopg
 import pytest
 
 from persistence import errors
-from persistence.ledger import PaymentLedger
+from persistence.history import PaymentLedger
+from persistence.models import PAYMENT_COLUMNS, Origin, PaymentEvent, Update
 from persistence.orders import OrderRepository
-from persistence.records import PAYMENT_COLUMNS, Origin, PaymentEvent, Update
 from tests.support import databases
 from tests.support.orders import Orders
 

@@ -10,12 +10,12 @@ import pytest
 
 from persistence import migrations
 from persistence.errors import MigrationError
+from persistence.models import Origin
 from persistence.orders import OrderRepository
-from persistence.records import Origin
 from persistence.roles import APPLICATION
 from tests.support import cluster, databases
 from tests.support.cluster import Cluster
-from tests.support.ledger import PAYMENT, after, connect, events, log_in, only_event, opened
+from tests.support.history import PAYMENT, after, connect, events, log_in, only_event, opened
 from tests.support.orders import Orders
 
 RIGHTS = "20261125000001_grant_rights_to_listings_app"

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from persistence.records import PAYMENT_COLUMNS
+from persistence.models import PAYMENT_COLUMNS
 from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
 from tests.support.callers import CALLERS, Call, Failure
 from tests.support.orders import Orders

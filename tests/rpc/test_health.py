@@ -245,7 +245,7 @@ def test_a_connection_that_is_lost_is_no_fault(own_database: str, tmp_path: Path
         watching.stream.cancel()
         assert isinstance(watching.next(), grpc.RpcError)  # and no NOT_SERVING before
         assert running.stop() == 0
-        assert not running.logged(logger="persistence.pulse")
+        assert not running.logged(logger="persistence.health_probe")
 
 
 def test_a_lasting_fault_is_told_once(
@@ -254,7 +254,7 @@ def test_a_lasting_fault_is_told_once(
     with service.running(own_database, tmp_path / "log") as running:
         os.kill(postmaster(server_directory), signal.SIGKILL)
         time.sleep(3)
-        faults = running.logged(level="warning", logger="persistence.feed")
+        faults = running.logged(level="warning", logger="persistence.watch")
         assert 1 <= len(faults) <= 2  # as it comes, and as it stays
         with embedded.running(server_directory):
             over = "no longer: not listening for changes of payments"

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from persistence.records import PAYMENT_COLUMNS
+from persistence.models import PAYMENT_COLUMNS
 from persistence.roles import APPLICATION
 from server.gen.listings.v1.orders_pb import (
     GetOrderRequest,

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from persistence.records import PAYMENT_COLUMNS
+from persistence.models import PAYMENT_COLUMNS
 from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
 from tests.support import strategies
 from tests.support.callers import Call

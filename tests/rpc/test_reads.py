@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from persistence.records import PAYMENT_COLUMNS
+from persistence.models import PAYMENT_COLUMNS
 from server.gen.google.rpc.error_details_pb import ErrorInfo
 from server.gen.listings.v1.orders_pb import (
     FindOrderByPaymentRequest,

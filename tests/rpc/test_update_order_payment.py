@@ -5,8 +5,8 @@ from typing import Any, Final
 import pytest
 from protobuf import Message
 
-from persistence.records import PAYMENT_COLUMNS
-from persistence.records import Order as OrderRecord
+from persistence.models import PAYMENT_COLUMNS
+from persistence.models import Order as OrderRecord
 from server.gen.google.rpc.error_details_pb import BadRequest, ErrorInfo
 from server.gen.listings.v1.orders_pb import Order, UpdateOrderPaymentRequest
 from tests.support.callers import Call, Failure

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from persistence.records import PAYMENT_COLUMNS
+from persistence.models import PAYMENT_COLUMNS
 from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
 from tests.support.load import OK, UNKNOWN, Attempt
 

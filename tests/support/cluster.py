@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import psutil
 import psycopg
 
-from persistence import _place
-from persistence._place import Place
+from persistence.embedded import location
+from persistence.embedded.location import Place
 from tests.support import databases
 from tests.support.embedded import eventually, open_directory, servers_below
 
@@ -53,7 +53,7 @@ class Cluster:
         settings = _SETTINGS | {"unix_socket_directories": str(directory)}
         options = " ".join(f"-c {name}={shlex.quote(value)}" for name, value in settings.items())
         # What a killed server leaves names a process, which may not have been reaped yet.
-        left = ("pgdata/postmaster.pid", directory / f"{_place.SOCKET}.lock")
+        left = ("pgdata/postmaster.pid", directory / f"{location.SOCKET}.lock")
         self.place.account.run("rm", "-f", *left, cwd=self.place.home)
         self._run(
             "pg_ctl",
@@ -198,7 +198,7 @@ def running() -> Iterator[Cluster]:
 @contextmanager
 def _empty() -> Iterator[Cluster]:
     directory = open_directory()
-    cluster = Cluster(_place.find(directory / "postgres"))
+    cluster = Cluster(location.find(directory / "postgres"))
     try:
         yield cluster
     finally:

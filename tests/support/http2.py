@@ -14,12 +14,12 @@ import uvicorn
 import uvloop
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
-from server.drain import DrainingServer
-from server.handshake import HandshakeProtocol
-from server.http2 import MAX_STREAM_ID, RecyclingH2Protocol
-from server.http2_streams import NO_ERROR
-from server.one_port import OnePortProtocol
-from server.tls import TLS
+from server.http.h2 import MAX_STREAM_ID, RecyclingH2Protocol
+from server.http.h2_flow import NO_ERROR
+from server.http.negotiation import OnePortProtocol
+from server.http.server import DrainingServer
+from server.http.tls_handshake import HandshakeProtocol
+from server.process.certificates import TLS
 
 ECHO = b"/test.Calls/Echo"
 HOLD = b"/test.Calls/Hold"
@@ -128,7 +128,7 @@ async def serving(tls: TLS | None = None, **limits: float) -> AsyncIterator[Serv
     config = uvicorn.Config(
         app,
         port=0,
-        http=HandshakeProtocol.before(OwnProtocol, tls) if tls else OwnProtocol,
+        http=HandshakeProtocol.before(OwnProtocol, lambda: tls.context) if tls else OwnProtocol,
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -15,8 +15,8 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
 
+from persistence.dsn import parameters
 from persistence.roles import APPLICATION
-from persistence.url import parameters
 
 # The workers of a parallel run find the pooler that the first process started by these.
 _POOLER = "LISTINGS_TEST_POOLER"

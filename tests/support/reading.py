@@ -9,8 +9,8 @@ import pytest
 from protobuf import Message, Oneof
 from protobuf.wkt import Duration, Timestamp
 
-from persistence.records import PAYMENT_COLUMNS
-from persistence.records import Order as Record
+from persistence.models import PAYMENT_COLUMNS
+from persistence.models import Order as Record
 from server.gen.google.rpc.error_details_pb import BadRequest
 from server.gen.listings.v1.orders_pb import (
     FindOrderByPaymentRequest,

@@ -15,8 +15,7 @@ import psutil
 import psycopg
 import pytest
 
-from persistence import _place, embedded
-from persistence.embedded import running
+from persistence.embedded import location, running
 from persistence.errors import EmbeddedPostgresError
 from tests.support.embedded import ROOT, User, alive, ask, eventually, postmaster
 
@@ -148,9 +147,9 @@ def test_a_postmaster_pid_without_a_live_process(used_dir: Path, content: str) -
 def test_a_second_server_is_not_started_beside_one_that_cannot_be_seen(
     used_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "_READY_SECONDS", 0.2)
+    monkeypatch.setattr("persistence.embedded.server._READY_SECONDS", 0.2)
     with socket.socket(socket.AF_UNIX) as hidden:
-        hidden.bind(str(used_dir / "run" / _place.SOCKET))
+        hidden.bind(str(used_dir / "run" / location.SOCKET))
         hidden.listen()
         with pytest.raises(EmbeddedPostgresError, match="a server that is not ours answers in"):
             running(used_dir).__enter__()
@@ -160,7 +159,7 @@ def test_a_second_server_is_not_started_beside_one_that_cannot_be_seen(
 def test_a_server_started_by_hand_with_an_open_socket_is_neither_used_nor_stopped(
     base: Path, used_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = _place.find(used_dir)
+    place = location.find(used_dir)
     elsewhere = base / "open"
     elsewhere.mkdir(mode=0o755)
     os.chown(elsewhere, place.account.uid, place.account.gid)
@@ -168,7 +167,7 @@ def test_a_server_started_by_hand_with_an_open_socket_is_neither_used_nor_stoppe
     options = f"--options=-c listen_addresses= -k {elsewhere}"
     assert place.run("pg_ctl", "start", *arguments, options).returncode == 0
     server = postmaster(used_dir)
-    monkeypatch.setattr(embedded, "_LEFTOVER_SECONDS", 0.2)
+    monkeypatch.setattr("persistence.embedded.server._LEFTOVER_SECONDS", 0.2)
     with pytest.raises(EmbeddedPostgresError, match=f"PID {server}"):
         running(used_dir).__enter__()
     assert alive(server)

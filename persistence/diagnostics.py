@@ -1,0 +1,303 @@
+"""What can be wrong with a database, looked for on purpose, with what to do about it."""
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final, TypeAlias
+
+import asyncpg
+
+from persistence import roles
+from persistence.dsn import asyncpg_dsn, parameters
+from persistence.errors import PersistenceError
+from persistence.roles import Right
+from persistence.schema import migration_ids
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+_OLDEST: Final = 13
+"""The first PostgreSQL with XID8 and pg_current_snapshot()."""
+
+_TABLES: Final = sorted({right.table for right in roles.NEEDED})
+
+# Each right that the service has no use for: on its tables ($1), on columns other than those that
+# it updates ($2), in the schema, and as a role other than its own ($3). An owner has some of them,
+# and a superuser has all.
+_TOO_MUCH: Final = """
+    SELECT format('%s ON %s', privilege, name)
+    FROM unnest($1::text[]) name, pg_class,
+        unnest('{INSERT,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) privilege
+    WHERE pg_class.oid = to_regclass(name) AND has_table_privilege(pg_class.oid, privilege)
+    UNION ALL
+    SELECT format('UPDATE (%I) ON %s', attname, name)
+    FROM unnest($1::text[]) name JOIN pg_attribute ON attrelid = to_regclass(name)
+    WHERE attnum > 0 AND NOT attisdropped AND NOT (name = 'orders' AND attname = ANY ($2))
+    AND has_column_privilege(attrelid, attnum, 'UPDATE')
+    UNION ALL
+    SELECT format('CREATE ON SCHEMA %I', current_schema())
+    WHERE has_schema_privilege(current_schema(), 'CREATE')
+    UNION ALL
+    SELECT attribute FROM pg_roles, LATERAL (VALUES
+        ('SUPERUSER', rolsuper), ('CREATEROLE', rolcreaterole), ('CREATEDB', rolcreatedb),
+        ('REPLICATION', rolreplication), ('BYPASSRLS', rolbypassrls)
+    ) given (attribute, has) WHERE has AND rolname = current_user
+    UNION ALL
+    SELECT format('membership in %I', rolname) FROM pg_roles
+    WHERE rolname NOT IN (current_user, $3) AND NOT rolsuper AND pg_has_role(oid, 'MEMBER')
+"""
+
+_FEW: Final = 3  # of them, to name
+
+_USERS = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidPasswordError)
+
+
+class Fault(PersistenceError):
+    """Something is wrong. ``str`` says what, and what to do about it."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}. {remedy}")
+
+
+@asynccontextmanager
+async def connected(url: str, *, timeout: float) -> AsyncIterator[Connection]:  # noqa: ASYNC109
+    """Yield a connection for the checks below; ``timeout`` is in seconds for each step.
+
+    Raises Fault, or InvalidDatabaseURL.
+    """
+    dsn = asyncpg_dsn(url)
+    try:
+        connection = await asyncpg.connect(
+            dsn=dsn, timeout=timeout, command_timeout=timeout, statement_cache_size=0
+        )
+    except Exception as error:
+        raise _unreachable(error, url, timeout) from error
+    try:
+        yield connection
+    finally:
+        connection.terminate()
+
+
+async def check_server(connection: Connection) -> str:
+    """Return the server's version and who we are to it. Raises Fault when it is too old."""
+    version, database, user = await _row(
+        connection, "SELECT current_setting('server_version'), current_database(), current_user"
+    )
+    if connection.get_server_version().major < _OLDEST:
+        raise Fault(
+            f"PostgreSQL {version} is too old",
+            f"Use PostgreSQL {_OLDEST} or later, better one that is still maintained",
+        )
+    return f"PostgreSQL {version}, database {database}, user {user}"
+
+
+async def check_writable(connection: Connection) -> str:
+    """Raise Fault when nothing can be written."""
+    in_recovery, read_only = await _row(
+        connection,
+        "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only')::boolean",
+    )
+    if in_recovery:
+        raise Fault(
+            "the server is a standby (in recovery), which takes no updates",
+            "Name the primary in LISTINGS_DATABASE_URL, or several hosts with "
+            "target_session_attrs=read-write",
+        )
+    if read_only:
+        raise Fault(
+            "default_transaction_read_only is on, so that nothing can be written",
+            "Find out why (a full disk? a move?), and turn it off for the server, the database "
+            "or the user where it was turned on",
+        )
+    return "takes updates"
+
+
+async def require_rights(connection: Connection) -> str:
+    """Return the user. Raises Fault when they may not do what the service does.
+
+    Missing tables do not count.
+    """
+    user, role, lost = await _row(
+        connection,
+        """
+        SELECT
+            quote_ident(current_user),
+            (SELECT oid FROM pg_roles WHERE rolname = current_user),
+            array_agg(DISTINCT nspname)
+        FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE relname = ANY ($1) AND relkind IN ('r', 'p') AND to_regclass(relname) IS NULL
+        """,
+        _TABLES,
+    )
+    if lost:
+        raise Fault(
+            f"the tables are in schema {', '.join(lost)}, where {user} does not look for them",
+            f"GRANT USAGE ON SCHEMA {lost[0]} TO {user}, and have it on the user's search_path",
+        )
+    missing = [right for right in roles.NEEDED if await _has(connection, role, right) is False]
+    if missing:
+        application = await connection.fetchval("SELECT to_regrole($1)::oid", roles.APPLICATION)
+        remedy = f"As the owner: GRANT {roles.APPLICATION} TO {user};"
+        if not all([await _has(connection, application, right) for right in missing]):
+            remedy = "Run `listings migrate up`, or if it has nothing to do, as the owner: "
+            remedy += " ".join(f"GRANT {right} TO {user};" for right in missing)
+        raise Fault(f"{user} lacks " + ", ".join(map(str, missing)), remedy)
+    return str(user)
+
+
+async def check_rights(connection: Connection) -> str:
+    """Return whether the user may do more than the service does. Raises Fault when it is less."""
+    user = await require_rights(connection)
+    updated = [column for right in roles.NEEDED if right.columns for column in right.columns]
+    needless = await connection.fetch(_TOO_MUCH, _TABLES, updated, roles.APPLICATION)
+    if needless:
+        some = ", ".join(row[0] for row in needless[:_FEW])
+        return (
+            f"{user} may do what the service does, and more, such as {some}. "
+            "Better for the service is a user who has only its rights: "
+            f"CREATE ROLE listings_service LOGIN PASSWORD '...' IN ROLE {roles.APPLICATION}"
+        )
+    return f"{user} may do what the service does, and no more"
+
+
+async def _has(connection: Connection, role: int | None, right: Right) -> bool | None:
+    """Return whether the role with that oid has ``right``; None without the role or the table."""
+    has: bool | None = await connection.fetchval(
+        """
+        SELECT bool_and(has_column_privilege($1::oid, attrelid, attnum, $2)) FROM pg_attribute
+        WHERE attrelid = to_regclass($3) AND attnum > 0 AND NOT attisdropped
+        AND ($4::text[] = '{}' OR attname = ANY ($4))
+        """,
+        role,
+        *right,
+    )
+    return has
+
+
+async def check_connections(connection: Connection, needed: int, explained: str) -> str:
+    """Raise Fault when the server does not allow as many connections as the service may open."""
+    allowed: int = await connection.fetchval(
+        """
+        SELECT least(
+            current_setting('max_connections')::int - CASE WHEN rolsuper THEN 0 ELSE
+                current_setting('superuser_reserved_connections')::int
+                + coalesce(current_setting('reserved_connections', true)::int, 0) END,
+            CASE WHEN rolconnlimit >= 0 AND NOT rolsuper THEN rolconnlimit END,
+            CASE WHEN datconnlimit >= 0 AND NOT rolsuper THEN datconnlimit END
+        )
+        FROM pg_roles, pg_database WHERE rolname = current_user AND datname = current_database()
+        """
+    )
+    if needed > allowed:
+        raise Fault(
+            f"the service may open {needed} connections ({explained}), "
+            f"and the server allows {allowed}",
+            "Lower LISTINGS_POOL_SIZE or LISTINGS_WORKERS, or raise max_connections or the limit "
+            "of the user or database",
+        )
+    return f"{needed} at most ({explained}), of {allowed} that are allowed"
+
+
+async def check_same(
+    connection: Connection,
+    url: str,
+    variable: str,
+    *,
+    timeout: float,  # noqa: ASYNC109
+) -> str:
+    """Raise Fault when ``url``, which is in ``variable``, leads to another database."""
+    which = (
+        "SELECT oid, pg_postmaster_start_time() FROM pg_database WHERE datname = current_database()"
+    )
+    async with connected(url, timeout=timeout) as other:
+        if await other.fetchrow(which) != await connection.fetchrow(which):
+            raise Fault(
+                "it leads to another database",
+                f"Let {variable} name the same database as LISTINGS_DATABASE_URL, and its server "
+                "behind a pooler",
+            )
+    return "it leads to the same database"
+
+
+async def check_schema(connection: Connection) -> str:
+    """Raise Fault when migrations are missing, were interrupted, or were undone by hand."""
+    known, applied = migration_ids(), set[str]()
+    if await connection.fetchval("SELECT to_regclass('_yoyo_migration')"):
+        rows = await connection.fetch("SELECT migration_id FROM _yoyo_migration")
+        applied = {row[0] for row in rows}
+    missing = [name for name in known if name not in applied]
+    invalid = await connection.fetch(
+        """
+        SELECT relname, EXISTS (
+            SELECT FROM pg_stat_progress_create_index WHERE index_relid = indexrelid
+        )
+        FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+        WHERE NOT indisvalid AND indrelid IN (SELECT to_regclass(name) FROM unnest($1::text[]) name)
+        """,
+        _TABLES,
+    )
+    for index, building in invalid:
+        if building:
+            raise Fault(f"index {index} is being built", "Wait until that has ended")
+        raise Fault(
+            f"index {index} is half-made: a migration was interrupted",
+            "Run `listings migrate up`, which makes it anew"
+            if missing
+            else f"Run REINDEX INDEX CONCURRENTLY {index}",
+        )
+    if missing:
+        raise Fault(f"lacks {', '.join(missing)}", "Run `listings migrate up`")
+    disabled = await connection.fetch(
+        """
+        SELECT format('ALTER TABLE %s ENABLE TRIGGER %I;', tgrelid::regclass, tgname)
+        FROM pg_trigger WHERE tgenabled = 'D'
+        AND tgrelid IN (SELECT to_regclass(name) FROM unnest($1::text[]) name)
+        """,
+        _TABLES,
+    )
+    if disabled:
+        raise Fault(
+            "triggers are disabled, and the history of payments is not kept",
+            "Run " + " ".join(statement for (statement,) in disabled),
+        )
+    if newer := sorted(applied.difference(known)):
+        return f"complete; {', '.join(newer)} came with a newer version, beside which this one runs"
+    return f"complete, up to {known[-1]}"
+
+
+def _unreachable(error: Exception, url: str, timeout: float) -> Fault:
+    given = parameters(url)
+    where = ", ".join(
+        f"{name} {given[name]}" for name in ("host", "port", "dbname") if name in given
+    )
+    correct = "correct LISTINGS_DATABASE_URL"
+    match error:
+        case TimeoutError():
+            problem = f"does not answer within {timeout:g} s"
+            remedy = f"See whether it hangs or a firewall drops packets, or {correct}"
+        case socket.gaierror():
+            problem, remedy = "its host's name is not known", f"See to the DNS, or {correct}"
+        case asyncpg.TooManyConnectionsError():
+            problem = "has no connection left"
+            remedy = (
+                "Raise max_connections, or lower LISTINGS_POOL_SIZE of the services that use it"
+            )
+        case asyncpg.CannotConnectNowError():
+            problem, remedy = "is starting up or shutting down", "Wait, and look into its log"
+        case asyncpg.InvalidCatalogNameError():
+            problem, remedy = str(error), f"Create it with createdb, or {correct}"
+        case asyncpg.TargetServerAttributeNotMatched():
+            problem = f"no host has target_session_attrs={given.get('target_session_attrs')}"
+            remedy = f"Promote a standby or start the primary, or {correct}"
+        case _ if isinstance(error, _USERS):
+            problem = str(error)
+            remedy = f"Let the user in (pg_hba.conf), set its password, or {correct}"
+        case _:
+            problem = f"cannot be reached: {error}"
+            remedy = f"Start PostgreSQL, let it listen there, or {correct}"
+    return Fault(f"{problem} ({where})" if where else problem, remedy)
+
+
+async def _row(connection: Connection, sql: str, *args: object) -> "asyncpg.Record":
+    row = await connection.fetchrow(sql, *args)
+    assert row is not None  # noqa: S101 - these statements return one row
+    return row

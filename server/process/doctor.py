@@ -1,0 +1,277 @@
+"""What is wrong with this installation, and what to do about it: ``listings doctor``."""
+
+import asyncio
+import errno
+import json
+import os
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Final, TypeAlias
+from urllib.parse import urlsplit
+
+import psutil
+
+from persistence import diagnostics, embedded
+from persistence.diagnostics import Connection
+from persistence.errors import EmbeddedPostgresError, PersistenceError
+from server.auth import jwks_client
+from server.auth.bind_policy import check_exposure
+from server.observability import telemetry
+from server.process.certificates import TLS
+from server.settings import Settings, SettingsError, variable
+
+OpenDatabase: TypeAlias = Callable[[Settings], AbstractContextManager[str]]
+"""Yields the URL of the database that the settings mean, and starts an embedded one."""
+
+OK, PROBLEM, SKIPPED = "ok", "problem", "skipped"
+
+# Each process keeps two connections besides its pool: those of watch and of health_probe.
+_BESIDE_POOL: Final = 2
+
+_ANSWER_SECONDS: Final = 2.0
+
+# What renews certificates has done so long before.
+_RENEWED: Final = timedelta(days=14)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found: OK, PROBLEM or SKIPPED, and why."""
+
+    verdict: str
+    subject: str
+    text: str
+
+
+def examine(open_database: OpenDatabase) -> Iterator[Finding]:
+    """Yield what each check finds. One that fails does not keep the others from being made."""
+    settings, faults = Settings.check()
+    for fault in faults.values():
+        yield Finding(PROBLEM, "configuration", fault)
+    if not faults:
+        given = sorted(variable(name) for name in settings.model_fields_set)
+        text = f"{', '.join(given) or 'nothing'} set, the rest default"
+        if unknown := Settings.unknown():
+            text += f"; not settings, and ignored: {', '.join(unknown)}"
+        yield Finding(OK, "configuration", text)
+    yield _examine_telemetry()
+    if faults.keys() & {variable("jwks"), variable("jwt_issuer"), variable("jwt_audience")}:
+        yield Finding(SKIPPED, "tokens", "until their settings are mended")
+    else:
+        yield _examine_tokens(settings.jwks)
+    if faults.keys() & {variable("tls_cert"), variable("tls_key"), variable("tls_client_ca")}:
+        yield Finding(SKIPPED, "TLS", "until its settings are mended")
+    else:
+        yield _examine_tls(settings)
+    if variable("database_url") in faults:
+        yield Finding(SKIPPED, "database", "until LISTINGS_DATABASE_URL is mended")
+    else:
+        yield from _examine_database(settings, open_database)
+    if faults.keys() & {variable("host"), variable("port")}:
+        yield Finding(SKIPPED, "port", "until LISTINGS_HOST and LISTINGS_PORT are mended")
+    else:
+        yield _examine_port(settings)
+
+
+def _examine_database(settings: Settings, open_database: OpenDatabase) -> Iterator[Finding]:
+    if settings.database_url is None and not embedded.exists(settings.data_dir):
+        text = f"{settings.data_dir} is not there yet; `listings serve` makes it"
+        yield Finding(OK, "data directory", text)
+        yield Finding(SKIPPED, "database", "until it has been made")
+        return
+    try:
+        with open_database(settings) as url:
+            if settings.database_url is None:
+                text = f"{settings.data_dir} is usable, and its PostgreSQL starts"
+                yield Finding(OK, "data directory", text)
+            yield from asyncio.run(_ask(settings, url))
+    except EmbeddedPostgresError as error:
+        yield Finding(PROBLEM, "data directory", " ".join(str(error).split()))
+        yield Finding(SKIPPED, "database", "until the data directory is usable")
+
+
+async def _ask(settings: Settings, url: str) -> list[Finding]:
+    processes, pool = settings.worker_count, settings.pool_size
+    explained = f"{processes} x ({pool} of the pool + {_BESIDE_POOL})"
+    needed = processes * (pool + _BESIDE_POOL)
+    checks: dict[str, Callable[[Connection], Awaitable[str]]] = {
+        "database": diagnostics.check_server,
+        "writing": diagnostics.check_writable,
+        "rights": diagnostics.check_rights,
+        "connections": lambda c: diagnostics.check_connections(c, needed, explained),
+        "schema": diagnostics.check_schema,
+    }
+    for subject, name in (
+        ("direct way", "direct_database_url"),
+        ("owner's way", "migration_database_url"),
+    ):
+        if given := getattr(settings, name):
+            checks[subject] = partial(
+                diagnostics.check_same,
+                url=given.get_secret_value(),
+                variable=variable(name),
+                timeout=settings.connect_timeout,
+            )
+    findings = []
+    try:
+        async with diagnostics.connected(url, timeout=settings.connect_timeout) as connection:
+            for subject, check in checks.items():
+                try:
+                    findings.append(Finding(OK, subject, await check(connection)))
+                except Exception as error:
+                    findings.append(Finding(PROBLEM, subject, _described(error)))
+    except PersistenceError as error:
+        findings = [Finding(PROBLEM, "database", _described(error))]
+        others = [subject for subject in checks if subject != "database"]
+        findings.append(Finding(SKIPPED, ", ".join(others), "until the database can be reached"))
+    return findings
+
+
+def _described(error: Exception) -> str:
+    if isinstance(error, PersistenceError):
+        return str(error)
+    return f"{error or type(error).__name__}. The check itself failed: look into PostgreSQL's log"
+
+
+def _examine_telemetry() -> Finding:
+    try:
+        endpoints = set(telemetry.wanted().values())
+    except SettingsError as error:
+        return Finding(PROBLEM, "telemetry", str(error))
+    for endpoint in sorted(endpoints):
+        parts = urlsplit(endpoint)
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        try:
+            socket.create_connection((parts.hostname or "", port), _ANSWER_SECONDS).close()
+        except OSError as error:
+            text = f"nobody takes it at {parts.hostname} port {port}: {error}. Start a collector"
+            return Finding(PROBLEM, "telemetry", f"{text} there, or correct the endpoint")
+    return Finding(OK, "telemetry", "sent by OTLP" if endpoints else "off")
+
+
+def _examine_tokens(location: str | None) -> Finding:
+    if location is None:
+        return Finding(OK, "tokens", "not asked for: whoever gets in may do everything")
+    shown = location.partition("?")[0]  # the rest of a URL may be secret
+    try:
+        found = asyncio.run(jwks_client.read_once(location))
+    except Exception as error:  # of a file, of a connection, or of what was there
+        reason = getattr(error, "strerror", None) or error or type(error).__name__
+        text = f"no keys to check them with at {shown}: {reason}. Correct {variable('jwks')}"
+        return Finding(PROBLEM, "tokens", f"{text}, or mend what is there")
+    count = len(found.keys)
+    text = "; ".join([f"{count} key{'s' if count != 1 else ''} at {shown}", *found.notes])
+    return Finding(OK if found.keys else PROBLEM, "tokens", text)
+
+
+def _examine_tls(settings: Settings) -> Finding:
+    try:
+        tls = TLS.of(settings)
+    except SettingsError as error:
+        return Finding(PROBLEM, "TLS", str(error))
+    if tls is None:
+        return Finding(OK, "TLS", "off")
+    text = f"the certificate is {tls.certificate}"
+    left = tls.certificate.end - datetime.now(UTC)
+    if left < _RENEWED:
+        text += f". That is in {left.days} days: see to it that it is renewed"
+    return Finding(OK, "TLS", text)
+
+
+def _examine_port(settings: Settings) -> Finding:
+    host, port = settings.host, settings.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    where = f"{host} port {port or '(any)'}"
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except socket.gaierror:
+            text = f"{host} is no known name. Correct LISTINGS_HOST"
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return _user_of(settings, where)
+            remedy = {
+                errno.EADDRNOTAVAIL: "Set LISTINGS_HOST to an address of this machine, or 0.0.0.0",
+                errno.EACCES: "Set LISTINGS_PORT to 1024 or more",
+            }
+            text = f"{where}: {os.strerror(error.errno or 0)}. " + remedy.get(
+                error.errno or 0, "Correct LISTINGS_HOST or LISTINGS_PORT"
+            )
+        else:
+            try:
+                warning = check_exposure(settings, probe)
+            except SettingsError as error:
+                return Finding(PROBLEM, "port", str(error))
+            return Finding(OK, "port", f"{where} is free" + (f"; {warning}" if warning else ""))
+    return Finding(PROBLEM, "port", text)
+
+
+def _user_of(settings: Settings, where: str) -> Finding:
+    """Tell who has the port. That it is this service, and ready, is no problem."""
+    host, port = settings.host, settings.port
+    holders = ", ".join(_processes_on(port)) or "a process that we may not look at"
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    if settings.tls_client_ca:
+        text = f"{where} is used by {holders}, and only clients with a certificate are answered"
+        return Finding(SKIPPED, "port", text)
+    scheme = "https" if settings.tls_cert else "http"
+    url = f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"
+    match _health(url):
+        case "SERVING":
+            text = f"a Listings Service serves on {where}, and is ready ({holders})"
+            return Finding(OK, "port", text)
+        case None:
+            text = f"{where} is used by {holders}. Stop that, or set LISTINGS_PORT to another port"
+        case _:
+            text = (
+                f"a Listings Service on {where} is not ready ({holders}). "
+                f"See {url}/readyz and its log"
+            )
+    return Finding(PROBLEM, "port", text)
+
+
+def _processes_on(port: int) -> Iterator[str]:
+    try:
+        connections = psutil.net_connections("tcp")
+    except psutil.Error:
+        return
+    found = {
+        each.pid
+        for each in connections
+        if each.status == psutil.CONN_LISTEN and each.laddr.port == port and each.pid
+    }
+    for pid in sorted(found):
+        try:
+            yield f"process {pid}, {psutil.Process(pid).name()}"
+        except psutil.Error:
+            yield f"process {pid}"
+
+
+def _health(url: str) -> str | None:
+    """Return what a Listings Service there says of itself, or None if there is none."""
+    request = urllib.request.Request(  # noqa: S310 - the scheme is ours
+        f"{url}/grpc.health.v1.Health/Check",
+        data=json.dumps({"service": "listings.v1.OrderService"}).encode(),
+        headers={"content-type": "application/json"},
+    )
+    # Its certificate is for those who come from elsewhere.
+    trusting = ssl.create_default_context()
+    trusting.check_hostname = False
+    trusting.verify_mode = ssl.CERT_NONE
+    directly = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusting)
+    )
+    try:
+        with directly.open(request, timeout=_ANSWER_SECONDS) as response:
+            status = json.load(response).get("status")
+    except (OSError, ValueError, AttributeError):  # among them HTTP errors, and other protocols
+        return None
+    return str(status) if status else None

@@ -1,0 +1,32 @@
+"""What the metrics show of the present state of a process."""
+
+from persistence.database import Database
+from persistence.watch import PaymentFeed
+from server.observability.metrics import Metrics
+from server.rpc.health import Readiness
+from server.rpc.interceptors.access_log import Calls
+
+
+def show_state(
+    metrics: Metrics, calls: Calls, database: Database, feed: PaymentFeed, readiness: Readiness
+) -> None:
+    """Have ``metrics`` show how busy these are, and whether they are ready."""
+    gauge = metrics.gauge
+    gauge("listings_rpcs_in_flight", "RPCs under way.", lambda: calls.in_flight)
+    gauge("listings_watchers", "Streams of WatchOrderPayments.", lambda: feed.watchers)
+    gauge(
+        "listings_pool_size",
+        "Connections to PostgreSQL that calls may use.",
+        lambda: database.max_connections,
+    )
+    gauge(
+        "listings_pool_in_use",
+        "Connections to PostgreSQL that calls use.",
+        lambda: database.in_use,
+    )
+    gauge(
+        "listings_pool_waiting",
+        "Statements that wait for a connection to PostgreSQL.",
+        lambda: database.waiting,
+    )
+    gauge("listings_ready", "Processes that are ready.", lambda: readiness.fault is None)

@@ -1,0 +1,52 @@
+"""How long a call may take whose caller sets no deadline, or a later one.
+
+The caller's own deadline, by grpc-timeout or Connect-Timeout-Ms, is the runtime's. Either of them
+cancels the handler's task, which cancels the statement in PostgreSQL.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from persistence.errors import DatabaseTimeout
+from server.rpc.interceptors.base import Context, Request, Response, StreamNext, UnaryNext
+
+
+class DeadlineInterceptor:
+    """Ends a call that has no answer in time. Stands inside of ErrorInterceptor."""
+
+    def __init__(self, seconds: float) -> None:
+        """``seconds`` are for an answer, or for the first message of a stream."""
+        self._seconds = seconds
+
+    async def intercept_unary(
+        self,
+        call_next: UnaryNext[Request, Response],
+        request: Request,
+        ctx: Context,
+    ) -> Response:
+        """Hand ``request`` on. Raises DatabaseTimeout: it is all that a handler waits for."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await call_next(request, ctx)
+        except TimeoutError as error:
+            raise DatabaseTimeout("the database did not answer in time") from error
+
+    async def intercept_server_stream(
+        self,
+        call_next: StreamNext[Request, Response],
+        request: Request,
+        ctx: Context,
+    ) -> AsyncIterator[Response]:
+        """Hand ``request`` on. Raises DatabaseTimeout, when no message comes in time."""
+        async with aclosing(call_next(request, ctx)) as responses:
+            try:
+                async with asyncio.timeout(self._seconds):
+                    first = await anext(responses)
+            except StopAsyncIteration:
+                return
+            except TimeoutError as error:
+                raise DatabaseTimeout("the database did not answer in time") from error
+            yield first
+            async for response in responses:
+                yield response

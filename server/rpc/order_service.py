@@ -1,0 +1,214 @@
+"""The handler of ``listings.v1.OrderService``: messages in, messages out, no SQL."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from connectrpc.request import RequestContext
+from protobuf.wkt import Timestamp
+
+from persistence.errors import IdempotencyKeyReused, PaymentStatusRefused
+from persistence.history import PaymentLedger, Position, Watched
+from persistence.models import PAYMENT_COLUMNS, OrderFilter, OrderKey, Origin
+from persistence.models import Order as OrderRecord
+from persistence.models import PaymentEvent as EventRecord
+from persistence.orders import OrderRepository
+from persistence.watch import PaymentFeed
+from server.auth.principal import principal
+from server.gen.listings.v1.orders_connect import OrderService
+from server.gen.listings.v1.orders_pb import (
+    FindOrderByPaymentRequest,
+    FindOrderByPaymentResponse,
+    GetOrderRequest,
+    GetOrderResponse,
+    ListOrderPaymentEventsRequest,
+    ListOrderPaymentEventsResponse,
+    ListOrdersRequest,
+    ListOrdersResponse,
+    ListStuckPaymentsRequest,
+    ListStuckPaymentsResponse,
+    UpdateOrderPaymentRequest,
+    UpdateOrderPaymentResponse,
+    WatchOrderPaymentsRequest,
+    WatchOrderPaymentsResponse,
+)
+from server.observability.outcomes import UpdateOutcomes
+from server.rpc.conversion import event_message, order_message
+from server.rpc.errors import permission_denied
+from server.rpc.interceptors.request_id import request_id
+from server.rpc.pagination import Page
+
+
+class OrderHandler(OrderService):
+    """Implements ``OrderService``. What each rpc does, and its errors, stand in the proto."""
+
+    def __init__(
+        self,
+        orders: OrderRepository,
+        ledger: PaymentLedger,
+        feed: PaymentFeed,
+        outcomes: UpdateOutcomes,
+    ) -> None:
+        self._orders = orders
+        self._ledger = ledger
+        self._feed = feed
+        self._outcomes = outcomes
+
+    async def update_order_payment(
+        self,
+        request: UpdateOrderPaymentRequest,
+        ctx: RequestContext[UpdateOrderPaymentRequest, UpdateOrderPaymentResponse],
+    ) -> UpdateOrderPaymentResponse:
+        """Write the payment fields that are set in ``request``."""
+        # A payment field has the same name in the request as in the table. One that is not set
+        # reads as empty, and one that is set to that the rules in the proto have refused.
+        params = {name: value for name in PAYMENT_COLUMNS if (value := getattr(request, name))}
+        caller = principal.get()
+        origin = Origin(request_id(ctx), caller and caller.subject)
+        try:
+            update = await self._orders.update_payment_info(
+                request.order_id, params, origin, _storefronts()
+            )
+        except (IdempotencyKeyReused, PaymentStatusRefused) as refusal:
+            self._outcomes.refused(refusal)
+            raise
+        self._outcomes.done(update)
+        return UpdateOrderPaymentResponse(
+            success=True, order=order_message(update.order), replayed=update.replayed
+        )
+
+    async def get_order(
+        self, request: GetOrderRequest, _ctx: RequestContext[Any, Any]
+    ) -> GetOrderResponse:
+        """Return one order."""
+        order = await self._orders.get(request.order_id, _storefronts())
+        return GetOrderResponse(order=order_message(order))
+
+    async def find_order_by_payment(
+        self, request: FindOrderByPaymentRequest, _ctx: RequestContext[Any, Any]
+    ) -> FindOrderByPaymentResponse:
+        """Return the order that has, or had, a payment reference."""
+        assert request.reference is not None  # noqa: S101 - the rules in the proto see to it
+        order = await self._orders.find_by_payment(
+            request.reference.field,
+            request.reference.value,
+            _given(request, "payment_provider"),
+            _storefronts(),
+        )
+        return FindOrderByPaymentResponse(order=order_message(order))
+
+    async def list_orders(
+        self, request: ListOrdersRequest, _ctx: RequestContext[Any, Any]
+    ) -> ListOrdersResponse:
+        """Return a page of orders, newest first."""
+        storefront_id = _permitted_storefront(request)
+        page = Page(request)
+        wanted = OrderFilter(
+            payment_status=_given(request, "payment_status"),
+            payment_provider=_given(request, "payment_provider"),
+            storefront_id=storefront_id,
+            buyer_id=_given(request, "buyer_id"),
+            created_from=_limit(request.created_from),
+            created_before=_limit(request.created_before),
+        )
+        storefronts = _storefronts() if storefront_id is None else None
+        found = await self._orders.list_orders(wanted, page.limit, page.after, storefronts)
+        orders, token = page.cut(found, _order_key)
+        return ListOrdersResponse(orders=list(map(order_message, orders)), next_page_token=token)
+
+    async def list_stuck_payments(
+        self, request: ListStuckPaymentsRequest, _ctx: RequestContext[Any, Any]
+    ) -> ListStuckPaymentsResponse:
+        """Return a page of orders whose payments are stuck, oldest first."""
+        assert request.older_than is not None  # noqa: S101 - the rules in the proto see to it
+        page = Page(request)
+        unchanged_since = datetime.now(UTC) - request.older_than.to_timedelta()
+        found = await self._orders.list_stuck(
+            unchanged_since,
+            _given(request, "payment_provider"),
+            page.limit,
+            page.after,
+            _storefronts(),
+        )
+        orders, token = page.cut(found, _order_key)
+        return ListStuckPaymentsResponse(
+            orders=list(map(order_message, orders)), next_page_token=token
+        )
+
+    async def list_order_payment_events(
+        self, request: ListOrderPaymentEventsRequest, _ctx: RequestContext[Any, Any]
+    ) -> ListOrderPaymentEventsResponse:
+        """Return a page of what happened to one order's payment, oldest first."""
+        page = Page(request)
+        after_id = page.after.id if page.after else 0
+        storefronts = _storefronts()
+        found = await self._ledger.list_events(request.order_id, page.limit, after_id, storefronts)
+        if not found:  # maybe there is no such order, which this raises
+            await self._orders.get(request.order_id, storefronts)
+        events, token = page.cut(found, _event_key)
+        return ListOrderPaymentEventsResponse(
+            events=list(map(event_message, events)), next_page_token=token
+        )
+
+    async def watch_order_payments(
+        self, request: WatchOrderPaymentsRequest, _ctx: RequestContext[Any, Any]
+    ) -> AsyncIterator[WatchOrderPaymentsResponse]:
+        """Send what happens to some payments, as it is committed."""
+        storefront_id = _permitted_storefront(request)
+        watched = Watched(
+            frozenset(request.order_ids),
+            frozenset() if storefront_id is None else frozenset((storefront_id,)),
+            _storefronts(),
+        )
+        position = Position.parse(request.last_event_id) if request.last_event_id else None
+        async with aclosing(self._feed.watch(watched, position)) as stream:
+            async for event, seen in stream:
+                yield WatchOrderPaymentsResponse(
+                    event=event and event_message(event), event_id=str(seen)
+                )
+
+
+def _storefronts() -> frozenset[int] | None:
+    """Return the storefronts whose orders there are for the caller, None for all."""
+    caller = principal.get()
+    return caller and caller.storefronts
+
+
+def _permitted_storefront(request: Any) -> int | None:
+    """Return the storefront that ``request`` names, if it does.
+
+    Raises ConnectError, PERMISSION_DENIED, when there are no orders of it for the caller.
+    """
+    storefront_id: int | None = _given(request, "storefront_id")
+    allowed = _storefronts()
+    if storefront_id is not None and allowed is not None and storefront_id not in allowed:
+        text = f"the token is limited to storefronts other than {storefront_id}"
+        raise permission_denied(text, storefront_id=str(storefront_id))
+    return storefront_id
+
+
+def _given(request: Any, name: str) -> Any:
+    return getattr(request, name) if request.has_field(name) else None
+
+
+def _limit(timestamp: Timestamp | None) -> datetime | None:
+    """Return a limit of a time range, in the microseconds that PostgreSQL's times have.
+
+    Rounded up: what is not before the one is not before the other either.
+    """
+    if timestamp is None:
+        return None
+    microseconds = timestamp.seconds * 1_000_000 - (-timestamp.nanos // 1_000)
+    try:
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)
+
+
+def _order_key(order: OrderRecord) -> OrderKey:
+    return OrderKey(order.created_at, order.id)
+
+
+def _event_key(event: EventRecord) -> OrderKey:
+    return OrderKey(event.created_at, event.id)

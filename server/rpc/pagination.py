@@ -1,0 +1,81 @@
+"""Pages of a list, as https://google.aip.dev/158 has them.
+
+A page token says after which entry the next page goes on, so that every page is found through an
+index. It also carries a hash of what the list is filtered by: in another list, that would be
+another place.
+"""
+
+import base64
+import binascii
+import hashlib
+import struct
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
+
+from connectrpc.errors import ConnectError
+from protobuf import Message
+
+from persistence.models import OrderKey
+from server.rpc.errors import invalid_field
+
+DEFAULT_SIZE: Final = 50
+MAX_SIZE: Final = 1_000
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TOKEN = struct.Struct(">8sqq")  # hash of the filters, microseconds since 1970, id
+
+_Entry = TypeVar("_Entry")
+
+
+class Page:
+    """The page that a request asks for, by its ``page_size`` and ``page_token``."""
+
+    def __init__(self, request: Message[Any]) -> None:
+        """Raises ConnectError, when the token is not one of this list."""
+        size: int = getattr(request, "page_size")  # noqa: B009 - the type has none
+        self._size = min(size or DEFAULT_SIZE, MAX_SIZE)
+        self._filters = _hash_of_filters(request)
+        token: str = getattr(request, "page_token")  # noqa: B009
+        self.after = self._parse(token) if token else None
+
+    @property
+    def limit(self) -> int:
+        """How many entries to read: one more than are returned, to know of a next page."""
+        return self._size + 1
+
+    def cut(
+        self, entries: Sequence[_Entry], key: Callable[[_Entry], OrderKey]
+    ) -> tuple[Sequence[_Entry], str]:
+        """Return the entries of the page out of ``limit``, and the token of the next one."""
+        page = entries[: self._size]
+        if len(page) == len(entries):
+            return page, ""
+        created_at, id_ = key(page[-1])
+        microseconds = (created_at - _EPOCH) // timedelta(microseconds=1)
+        token = _TOKEN.pack(self._filters, microseconds, id_)
+        return page, base64.urlsafe_b64encode(token).decode()
+
+    def _parse(self, token: str) -> OrderKey:
+        try:
+            filters, microseconds, id_ = _TOKEN.unpack(
+                base64.b64decode(token, b"-_", validate=True)
+            )
+            key = OrderKey(_EPOCH + timedelta(microseconds=microseconds), id_)
+        except (binascii.Error, struct.error, ValueError, OverflowError) as error:
+            raise _refusal("is not the next_page_token of a page") from error
+        if filters != self._filters:
+            raise _refusal("is of a list with other filters; begin again without it")
+        return key
+
+
+def _hash_of_filters(request: Message[Any]) -> bytes:
+    filters = type(request).from_binary(request.to_binary())
+    for name in ("page_size", "page_token"):
+        filters.clear_field(name)
+    name = type(request).desc().type_name
+    return hashlib.sha256(name.encode() + b"\0" + filters.to_binary()).digest()[:8]
+
+
+def _refusal(description: str) -> ConnectError:
+    return invalid_field("page_token", description, "PAGE_TOKEN_INVALID")

@@ -1,0 +1,275 @@
+"""Callers whose token is limited to some storefronts: orders of others are not there for them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import pytest
+from protobuf.wkt import Duration
+
+from persistence.models import PAYMENT_COLUMNS
+from server.gen.google.rpc.error_details_pb import ErrorInfo
+from server.gen.listings.v1.orders_pb import (
+    GetOrderRequest,
+    ListOrderPaymentEventsRequest,
+    ListOrdersRequest,
+    ListStuckPaymentsRequest,
+    UpdateOrderPaymentRequest,
+    WatchOrderPaymentsRequest,
+    WatchOrderPaymentsResponse,
+)
+from tests.support.callers import CALLERS, READERS, Call, Failure
+from tests.support.orders import Orders
+from tests.support.reading import NOBODY, find, ids, pages, refused
+from tests.support.service import Service
+from tests.support.tokens import READ, WRITE, Issuer, bearer
+from tests.support.watchers import WATCHERS, Watch
+
+
+@pytest.fixture(scope="session")
+def orders(guarded: Service) -> Orders:
+    """The orders behind the service that these tests call."""
+    return Orders(guarded.database_url)
+
+
+@contextmanager
+def reading(protocol: str, guarded: Service, issuer: Issuer, *storefronts: int) -> Iterator[Call]:
+    token = issuer.token(READ, storefronts=list(storefronts))
+    with READERS[protocol](guarded.base_url, **bearer(token)) as read:
+        yield read
+
+
+@pytest.fixture(params=READERS)
+def read(
+    request: pytest.FixtureRequest, guarded: Service, issuer: Issuer, number: int
+) -> Iterator[Call]:
+    """A caller with the storefronts ``number`` and ``number + 1``."""
+    with reading(request.param, guarded, issuer, number, number + 1) as read:
+        yield read
+
+
+PAYMENT: Final = {"payment_provider": "stripe", "payment_status": "processing"}
+
+
+def test_one_order(read: Call, orders: Orders, number: int) -> None:
+    ours = orders.add(storefront_id=number)
+    theirs = orders.add(storefront_id=number + 2)
+    for order_id in (ours, theirs):
+        orders.change(order_id, payment_intent_id=f"pi_{order_id}")
+
+    assert read(GetOrderRequest(order_id=ours)).order.id == ours
+    assert read(find("payment_intent_id", f"pi_{ours}")).order.id == ours
+    assert len(read(ListOrderPaymentEventsRequest(order_id=ours)).events) == 1
+    for request in (GetOrderRequest, ListOrderPaymentEventsRequest):
+        # As one that is not there for anybody.
+        assert refused(read, request(order_id=theirs)) == Failure(
+            "not_found", f"there is no order {theirs}"
+        )
+        assert refused(read, request(order_id=NOBODY)).code == "not_found"
+    assert refused(read, find("payment_intent_id", f"pi_{theirs}")).code == "not_found"
+
+
+def test_a_reference_that_others_have_too(read: Call, orders: Orders, number: int) -> None:
+    for storefront_id in (number, number + 2):
+        order_id = orders.add(storefront_id=storefront_id)
+        orders.change(order_id, payment_session_id=f"cs_{number}")
+    found = read(find("payment_session_id", f"cs_{number}")).order
+    assert found.storefront_id == number
+
+
+def test_what_happened_elsewhere(read: Call, orders: Orders, number: int) -> None:
+    """An order's events belong to the storefront that it was in by then."""
+    order_id = orders.add(storefront_id=number + 2)
+    orders.change(order_id, payment_status="processing")
+    orders.change(order_id, storefront_id=number)
+    orders.change(order_id, payment_status="paid")
+    (event,) = read(ListOrderPaymentEventsRequest(order_id=order_id)).events
+    assert event.after.payment_status == "paid"
+
+
+def test_lists(read: Call, orders: Orders, number: int) -> None:
+    """As if there were no others: page by page, in order, with every filter."""
+    made = [
+        orders.add(
+            storefront_id=number + n % 3,
+            buyer_id=number + n % 2,
+            created_at=f"2024-01-{1 + n // 2:02} 10:00+00",
+            updated_at="2024-02-01 10:00+00",
+            **PAYMENT,
+        )
+        for n in range(18)
+    ]
+    ours = [order_id for n, order_id in enumerate(made) if n % 3 != 2]
+
+    assert listed(read, ListOrdersRequest(), [1, 3, 4]) == sorted(ours, reverse=True)
+    of_a_buyer = [order_id for n, order_id in enumerate(made) if n % 3 != 2 and n % 2]
+    wanted = ListOrdersRequest(buyer_id=number + 1, payment_status="processing")
+    assert ids(read(wanted)) == sorted(of_a_buyer, reverse=True)
+    of_a_storefront = [order_id for n, order_id in enumerate(made) if n % 3 == 1]
+    wanted = ListOrdersRequest(storefront_id=number + 1)
+    assert ids(read(wanted)) == sorted(of_a_storefront, reverse=True)
+
+    stuck = ListStuckPaymentsRequest(older_than=Duration(seconds=1))
+    assert listed(read, stuck, [5, 2]) == sorted(ours)
+    stuck = ListStuckPaymentsRequest(older_than=Duration(seconds=1), payment_provider="stripe")
+    assert listed(read, stuck, [5, 2]) == sorted(ours)
+
+
+def test_a_storefront_that_is_asked_for_by_name(read: Call, number: int) -> None:
+    failure = refused(read, ListOrdersRequest(storefront_id=number + 2))
+    assert failure.code == "permission_denied"
+    assert failure.details == (
+        ErrorInfo(
+            reason="PERMISSION_MISSING",
+            domain="listings.v1",
+            metadata={"storefront_id": str(number + 2)},
+        ),
+    )
+
+
+def test_no_storefront_at_all(guarded: Service, issuer: Issuer, orders: Orders) -> None:
+    order_id = orders.add()
+    with reading("connect-binary", guarded, issuer) as read:
+        assert ids(read(ListOrdersRequest())) == []
+        assert refused(read, GetOrderRequest(order_id=order_id)).code == "not_found"
+
+
+@pytest.mark.parametrize("protocol", WATCHERS)
+def test_watching(
+    guarded: Service, issuer: Issuer, orders: Orders, number: int, protocol: str
+) -> None:
+    ours, theirs = (orders.add(storefront_id=storefront) for storefront in (number, number + 1))
+    token = issuer.token(READ, storefronts=[number])
+    with WATCHERS[protocol](guarded.base_url, **bearer(token)) as watch:
+        both = WatchOrderPaymentsRequest(order_ids=[ours, theirs])
+        with watch(both) as stream:
+            both.last_event_id = next(stream).event_id
+            change(orders, theirs, ours)
+            assert order_of(next(stream)) == ours
+        change(orders, theirs, ours)
+        with watch(both) as stream:  # from where it began: what was missed
+            next(stream)
+            assert [order_of(next(stream)) for _ in range(2)] == [ours, ours]
+        with watch(WatchOrderPaymentsRequest(storefront_id=number)) as stream:
+            next(stream)
+            change(orders, theirs, ours)
+            assert order_of(next(stream)) == ours
+        not_ours = WatchOrderPaymentsRequest(storefront_id=number + 1)
+        assert refusal(watch, not_ours).code == "permission_denied"
+
+
+def test_watchers_with_and_without_a_limit_do_not_meet(
+    guarded: Service, issuer: Issuer, orders: Orders, number: int
+) -> None:
+    ours, theirs = (orders.add(storefront_id=storefront) for storefront in (number, number + 1))
+    both = WatchOrderPaymentsRequest(order_ids=[ours, theirs])
+    limited = bearer(issuer.token(READ, storefronts=[number]))
+    free = bearer(issuer.token(READ))
+    connect = WATCHERS["connect-binary"]
+    with (
+        connect(guarded.base_url, **limited) as one,
+        connect(guarded.base_url, **free) as another,
+        one(both) as some,
+        another(both) as every,
+    ):
+        next(some)
+        next(every)
+        change(orders, theirs, ours)
+        assert {order_of(next(every)) for _ in range(2)} == {ours, theirs}
+        assert order_of(next(some)) == ours
+
+
+class TestWriting:
+    """A limit is one for writers, too."""
+
+    @pytest.fixture(params=CALLERS)
+    def write(
+        self, request: pytest.FixtureRequest, guarded: Service, issuer: Issuer, number: int
+    ) -> Iterator[Call]:
+        token = issuer.token(WRITE, storefronts=[number], sub="pay")
+        with CALLERS[request.param](guarded.base_url, **bearer(token)) as call:
+            yield call
+
+    def test_every_set_of_fields(self, write: Call, orders: Orders, number: int) -> None:
+        ours = orders.add(storefront_id=number)
+        theirs = orders.add(storefront_id=number + 1)
+        before = orders.row(theirs)
+        for fields in (PAYMENT_COLUMNS, *((name,) for name in PAYMENT_COLUMNS)):
+            values: dict[str, Any] = {
+                name: f"{name[:20]} {len(fields)} {number}" for name in fields
+            }
+            assert write(UpdateOrderPaymentRequest(order_id=ours, **values)).order.id == ours
+            failure = refused(write, UpdateOrderPaymentRequest(order_id=theirs, **values))
+            assert failure == Failure("not_found", f"there is no order {theirs}")
+        assert orders.row(theirs) == before
+
+    def test_keys_and_statuses_of_others_are_not_told(
+        self, write: Call, orders: Orders, number: int
+    ) -> None:
+        theirs = orders.add(storefront_id=number + 1)
+        payment = {"payment_idempotency_key": f"evt_{number}", "payment_status": "paid"}
+        orders.change(theirs, **payment)
+        for status in ("paid", "pending"):
+            request = UpdateOrderPaymentRequest(
+                order_id=theirs, **payment | {"payment_status": status}
+            )
+            assert refused(write, request).code == "not_found"
+
+    def test_what_would_be_refused_tells_nothing_of_a_key(
+        self, write: Call, orders: Orders, number: int
+    ) -> None:
+        """Whether the key of somebody else is used could be asked without writing anything."""
+        ours = orders.add(storefront_id=number)
+        theirs = orders.add(storefront_id=number + 1)
+        orders.change(ours, payment_status="refunded")
+        orders.change(theirs, payment_idempotency_key=f"evt_{theirs}")
+        for key in (f"evt_{theirs}", "nobody's"):
+            request = UpdateOrderPaymentRequest(
+                order_id=ours, payment_idempotency_key=key, payment_status="pending"
+            )
+            assert refused(write, request).code == "failed_precondition"
+
+    def test_replays_and_refusals_within_the_limit(
+        self, write: Call, orders: Orders, number: int
+    ) -> None:
+        ours = orders.add(storefront_id=number)
+        request = UpdateOrderPaymentRequest(
+            order_id=ours, payment_idempotency_key=f"evt_{number}", payment_status="paid"
+        )
+        assert not write(request).replayed
+        assert write(request).replayed
+        late = UpdateOrderPaymentRequest(order_id=ours, payment_status="pending")
+        assert refused(write, late).code == "failed_precondition"
+
+    def test_the_history_says_who_it_was(
+        self, write: Call, guarded: Service, issuer: Issuer, orders: Orders, number: int
+    ) -> None:
+        ours = orders.add(storefront_id=number)
+        write(UpdateOrderPaymentRequest(order_id=ours, payment_status="paid"))
+        with reading("grpcio", guarded, issuer, number) as read:
+            (event,) = read(ListOrderPaymentEventsRequest(order_id=ours)).events
+        assert event.caller == "pay"
+        (entry,) = guarded.logged(event="rpc", request_id=event.request_id)
+        assert entry["subject"] == "pay"
+
+
+def listed(read: Call, request: Any, sizes: list[int]) -> list[int]:
+    return [order_id for page in pages(read, request, sizes) for order_id in ids(page)]
+
+
+def order_of(message: WatchOrderPaymentsResponse) -> int:
+    assert message.event is not None
+    return message.event.order_id
+
+
+def change(orders: Orders, *order_ids: int) -> None:
+    for order_id in order_ids:
+        status = orders.row(order_id)["payment_status"]
+        new = "processing" if status == "pending" else "pending"
+        orders.change(order_id, payment_status=new)
+
+
+def refusal(watch: Watch, request: WatchOrderPaymentsRequest) -> Failure:
+    with watch(request) as stream, pytest.raises(Failure) as caught:
+        next(stream)
+    return caught.value

@@ -1,0 +1,295 @@
+"""What is on the wire when an HTTP/2 connection ends, frame by frame."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from server.http.h2 import RecyclingH2Protocol
+from server.http.h2_flow import NO_ERROR
+from tests.support.http2 import (
+    ECHO,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    HOLD,
+    PROTOCOL_ERROR,
+    REFUSED_STREAM,
+    WINDOW_UPDATE,
+    Peer,
+    header_block,
+    run,
+    serving,
+    until,
+)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail a test during which asyncio or uvicorn logged a warning or an error."""
+    yield
+    assert [r.getMessage() for r in caplog.get_records("call") if r.levelno > logging.INFO] == []
+
+
+def test_the_two_phases() -> None:
+    async def test() -> None:
+        async with (
+            serving(announce_after_streams=3, patience=0.2) as served,
+            Peer.connected(served) as peer,
+        ):
+            for stream_id in (1, 3, 5):
+                peer.call(stream_id, HOLD)
+            await peer.announcement()
+
+            # A stream that was on its way is served.
+            peer.call(7)
+            await peer.answer(7)
+            assert len(peer.goaways) == 1
+
+            # The client has read the announcement, so the second GOAWAY is exact.
+            peer.answer_ping()
+            assert await peer.final_goaway() == 7
+
+            # A later stream is refused, and those in flight may take their time.
+            peer.call(9)
+            await peer.refusal(9)
+            await asyncio.sleep(0.4)
+            served.app.release.set()
+            for stream_id in (1, 3, 5):
+                await peer.answer(stream_id)
+
+            # With nothing in flight, the client has time to close before the server does.
+            peer.call(11)
+            await peer.refusal(11)
+            await peer.end()
+        assert served.app.started == {b"1": 1, b"3": 1, b"5": 1, b"7": 1}
+        assert len(peer.goaways) == 2
+
+    run(test())
+
+
+def test_a_request_may_end_with_its_headers() -> None:
+    """As a POST without a body does; it must not be waited for."""
+
+    async def test() -> None:
+        async with serving() as served, Peer.connected(served) as peer:
+            peer.send(HEADERS, END_HEADERS | END_STREAM, 1, header_block(ECHO))
+            await peer.until(lambda: 1 in peer.answered)
+        assert served.app.started == {b"": 1}
+
+    run(test())
+
+
+def test_a_ping_that_is_not_answered_does_not_hold_up_the_second_phase() -> None:
+    async def test() -> None:
+        async with (
+            serving(announce_after_streams=1, patience=0.1) as served,
+            Peer.connected(served) as peer,
+        ):
+            peer.call(1)
+            await peer.answer(1)
+            assert await peer.final_goaway() == 1
+            await peer.end()
+
+    run(test())
+
+
+def test_a_burst_before_the_second_phase_brings_it_on() -> None:
+    async def test() -> None:
+        async with (
+            serving(announce_after_streams=3, refuse_after_streams=5) as served,
+            Peer.connected(served) as peer,
+        ):
+            for stream_id in range(1, 15, 2):
+                peer.call(stream_id, HOLD)
+            assert await peer.final_goaway() == 9
+            await peer.refusal(11)
+            await peer.refusal(13)
+            served.app.release.set()
+            for stream_id in range(1, 11, 2):
+                await peer.answer(stream_id)
+        assert served.app.started == Counter(b"%d" % n for n in range(1, 11, 2))
+
+    run(test())
+
+
+@pytest.mark.parametrize("batch", [100, 5_000])
+def test_a_client_that_never_listens_does_not_meet_the_limit_of_streams(batch: int) -> None:
+    async def test() -> None:
+        async with serving(patience=0.2) as served, Peer.connected(served) as peer:
+            peer.call(1, HOLD)
+            await until(lambda: len(served.app.started) == 1)
+            for first in range(3, 10_003, 2 * batch):
+                stream_ids = range(first, first + 2 * batch, 2)
+                for stream_id in stream_ids:
+                    peer.call(stream_id)
+                if stream_ids[-1] < 2 * RecyclingH2Protocol.ignore_after_streams:
+                    await peer.ended(stream_ids[-1])
+            served.app.release.set()
+            await peer.answer(1)
+            await peer.end()
+        assert {code for _, code in peer.goaways} <= {NO_ERROR}
+        # Whatever was not refused was run, once, and answered.
+        assert {b"%d" % n for n in peer.answered} == set(served.app.started)
+        assert set(served.app.started.values()) == {1}
+        assert set(peer.resets.values()) == {REFUSED_STREAM}
+
+    run(test())
+
+
+def test_a_client_that_never_listens_does_not_meet_the_limit_of_resets() -> None:
+    async def test() -> None:
+        async with serving() as served, Peer.connected(served) as peer:
+            peer.call(1, HOLD)
+            for stream_id in range(3, 1_003, 2):
+                peer.call(stream_id, HOLD)
+                peer.reset(stream_id)
+            refused_from = 1 + 2 * RecyclingH2Protocol.refuse_after_resets + 2
+            assert await peer.final_goaway() == refused_from - 2
+            for stream_id in range(refused_from, 1_003, 2):
+                await peer.refusal(stream_id)
+            served.app.release.set()
+            await peer.answer(1)
+            assert len(peer.goaways) == 2
+
+    run(test())
+
+
+SMALL_WINDOW = (4).to_bytes(2) + (3).to_bytes(4)  # SETTINGS_INITIAL_WINDOW_SIZE, in bytes
+
+
+def test_a_response_that_waits_for_the_clients_window_is_in_flight() -> None:
+    async def test() -> None:
+        async with (
+            serving(announce_after_streams=1, patience=0.05, idle=60) as served,
+            Peer.connected(served, SMALL_WINDOW) as peer,
+        ):
+            peer.call(1)
+            await peer.until(lambda: peer.messages)
+            assert await peer.final_goaway() == 1
+            # Long enough for a server that thinks the connection idle to close it.
+            await asyncio.sleep(0.2)
+            peer.send(WINDOW_UPDATE, 0, 1, (100).to_bytes(4))
+            await peer.answer(1)
+            await peer.end()
+
+    run(test())
+
+
+def test_a_response_does_not_wait_for_a_client_that_is_gone() -> None:
+    async def test() -> None:
+        async with (
+            serving(announce_after_streams=1, patience=0.05, idle=1) as served,
+            Peer.connected(served, SMALL_WINDOW) as peer,
+        ):
+            peer.call(1)
+            assert await peer.final_goaway() == 1
+            await peer.end()
+            assert 1 not in peer.answered
+
+    run(test())
+
+
+def test_a_stream_that_meets_the_idle_time_out_is_served() -> None:
+    async def test() -> None:
+        async with serving(idle=1) as served, Peer.connected(served) as peer:
+            await peer.announcement()
+            peer.call(1)
+            await peer.answer(1)
+            peer.answer_ping()
+            assert await peer.final_goaway() == 1
+
+    run(test())
+
+
+def test_a_stream_that_meets_the_shutdown_is_served() -> None:
+    async def test() -> None:
+        async with serving() as served, Peer.connected(served) as peer:
+            peer.call(1, HOLD)
+            await until(lambda: len(served.app.started) == 1)
+            await served.stop()
+            await peer.announcement()
+            peer.call(3)
+            await peer.answer(3)
+            peer.answer_ping()
+            assert await peer.final_goaway() == 3
+            served.app.release.set()
+            await peer.answer(1)
+
+    run(test())
+
+
+@pytest.mark.parametrize("listening", [True, False])
+def test_an_idle_connection_does_not_keep_the_server_from_stopping(listening: bool) -> None:
+    async def test() -> None:
+        patience = 60.0 if listening else 0.1
+        async with serving(patience=patience) as served, Peer.connected(served) as peer:
+            peer.call(1)
+            await peer.answer(1)
+            await served.stop()
+            if listening:
+                await peer.announcement()
+                peer.answer_ping()
+                assert await peer.final_goaway() == 1
+                peer.writer.close()
+            await until(lambda: not served.server.server_state.connections)
+
+    run(test())
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_a_client_that_goes_away_meanwhile_leaves_nothing_behind(final: bool) -> None:
+    async def test() -> None:
+        async with serving(announce_after_streams=2) as served, Peer.connected(served) as peer:
+            peer.call(1, HOLD)
+            peer.call(3, HOLD)
+            await peer.announcement()
+            if final:
+                peer.answer_ping()
+                await peer.final_goaway()
+            protocol = served.connections[0]()
+            assert protocol is not None
+            assert (protocol.phase_timer is None) == final
+            peer.writer.transport.abort()
+            await until(lambda: not served.server.server_state.connections)
+            await until(lambda: len(served.app.disconnected) == 2)
+            assert protocol.phase_timer is None
+            assert protocol.cycles == {}
+            del protocol
+            await until(lambda: not served.server.server_state.tasks)
+            gc.collect()
+            assert served.connections[0]() is None
+
+    run(test())
+
+
+def test_a_clients_goaway_starts_the_same_end() -> None:
+    async def test() -> None:
+        async with serving() as served, Peer.connected(served) as peer:
+            peer.send(GOAWAY, payload=bytes(8))
+            await peer.announcement()
+            peer.call(1)
+            await peer.answer(1)
+            peer.answer_ping()
+            assert await peer.final_goaway() == 1
+
+    run(test())
+
+
+def test_a_path_that_is_not_ascii_costs_its_own_stream_only() -> None:
+    async def test() -> None:
+        async with serving() as served, Peer.connected(served) as peer:
+            peer.call(1, HOLD)
+            peer.call(3, b"/\xff")
+            await peer.until(lambda: 3 in peer.resets)
+            assert peer.resets == {3: PROTOCOL_ERROR}
+            served.app.release.set()
+            await peer.answer(1)
+
+    run(test())

@@ -1,0 +1,324 @@
+"""Half a request, and an answer that nobody reads, are not kept for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+
+import pytest
+import uvicorn
+
+from server.http.h2_flow import ENHANCE_YOUR_CALM
+from server.http.server import DrainingServer
+from tests.support.http2 import (
+    CANCEL,
+    DATA,
+    EARLY,
+    ECHO,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    HOLD,
+    PING,
+    PLAIN,
+    SETTINGS,
+    Calls,
+    Peer,
+    connected,
+    dripping,
+    header_block,
+    prefixed,
+    run,
+    serving,
+    until,
+)
+from tests.support.raw import PREFACE, frame
+
+NO_WINDOW = (4).to_bytes(2) + (0).to_bytes(4)  # SETTINGS_INITIAL_WINDOW_SIZE
+
+BODY = prefixed(b"1")
+HEAD = b"POST %b HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % (ECHO, len(BODY))
+
+# What comes first, and what then comes in drops, never to be whole.
+HALVES = {
+    "preface": (b"PRI * HT", b""),
+    "head": (b"POST / HTTP/1.1\r\nx: ", b"x"),
+    "second-head": (HEAD + BODY + b"POST / HTTP/1.1\r\nx: ", b"x"),
+    "body": (HEAD[: HEAD.index(b"Content")] + b"Content-Length: 100000\r\n\r\n", b"x"),
+    "chunked-body": (
+        HEAD[: HEAD.index(b"Content")] + b"Transfer-Encoding: chunked\r\n\r\n",
+        b"1\r\nx\r\n",
+    ),
+    "frame": (PREFACE, b"x"),
+    "header-list": (PREFACE, b""),
+}
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_half_a_request_ends_with_its_connection(kind: str) -> None:
+    start, drop = HALVES[kind]
+
+    async def test() -> None:
+        async with (
+            serving(ticks=1, sending=0.3, half=0.3) as served,
+            connected(served) as (reader, writer),
+        ):
+            writer.write(start)
+            if start == PREFACE:  # which is an event; so the half must not arrive with it
+                await reader.readexactly(9)
+                await asyncio.sleep(0.05)
+                list_frame = frame(HEADERS, 0, 1, header_block(ECHO))
+                writer.write(list_frame if kind == "header-list" else list_frame[:20])
+            async with dripping(writer, drop), asyncio.timeout(5):
+                answer = b""
+                with suppress(ConnectionError):
+                    answer = await reader.read()
+            if start.startswith(b"POST"):
+                assert b"HTTP/1.1 408 Request Timeout\r\n" in answer
+            assert served.app.started.total() == (kind == "second-head")
+
+    run(test())
+
+
+@pytest.mark.parametrize("at", [30, len(HEAD) + 1])
+def test_half_a_request_that_was_refused_is_not_executed(at: int) -> None:
+    """Its other half comes, but its client may have sent it again elsewhere."""
+
+    async def test() -> None:
+        async with (
+            serving(ticks=1, sending=0.3) as served,
+            connected(served) as (reader, writer),
+        ):
+            request = HEAD + BODY
+            writer.write(request[:at])
+            assert b"408" in await reader.readline()
+            writer.write(request[at:])
+            await until(lambda: not served.server.server_state.connections)
+        assert served.app.started.total() == 0
+
+    run(test())
+
+
+@pytest.mark.parametrize("drop", [0, 1])
+def test_half_a_body_over_http_2_ends_alone(drop: int) -> None:
+    """Others on the connection, some of which take longer to answer, lose nothing."""
+
+    async def test() -> None:
+        async with serving(ticks=1, sending=0.3) as served, Peer.connected(served) as peer:
+            peer.call(1, HOLD)
+            peer.send(HEADERS, END_HEADERS, 3, header_block(ECHO))
+            half = b"\0\0" + drop.to_bytes() + b"\0\0\0\0\0\3" + b"x" * drop  # DATA
+            async with dripping(peer.writer, half), asyncio.timeout(5):
+                await peer.until(lambda: 3 in peer.resets)
+            assert peer.resets == {3: CANCEL}
+            peer.call(5)
+            await peer.answer(5)
+            served.app.release.set()
+            await peer.answer(1)
+            assert peer.goaways == []
+        assert served.app.started == {b"1": 1, b"5": 1}
+
+    run(test())
+
+
+def test_nobody_else_is_ended() -> None:
+    """Not who has a whole request under way, nor who is only there."""
+
+    async def test() -> None:
+        async with (
+            serving(ticks=1, sending=0.2, half=0.2, reading=0.2) as served,
+            connected(served) as (waiting_reader, waiting),
+            connected(served) as (quiet_reader, quiet),
+            connected(served),
+            Peer.connected(served) as peer,
+        ):
+            head = HEAD.replace(ECHO, HOLD)
+            waiting.write(head + BODY)
+            quiet.write(HEAD + BODY)
+            await quiet_reader.readuntil(b"0\r\n\r\n")
+            # Of the handshake; it comes alone.
+            peer.send(SETTINGS, 1)
+            await asyncio.sleep(0.8)
+
+            quiet.write(HEAD + BODY)
+            assert b"200 OK" in await quiet_reader.readuntil(b"0\r\n\r\n")
+            served.app.release.set()
+            assert b"200 OK" in await waiting_reader.readuntil(b"0\r\n\r\n")
+            peer.call(1)
+            await peer.answer(1)
+            assert peer.goaways == []
+
+    run(test())
+
+
+def test_an_answer_that_is_not_read_ends_with_its_connection() -> None:
+    async def test() -> None:
+        async with serving(ticks=1, reading=0.3) as served, connected(served) as (_, writer):
+            body = bytes(8 * 2**20)  # comes back, and is more than the sockets hold
+            head = HEAD.replace(
+                b"Content-Length: %d" % len(BODY), b"Content-Length: %d" % len(body)
+            )
+            writer.write(head + body)
+            async with asyncio.timeout(5):
+                while len(served.server.server_state.connections) > 0:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+    run(test())
+
+
+@pytest.mark.parametrize("also", [False, True])
+def test_an_answer_over_http_2_that_is_not_read_ends_alone(also: bool) -> None:
+    """Whether or not the client has other calls under way."""
+
+    async def test() -> None:
+        async with (
+            serving(ticks=1, reading=0.3) as served,
+            Peer.connected(served, NO_WINDOW) as peer,
+        ):
+            if also:
+                peer.call(1, HOLD)
+            peer.call(3)
+            async with asyncio.timeout(5):
+                await peer.until(lambda: 3 in peer.resets)
+            assert peer.resets == {3: ENHANCE_YOUR_CALM}  # gRPC's RESOURCE_EXHAUSTED
+            assert peer.goaways == []
+
+    run(test())
+
+
+@pytest.mark.parametrize("path", [ECHO, PLAIN])
+def test_an_answer_that_its_client_abandons_leaves_nothing_behind(path: bytes) -> None:
+    async def test() -> None:
+        async with serving() as served:
+            body = prefixed(bytes(300_000))  # comes back, and is more than a window holds
+            for _ in range(3):
+                async with Peer.connected(served) as peer:
+                    peer.send(HEADERS, END_HEADERS, 1, header_block(path))
+                    for at in range(0, len(body), 16_000):
+                        peer.send(DATA, 0, 1, body[at : at + 16_000])
+                        await asyncio.sleep(0)
+                    peer.send(DATA, END_STREAM, 1)
+                    while len(peer.messages.get(1, b"")) < 60_000:
+                        peer.take(await peer.frame())
+                peer.writer.transport.abort()
+            state = served.server.server_state
+            await until(lambda: not state.connections and not state.tasks)
+
+    run(test())
+
+
+def test_a_request_may_be_answered_before_it_is_whole() -> None:
+    """Once its rest has come, the connection is as good as any."""
+
+    async def test() -> None:
+        async with (
+            serving(ticks=1, sending=0.3) as served,
+            connected(served) as (reader, writer),
+        ):
+            for _ in range(2):
+                writer.write(HEAD.replace(ECHO, EARLY) + BODY[:1])
+                assert b"200 OK" in await reader.readuntil(b"0\r\n\r\n")
+                writer.write(BODY[1:])
+                await asyncio.sleep(0.8)
+            writer.write(HEAD + BODY)
+            assert b"200 OK" in await reader.readuntil(b"0\r\n\r\n")
+
+    run(test())
+
+
+@pytest.mark.parametrize("slowly", [False, True])
+def test_a_request_that_was_answered_must_not_go_on_for_ever(slowly: bool) -> None:
+    """Its client has time to read the answer."""
+
+    async def test() -> None:
+        async with (
+            serving(ticks=1, sending=0.3 if slowly else 30) as served,
+            connected(served) as (reader, writer),
+        ):
+            long = HEAD.replace(b"Length: %d" % len(BODY), b"Length: 10000000")
+            writer.write(long.replace(ECHO, EARLY) + b"x")
+            async with dripping(writer, b"x" if slowly else bytes(16_000)), asyncio.timeout(5):
+                answer = await reader.read()
+                assert answer.startswith(b"HTTP/1.1 200 OK")
+                assert b"408" not in answer
+                began = time.monotonic()
+                await until(lambda: not served.server.server_state.connections)
+                assert 1 < time.monotonic() - began < 3
+
+    run(test())
+
+
+def test_many_requests_may_be_ahead_one_after_the_other() -> None:
+    """As of a client that always has some of them on their way, 64 KiB in all many times over."""
+
+    async def test() -> None:
+        async with serving() as served, connected(served) as (reader, writer):
+            request = HEAD + BODY
+            writer.write(request * 8)
+            for number in range(2_000):
+                await reader.readuntil(b"0\r\n\r\n")
+                if number < 1_992:
+                    writer.write(request)
+        assert served.app.started == {b"1": 2_000}
+
+    run(test())
+
+
+def test_a_path_that_is_not_ascii_over_http_1(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async with serving() as served, connected(served) as (reader, writer):
+            writer.write(HEAD.replace(ECHO, "/é".encode()) + BODY)
+            assert (await reader.read()).startswith(b"HTTP/1.1 400 Bad Request")
+
+    run(test())
+    assert "Traceback" not in caplog.text
+
+
+def test_a_client_that_pings_every_now_and_then_is_served() -> None:
+    """As gRPC's keep-alive does, for which the server must not even be idle."""
+
+    async def test() -> None:
+        async with serving(idle=0.3) as served, Peer.connected(served) as peer:
+            for number in range(10):
+                peer.send(PING, payload=number.to_bytes(8))
+                await asyncio.sleep(0.1)
+            peer.call(1)
+            await peer.answer(1)
+            assert peer.goaways == []
+
+    run(test())
+
+
+def test_a_connection_that_is_old_is_ended_and_loses_nothing() -> None:
+    async def test() -> None:
+        async with serving(age=0.3) as served, Peer.connected(served) as peer:
+            peer.call(1, HOLD)
+            await peer.announcement()
+            peer.call(3)
+            await peer.answer(3)
+            peer.answer_ping()
+            assert await peer.final_goaway() == 3
+            served.app.release.set()
+            await peer.answer(1)
+            await peer.end()
+        assert served.app.started == {b"1": 1, b"3": 1}
+
+    run(test())
+
+
+def test_something_may_be_done_every_second() -> None:
+    async def test() -> None:
+        times: list[float] = []
+        loop = asyncio.get_running_loop()
+        config = uvicorn.Config(Calls(), port=0, lifespan="off", log_config=None)
+        server = DrainingServer(
+            config, 1, lambda: None, lambda: None, lambda: times.append(loop.time())
+        )
+        serving = asyncio.create_task(server.serve())
+        await until(lambda: len(times) == 3)
+        server.should_exit = True
+        await serving
+        assert 1.8 < times[2] - times[0] < 5
+
+    run(test())

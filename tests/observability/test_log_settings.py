@@ -1,0 +1,246 @@
+"""The form of the log, its level and its sampling, by setting."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import httpx
+import psycopg
+import pytest
+
+from server.gen.listings.v1.orders_pb import (
+    GetOrderRequest,
+    UpdateOrderPaymentRequest,
+    WatchOrderPaymentsRequest,
+)
+from server.http.sockets import base_url as base_url_of
+from server.http.sockets import listen
+from tests.support import service, watchers
+from tests.support.callers import CALLERS, Failure, json_client
+from tests.support.command_line import listings
+from tests.support.embedded import eventually
+from tests.support.orders import Orders
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_every_line_is_json_off_a_terminal(database_url: str, tmp_path: Path, workers: str) -> None:
+    with service.running(database_url, tmp_path / "log", workers=workers) as running:
+        with json_client(running.base_url) as client:
+            client.send(client.build_request("BREW", "/"))
+        assert running.stop() == 0
+        entries = running.logged()  # parses every line
+    assert {"timestamp", "level", "event", "pid"} <= set.intersection(
+        *(set(each) for each in entries)
+    )
+    for event in ("stopping", "stopped"):
+        assert len({each["pid"] for each in running.logged(event=event)}) == int(workers)
+
+
+def test_it_is_readable_on_a_terminal(database_url: str) -> None:
+    master, terminal = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "server", "serve"],
+        env=service.environment_on(database_url) | {"TERM": "xterm", "COLUMNS": "200"},
+        stdout=terminal,
+        stderr=terminal,
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        while b"Ctrl-C stops the service" not in shown:
+            shown += os.read(master, 65536)
+        process.send_signal(signal.SIGINT)
+        try:
+            while chunk := os.read(master, 65536):
+                shown += chunk
+        except OSError:  # EIO: nobody holds the other end any more
+            pass
+        assert process.wait(20) == 0
+    os.close(master)
+    text = shown.decode()
+    assert "Pay for order 1:" in text
+    (line,) = [each for each in text.splitlines() if "stopping" in each]
+    assert "info" in line
+    with pytest.raises(ValueError, match="Expecting value"):
+        json.loads(line)
+
+
+class Piped(NamedTuple):
+    process: subprocess.Popen[bytes]
+    output: IO[bytes]
+    base_url: str
+    shown: bytes
+    """What it has put out until it served."""
+
+    def rest(self) -> bytes:
+        """Stop it, and return what it puts out until it has ended."""
+        self.process.terminate()
+        rest = self.output.read()
+        assert self.process.wait(20) == 0
+        return rest
+
+
+@contextmanager
+def piped(url: str, settings: Mapping[str, str], **variables: str) -> Iterator[Piped]:
+    """Run a service whose output goes into a pipe, for the test to read."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "server", "serve"],
+        env=service.environment_on(url, settings) | variables,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        shown = b""
+        while not (found := re.search(rb"http://127\.0\.0\.1:\d+", shown)):
+            line = process.stdout.readline()
+            assert line, shown
+            shown += line
+        try:
+            yield Piped(process, process.stdout, found[0].decode(), shown)
+        finally:
+            process.terminate()
+
+
+def test_the_form_can_be_set(database_url: str) -> None:
+    with piped(database_url, {"log_format": "console"}) as running:
+        rest = running.rest()
+    assert not running.shown.startswith(b"{")
+    assert b"Ctrl-C stops the service" in rest
+    assert b"stopping" in rest
+    assert b"\x1b" not in rest  # no colours where nobody sees them
+
+
+def test_nothing_is_a_warning_when_a_process_just_stops(database_url: str, tmp_path: Path) -> None:
+    order_id = Orders(database_url).add()
+    with service.running(database_url, tmp_path / "log") as running:
+        with (
+            watchers.grpcio(running.base_url) as watch,
+            watch(WatchOrderPaymentsRequest(order_ids=[order_id])) as stream,
+        ):
+            next(stream)
+            running.process.terminate()
+            with pytest.raises(Failure):
+                next(stream)
+        assert running.process.wait(20) == 0
+    assert {each["level"] for each in running.logged()} == {"info"}
+    assert len(running.logged(event="rpc", code="unavailable")) == 1
+
+
+def test_calls_go_on_when_nobody_reads_the_log_any_more(database_url: str) -> None:
+    order_id = Orders(database_url).add()
+    with piped(database_url, {}) as running:
+        running.output.close()
+        for caller in CALLERS.values():
+            with caller(running.base_url) as call:
+                request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")
+                assert call(request).success
+        assert httpx.post(f"{running.base_url}/nowhere", json={}).status_code == 404
+
+
+def test_calls_go_on_while_nobody_reads_the_log(database_url: str) -> None:
+    order_id = Orders(database_url).add()
+    with piped(database_url, {}) as running:
+        with CALLERS["grpcio"](running.base_url) as call:
+            for _ in range(1_000):  # some 300 bytes each; a pipe holds 64 KiB
+                call(GetOrderRequest(order_id=order_id))
+            written = [json.loads(running.output.readline()) for _ in range(100)]
+            assert {each["event"] for each in written} == {"rpc"}
+            call(GetOrderRequest(order_id=order_id))
+        lines = [json.loads(each) for each in running.rest().splitlines()]
+    (dropped,) = [each["event"] for each in lines if "dropped" in each["event"]]
+    written += [each for each in lines if each["event"] == "rpc"]
+    assert len(written) + int(dropped.rpartition(" ")[2]) == 1_001
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_terminal_is_not_told_what_to_do(database_url: str, encoding: str) -> None:
+    settings = {"log_format": "console"}
+    with piped(database_url, settings, PYTHONIOENCODING=encoding) as running:
+        assert httpx.post(f"{running.base_url}/a%1b%5b2J%C5%82", json={}).status_code == 404
+        shown = running.rest()
+    assert b"\x1b" not in shown
+    assert rb"a\x1b[2J" in shown
+
+
+def test_less_can_be_logged(database_url: str, tmp_path: Path) -> None:
+    order_id = Orders(database_url).add()
+    (listener,) = listen("127.0.0.1", 0)
+    base_url = base_url_of(listener, "http")
+    listener.close()
+    settings = {"log_level": "warning", "port": base_url.rpartition(":")[2]}
+    log = tmp_path / "log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            [sys.executable, "-m", "server", "serve"],
+            env=service.environment_on(database_url, settings),
+            stdout=output,
+        ) as process,
+    ):
+        try:
+            eventually(lambda: is_ready(base_url))
+            with CALLERS["grpcio"](base_url) as call:
+                call(GetOrderRequest(order_id=order_id))
+                with psycopg.connect(database_url) as connection:
+                    connection.execute("ALTER TABLE orders RENAME TO elsewhere")
+                with pytest.raises(Failure):
+                    call(GetOrderRequest(order_id=order_id))
+        finally:
+            process.terminate()
+        assert process.wait(20) == 0
+    (line,) = log.read_text().splitlines()
+    assert json.loads(line)["level"] == "error"
+
+
+def is_ready(base_url: str) -> bool:
+    try:
+        return httpx.get(f"{base_url}/readyz").is_success
+    except httpx.ConnectError:
+        return False
+
+
+def test_more_can_be_logged(database_url: str, tmp_path: Path) -> None:
+    with service.running(database_url, tmp_path / "log", log_level="debug") as running:
+        with json_client(running.base_url) as client:
+            client.post("/grpc.health.v1.Health/Check", json={})
+        eventually(lambda: running.logged(method="grpc.health.v1.Health/Check", level="debug"))
+        assert running.stop() == 0
+
+
+def test_a_share_of_what_went_well(database_url: str, tmp_path: Path) -> None:
+    """All that did not is logged, and all that was a replay."""
+    orders = Orders(database_url)
+    order_id, replayed = orders.add(), orders.add()
+    with service.running(database_url, tmp_path / "log", log_sample="0.25") as running:
+        with CALLERS["grpcio"](running.base_url) as call:
+            for _ in range(200):
+                call(GetOrderRequest(order_id=order_id))
+            for number in range(20):
+                with pytest.raises(Failure):
+                    call(GetOrderRequest(order_id=10**9 + number))
+            for _ in range(21):
+                call(
+                    UpdateOrderPaymentRequest(
+                        order_id=replayed, payment_status="paid", payment_idempotency_key="evt"
+                    )
+                )
+        assert running.stop() == 0
+    # Less likely than once in ten million runs, if a quarter is logged.
+    assert 20 < len(running.logged(order_id=order_id)) < 85
+    assert len(running.logged(code="not_found")) == 20
+    assert len(running.logged(outcome="replayed")) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("log_level", "loud"), ("log_format", "xml"), ("log_sample", "2")]
+)
+def test_a_wrong_setting(database_url: str, name: str, value: str) -> None:
+    done = listings("serve", url=database_url, settings={name: value})
+    assert done.returncode == 1
+    assert f"LISTINGS_{name.upper()}" in done.stderr

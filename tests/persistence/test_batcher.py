@@ -1,0 +1,313 @@
+"""Updates that are made together: nobody can tell, except by speed."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AsyncExitStack, asynccontextmanager
+from random import Random
+
+import psutil
+import psycopg
+import pytest
+
+from persistence import errors
+from persistence.models import Origin, Update
+from persistence.orders import OrderRepository
+from tests.support import databases
+from tests.support.load import eventually
+from tests.support.orders import Orders
+
+pytestmark = pytest.mark.anyio
+
+CONNECTIONS, LIMIT = 6, 5.0
+SOON = LIMIT / 2  # long before a time-out
+FEW = 4  # go alone before others go together
+TURN = 0.01  # after which a batch does not wait for the one before
+
+BUSY = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND state <> 'idle' AND pid <> pg_backend_pid()"
+)
+SLEEPING = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE wait_event = 'PgSleep' AND datname = current_database()"
+)
+
+
+@asynccontextmanager
+async def opened(url: str, *, processes: int = 1) -> AsyncIterator[OrderRepository]:
+    pool = databases.pool(url, max_connections=CONNECTIONS, statement_timeout=LIMIT)
+    async with pool as database:
+        yield OrderRepository(database, processes=processes)
+
+
+@pytest.fixture
+async def repository(database_url: str) -> AsyncIterator[OrderRepository]:
+    async with opened(database_url) as repository:
+        yield repository
+
+
+@pytest.fixture
+def orders(database_url: str) -> Orders:
+    return Orders(database_url)
+
+
+def pay(
+    repository: OrderRepository, order_id: int, request_id: str = "r", **params: str
+) -> Awaitable[Update]:
+    wanted = {"payment_status": "paid"} | params
+    return repository.update_payment_info(order_id, wanted, Origin(request_id))
+
+
+def transactions(orders: Orders, order_ids: list[int]) -> int:
+    ids = ",".join(map(str, order_ids))
+    statement = "SELECT count(DISTINCT transaction_id) FROM order_payment_events"
+    return int(orders.value(f"{statement} WHERE order_id IN ({ids})"))
+
+
+async def test_they_share_a_commit_and_nothing_else(
+    repository: OrderRepository, orders: Orders
+) -> None:
+    order_ids = [orders.add() for _ in range(16)]
+    answers = await asyncio.gather(
+        *(
+            pay(repository, each, f"request {each}", payment_transaction_id=f"txn_{each}")
+            for each in order_ids
+        )
+    )
+    assert transactions(orders, order_ids) == FEW + 1  # the first ones did not wait for the others
+    for order_id, answer in zip(order_ids, answers, strict=True):
+        assert answer.order.id == order_id
+        assert answer.order.payment_transaction_id == f"txn_{order_id}"
+        assert orders.row(order_id)["payment_transaction_id"] == f"txn_{order_id}"
+        statement = "SELECT request_id FROM order_payment_events WHERE order_id ="
+        assert orders.value(f"{statement} {order_id}") == f"request {order_id}"
+
+
+@pytest.mark.parametrize(("processes", "alone"), [(2, FEW // 2), (FEW, 1), (100, 1)])
+async def test_fewer_go_alone_where_there_are_other_processes(
+    database_url: str, orders: Orders, processes: int, alone: int
+) -> None:
+    order_ids = [orders.add() for _ in range(16)]
+    async with opened(database_url, processes=processes) as repository:
+        await asyncio.gather(*(pay(repository, each) for each in order_ids))
+    assert transactions(orders, order_ids) == alone + 1
+
+
+async def test_each_has_its_own_error(repository: OrderRepository, orders: Orders) -> None:
+    """One is not there, one may not, and three make PostgreSQL refuse what the others asked for."""
+    fine = [orders.add() for _ in range(4)]
+    refunded = orders.add(payment_status="refunded")
+    taken = orders.add(payment_idempotency_key="taken")
+    others = [orders.add() for _ in range(3)]
+    answers = await asyncio.gather(
+        *(pay(repository, each, payment_idempotency_key=f"key {each}") for each in fine),
+        pay(repository, refunded, payment_idempotency_key="key of one that may not"),
+        pay(repository, 10**15, payment_idempotency_key="key of none"),
+        pay(repository, others[0], payment_idempotency_key="taken"),
+        pay(repository, others[1], payment_idempotency_key="x" * 256),
+        pay(repository, others[2], payment_idempotency_key="a\0b"),
+        return_exceptions=True,
+    )
+    assert [type(each) for each in answers] == [
+        *[Update] * 4,
+        errors.PaymentStatusRefused,
+        errors.OrderNotFound,
+        errors.IdempotencyKeyReused,
+        errors.InvalidValue,
+        errors.InvalidValue,
+    ]
+    assert [orders.row(each)["payment_status"] for each in fine] == ["paid"] * 4
+    assert not any(answer.replayed for answer in answers if isinstance(answer, Update))
+    untouched = [orders.row(each)["payment_status"] for each in (refunded, taken, *others)]
+    assert untouched == ["refunded", *["pending"] * 4]
+
+
+async def test_of_two_with_one_key_one_is_made(repository: OrderRepository, orders: Orders) -> None:
+    order_ids = [orders.add() for _ in range(6)]
+    answers = await asyncio.gather(
+        *(pay(repository, each, payment_idempotency_key="one") for each in order_ids),
+        return_exceptions=True,
+    )
+    assert sorted(type(each).__name__ for each in answers) == [
+        *["IdempotencyKeyReused"] * 5,
+        "Update",
+    ]
+    paid = [each for each in order_ids if orders.row(each)["payment_status"] == "paid"]
+    assert len(paid) == 1
+
+
+async def test_one_order_many_times(repository: OrderRepository, orders: Orders) -> None:
+    order_id = orders.add()
+    answers = await asyncio.gather(
+        *(pay(repository, order_id, payment_transaction_id=f"txn_{each}") for each in range(30))
+    )
+    assert [each.order.payment_transaction_id for each in answers] == [
+        f"txn_{each}" for each in range(30)
+    ]
+    assert orders.value("SELECT count(*) FROM order_payment_events") == 30
+
+
+async def test_only_one_waits_for_a_lock(repository: OrderRepository, orders: Orders) -> None:
+    held, *others = [orders.add() for _ in range(10)]
+    with orders.locked(held):
+        waiting = asyncio.ensure_future(pay(repository, held))
+        async with asyncio.timeout(SOON):
+            await asyncio.gather(*(pay(repository, each) for each in others))
+        assert not waiting.done()
+    assert (await waiting).order.payment_status == "paid"
+
+
+async def test_those_who_wait_do_not_keep_the_next(
+    repository: OrderRepository, orders: Orders
+) -> None:
+    """More of them than batches at a time."""
+    held, other = orders.add(), orders.add()
+    with orders.locked(held):
+        waiting = []
+        for number in range(CONNECTIONS - 1):
+            waiting.append(asyncio.ensure_future(pay(repository, held)))
+            await eventually(lambda n=number: lock_waits(orders) == n + 1)  # type: ignore[misc]
+        async with asyncio.timeout(SOON):
+            await pay(repository, other)
+        assert not any(each.done() for each in waiting)
+    await asyncio.gather(*waiting)
+
+
+def lock_waits(orders: Orders) -> int:
+    statement = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    return int(orders.value(f"{statement} AND datname = current_database()"))
+
+
+async def test_one_who_goes_away_takes_nobody_along(
+    repository: OrderRepository, orders: Orders
+) -> None:
+    order_ids = [orders.add() for _ in range(8)]
+    calls = [asyncio.ensure_future(pay(repository, each)) for each in order_ids]
+    await asyncio.sleep(0)  # they have asked, and nothing is sent yet
+    calls[0].cancel()
+    await asyncio.sleep(0)  # now it is
+    calls[FEW + 1].cancel()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    gone = [number for number, each in enumerate(answers) if not isinstance(each, Update)]
+    assert gone == [0, FEW + 1]
+    assert {type(answers[each]) for each in gone} == {asyncio.CancelledError}
+    await asyncio.gather(*(pay(repository, each) for each in order_ids))
+
+
+async def test_what_nobody_waits_for_any_more_overwrites_nothing(
+    repository: OrderRepository, orders: Orders
+) -> None:
+    """The batch gets to the last of its orders when its callers have long been gone."""
+    orders.slow_down(0.3, when="new.payment_session_id = 'early'")
+    order_ids = [orders.add() for _ in range(FEW + 4)]
+    early = [
+        asyncio.ensure_future(pay(repository, each, payment_session_id="early"))
+        for each in order_ids
+    ]
+    await eventually(lambda: orders.value(SLEEPING) == FEW + 1)  # and the batch of the others
+    for call in early:
+        call.cancel()
+    await asyncio.gather(*early, return_exceptions=True)
+    await asyncio.gather(*(pay(repository, each, payment_session_id="late") for each in order_ids))
+
+    assert {orders.row(each)["payment_session_id"] for each in order_ids} == {"late"}
+
+
+async def test_a_cancel_that_comes_too_late_overwrites_nothing_either(
+    repository: OrderRepository, orders: Orders
+) -> None:
+    """PostgreSQL has not begun with the statement when its caller goes, and makes it afterwards."""
+    order_id = orders.add()
+    await pay(repository, order_id)
+    ours = "datname = current_database() AND query ~ 'UPDATE' AND pid <> pg_backend_pid()"
+    backend = psutil.Process(orders.value(f"SELECT pid FROM pg_stat_activity WHERE {ours}"))
+    backend.suspend()
+    try:
+        early = asyncio.ensure_future(pay(repository, order_id, payment_session_id="early"))
+        await asyncio.sleep(TURN)
+        early.cancel()
+        await asyncio.gather(early, return_exceptions=True)
+        late = asyncio.ensure_future(pay(repository, order_id, payment_session_id="late"))
+        await asyncio.wait([late], timeout=0.2)
+        assert not late.done()  # nobody knows yet what will become of the early one
+    finally:
+        backend.resume()
+    await late
+
+    await eventually(lambda: orders.value(BUSY) == 0)
+    assert orders.row(order_id)["payment_session_id"] == "late"
+
+
+async def test_who_leaves_before_a_connection_is_free(
+    repository: OrderRepository, orders: Orders
+) -> None:
+    held = [orders.add() for _ in range(CONNECTIONS)]
+    *first, gone, left = [orders.add() for _ in range(FEW + 2)]
+    with orders.locked(*held):
+        waiting = []
+        for number, each in enumerate(held):
+            waiting.append(asyncio.ensure_future(pay(repository, each)))
+            await eventually(lambda n=number: lock_waits(orders) == n + 1)  # type: ignore[misc]
+        waiting += [asyncio.ensure_future(pay(repository, each)) for each in first]
+        going = asyncio.ensure_future(pay(repository, gone))
+        waiting.append(asyncio.ensure_future(pay(repository, left)))
+        await asyncio.sleep(2 * TURN)  # by now, these two have been put together
+        going.cancel()
+        await asyncio.gather(going, return_exceptions=True)
+    await asyncio.gather(*waiting)
+
+    assert [orders.row(each)["payment_status"] for each in (gone, left)] == ["pending", "paid"]
+
+
+async def test_each_keeps_its_time(repository: OrderRepository, orders: Orders) -> None:
+    """One that has run out of it in a batch does not wait for the others."""
+    orders.slow_down(0.3)
+    order_ids = [orders.add() for _ in range(FEW + 4)]
+
+    began = time.monotonic()
+    calls = [asyncio.ensure_future(pay(repository, each)) for each in order_ids]
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await calls[-1]
+    assert time.monotonic() - began < 0.3
+    answers = await asyncio.gather(*calls[:-1])
+    assert [each.order.payment_status for each in answers] == ["paid"] * (FEW + 3)
+
+
+async def test_a_connection_that_is_lost(repository: OrderRepository, orders: Orders) -> None:
+    """All of a batch are told that they cannot know, and either all were made or none."""
+    orders.slow_down(1.0)
+    order_ids = [orders.add() for _ in range(FEW + 4)]
+    calls = [asyncio.ensure_future(pay(repository, each)) for each in order_ids]
+    await eventually(lambda: orders.value(SLEEPING) == FEW + 1)  # and the batch of the others
+    with psycopg.connect(orders.url, autocommit=True) as connection:
+        connection.execute(SLEEPING.replace("count(*)", "pg_terminate_backend(pid)").encode())
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(each) for each in answers} == {errors.DatabaseUnavailable}
+    assert {orders.row(each)["payment_status"] for each in order_ids} == {"pending"}
+
+
+async def test_processes_do_not_lock_each_other_out(database_url: str, orders: Orders) -> None:
+    """Three pools update the same orders, each in an order of its own, and with few keys."""
+    order_ids = [orders.add() for _ in range(12)]
+
+    async def work(repository: OrderRepository, seed: int) -> int:
+        random, made = Random(seed), 0
+        for number in range(25):
+            chosen = random.sample(order_ids, 8)
+            made += len(
+                await asyncio.gather(
+                    *(
+                        pay(repository, each, payment_transaction_id=f"{seed} {number} {each}")
+                        for each in chosen
+                    )
+                )
+            )
+        return made
+
+    async with AsyncExitStack() as stack:
+        pools = [await stack.enter_async_context(opened(database_url)) for _ in range(3)]
+        made = await asyncio.gather(*(work(each, seed) for seed, each in enumerate(pools)))
+    assert sum(made) == 3 * 25 * 8
+    assert orders.value("SELECT count(*) FROM order_payment_events") == sum(made)

@@ -1,0 +1,54 @@
+"""The record of calls, apart from what a running service shows of it."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+from connectrpc.method import IdempotencyLevel, MethodInfo, StreamType
+from connectrpc.request import Headers, RequestContext
+
+from server.gen.listings.v1.orders_connect import OrderService
+from server.gen.listings.v1.orders_pb import GetOrderRequest, GetOrderResponse
+from server.observability.metrics import Metrics
+from server.rpc.interceptors.access_log import Calls
+
+
+@pytest.fixture
+def broken_log() -> Iterator[None]:
+    """A log to which nothing can be written."""
+
+    def broken(*_: object) -> Any:
+        raise RuntimeError("broken")
+
+    structlog.configure(processors=[broken])
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("broken_log")
+def test_a_log_that_is_broken_fails_no_call(caplog: pytest.LogCaptureFixture) -> None:
+    calls = Calls(Metrics(), 1.0, (OrderService.desc(),), quiet="grpc.")
+    context: RequestContext[Any, Any] = RequestContext(
+        method=MethodInfo(
+            name="GetOrder",
+            service_name="listings.v1.OrderService",
+            input=GetOrderRequest,
+            output=GetOrderResponse,
+            stream_type=StreamType.UNARY,
+            idempotency_level=IdempotencyLevel.NO_SIDE_EFFECTS,
+        ),
+        http_method="POST",
+        request_headers=Headers(),
+    )
+
+    async def call() -> None:
+        scope: dict[str, Any] = {"type": "http", "path": "/nowhere", "headers": [], "client": None}
+        calls.refused(scope, "unimplemented", "there is no such method")
+        await calls.on_end(await calls.on_start(context), context, None)
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(call())
+    assert [each.getMessage() for each in caplog.records] == 2 * ["an RPC could not be logged"]

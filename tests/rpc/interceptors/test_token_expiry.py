@@ -1,0 +1,65 @@
+"""Streams end with their token, also those that never wait."""
+
+import time
+from collections.abc import AsyncGenerator
+
+import pytest
+from connectrpc.code import Code
+from connectrpc.errors import ConnectError
+
+from server.auth.principal import Principal, principal
+from server.rpc.interceptors.base import Context
+from server.rpc.interceptors.token_expiry import EndWithToken
+
+pytestmark = pytest.mark.anyio
+
+
+class Numbers:
+    """A stream that always has a next number, up to a last one."""
+
+    def __init__(self, last: float) -> None:
+        self.last = last
+        self.closed = False
+
+    async def __call__(self, _request: object, _ctx: object) -> AsyncGenerator[int]:
+        number = 0
+        try:
+            while number < self.last:
+                yield number
+                number += 1
+        finally:
+            self.closed = True
+
+
+def begun(numbers: Numbers, leeway: float = 0) -> AsyncGenerator[int]:
+    ctx: Context = None  # type: ignore[assignment] # it is handed on
+    stream = EndWithToken(leeway).intercept_server_stream(numbers, None, ctx)
+    assert isinstance(stream, AsyncGenerator)
+    return stream
+
+
+def good_until(moment: float) -> None:
+    principal.set(Principal("somebody", frozenset(), None, moment))
+
+
+@pytest.mark.parametrize("leeway", [0, 0.1])
+async def test_a_stream_that_never_waits(leeway: float) -> None:
+    numbers = Numbers(last=float("inf"))
+    end = time.time() + 0.1
+    good_until(end)
+    with pytest.raises(ConnectError) as caught:
+        async for _ in begun(numbers, leeway):
+            assert time.time() < end + leeway + 5
+    assert caught.value.code is Code.UNAUTHENTICATED
+    assert time.time() >= end + leeway
+    assert numbers.closed
+
+
+async def test_a_stream_that_ends_before() -> None:
+    good_until(time.time() + 60)
+    assert [number async for number in begun(Numbers(last=3))] == [0, 1, 2]
+
+
+async def test_without_a_token_there_is_no_end() -> None:
+    principal.set(None)
+    assert [number async for number in begun(Numbers(last=3))] == [0, 1, 2]

@@ -1,0 +1,199 @@
+"""More calls than can be served: refused at once, in the protocol of each caller."""
+
+import json
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import grpc
+import httpx
+import psycopg
+import pytest
+
+from server.gen.google.rpc.error_details_pb import ErrorInfo, RetryInfo
+from server.gen.listings.v1.orders_pb import (
+    GetOrderRequest,
+    UpdateOrderPaymentRequest,
+    WatchOrderPaymentsRequest,
+    WatchOrderPaymentsResponse,
+)
+from tests.support import callers, service
+from tests.support.callers import PATH, READERS, Failure, json_client, path
+from tests.support.embedded import eventually
+from tests.support.orders import Orders
+from tests.support.service import Service
+
+WATCH = path(WatchOrderPaymentsRequest())
+REASON = "too many calls are waiting; nothing was written; try again"
+
+
+@contextmanager
+def filled(running: Service) -> Iterator[list[grpc.Future]]:
+    """Keep the service full: a call works on a locked order, another waits, a third was refused."""
+    order_id = Orders(running.database_url).add()
+    request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid").to_binary()
+    with (
+        grpc.insecure_channel(running.base_url.removeprefix("http://")) as channel,
+        psycopg.connect(running.database_url) as holder,
+    ):
+        holder.execute("SELECT FROM orders WHERE id = %s FOR UPDATE", (order_id,))
+        method = channel.unary_unary(PATH)
+        calls = [method.future(request) for _ in range(3)]
+        eventually(lambda: any(each.done() for each in calls))
+        yield calls
+        holder.rollback()
+        assert sorted(each.code().name for each in calls) == ["OK", "OK", "RESOURCE_EXHAUSTED"]
+
+
+def test_reads_by_get_have_their_places(database_url: str, tmp_path: Path) -> None:
+    settings = {"pool_size": "1", "queue_size": "1", "statement_timeout": "60"}
+    query = {"connect": "v1", "encoding": "json", "message": '{"orderId": 1}'}
+    with (
+        service.running(database_url, tmp_path / "log", **settings) as running,
+        psycopg.connect(database_url) as holder,
+        json_client(running.base_url) as client,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        holder.execute("LOCK TABLE orders")
+
+        def read() -> int:
+            return client.get(path(GetOrderRequest()), params=query, timeout=30).status_code
+
+        waiting = []
+        for number in (1, 2):
+            waiting.append(pool.submit(read))
+            eventually(lambda n=number: running.metric("listings_rpcs_in_flight") == n)  # type: ignore[misc]
+        assert read() == 429
+        holder.rollback()
+        assert [each.result() for each in waiting] == [404, 404]
+        assert running.metric("listings_rpcs_in_flight") == 0
+        assert read() == 404
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that is full meanwhile."""
+    log = tmp_path_factory.mktemp("full") / "log"
+    settings = {"pool_size": "1", "queue_size": "1", "statement_timeout": "60"}
+    with service.on_own_database(log, **settings) as running, filled(running):
+        yield running
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize("caller", READERS)
+def test_refused(full: Service, caller: str) -> None:
+    with READERS[caller](full.base_url) as call, pytest.raises(Failure) as caught:
+        call(GetOrderRequest(order_id=1))
+    failure = caught.value
+    assert (failure.code, failure.message) == ("resource_exhausted", REASON)
+    retry, info = failure.details
+    assert isinstance(retry, RetryInfo)
+    assert retry.retry_delay is not None
+    assert isinstance(info, ErrorInfo)
+    assert info.reason == "OVERLOADED"
+
+
+def test_a_stream_refused_over_grpc(full: Service) -> None:
+    with grpc.insecure_channel(full.base_url.removeprefix("http://")) as channel:
+        stream = channel.unary_stream(WATCH)(WatchOrderPaymentsRequest().to_binary())
+        with pytest.raises(grpc.RpcError) as caught:
+            next(stream)
+    assert callers.grpc_failure(caught.value).code == "resource_exhausted"
+
+
+def test_a_stream_refused_over_connect(full: Service) -> None:
+    headers = {"content-type": "application/connect+json"}
+    body = b"\0\0\0\0\x02{}"
+    response = httpx.post(full.base_url + WATCH, content=body, headers=headers)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/connect+json"
+    assert response.content[0] == 0x02
+    assert int.from_bytes(response.content[1:5]) == len(response.content) - 5
+    error = json.loads(response.content[5:])["error"]
+    assert (error["code"], error["message"]) == ("resource_exhausted", REASON)
+    assert len(error["details"]) == 2
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_answer_names_the_request(full: Service, version: int) -> None:
+    with callers.json_client(full.base_url, version) as client:
+        response = client.post(PATH, content="{}", headers={"x-request-id": "r-1"})
+    assert response.status_code == 429
+    assert response.headers["x-request-id"] == "r-1"
+
+
+def test_a_connection_is_kept(full: Service) -> None:
+    """Many refusals in a row over one connection of HTTP/1.1, with bodies that nobody has read."""
+    with httpx.Client(base_url=full.base_url, trust_env=False) as client:
+        streams = set()
+        for _ in range(20):
+            response = client.post(PATH, json={"orderId": "1", "paymentSessionId": "s" * 200})
+            assert response.status_code == 429
+            streams.add(response.extensions["network_stream"].get_extra_info("client_addr"))
+    assert len(streams) == 1
+
+
+def test_other_pages_are_served(full: Service) -> None:
+    for page in ("/livez", "/readyz", "/metrics"):
+        assert httpx.get(full.base_url + page).status_code == 200
+    check = httpx.post(full.base_url + "/grpc.health.v1.Health/Check", json={})
+    assert check.json() == {"status": "SERVING"}
+
+
+def told(running: Service) -> int:
+    """How many refusals the log tells of."""
+    entries = running.logged(level="warning", logger="server.rpc.load_shedding")
+    return sum(int(each["event"].rpartition(" ")[2]) for each in entries)
+
+
+def test_the_log_tells_how_many(full: Service) -> None:
+    eventually(lambda: told(full) == full.metric("listings_queue_drops_total") > 0)
+
+
+def test_the_log_tells_how_many_in_the_end(database_url: str, tmp_path: Path) -> None:
+    settings = {"pool_size": "1", "queue_size": "1", "statement_timeout": "60"}
+    with service.running(database_url, tmp_path / "log", **settings) as running:
+        for _ in range(2):  # not both of them are followed by a whole second
+            with filled(running):
+                pass
+        assert running.stop() == 0
+        assert told(running) == 2
+
+
+def test_half_requests_keep_nobody_out(database_url: str, tmp_path: Path) -> None:
+    order_id = Orders(database_url).add()
+    settings = {"pool_size": "1", "queue_size": "0"}
+    with service.running(database_url, tmp_path / "log", **settings) as running, ExitStack() as st:
+        for _ in range(20):
+            half = st.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+            half.sendall(
+                b"POST %s HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+                b'content-length: 100\r\n\r\n{"orderId":' % PATH.encode()
+            )
+        for caller in READERS.values():
+            with caller(running.base_url) as call:
+                assert call(GetOrderRequest(order_id=order_id)).order.id == order_id
+
+
+def test_watchers_keep_nobody_out(database_url: str, tmp_path: Path) -> None:
+    order_id = Orders(database_url).add()
+    request = WatchOrderPaymentsRequest(order_ids=[order_id]).to_binary()
+    settings = {"pool_size": "1", "queue_size": "0"}
+    with (
+        service.running(database_url, tmp_path / "log", **settings) as running,
+        grpc.insecure_channel(running.base_url.removeprefix("http://")) as channel,
+    ):
+        watch = channel.unary_stream(
+            WATCH, response_deserializer=WatchOrderPaymentsResponse.from_binary
+        )
+        streams = []
+        for _ in range(5):
+            streams.append(watch(request))
+            next(streams[-1])  # where it stands
+        with callers.grpcio(running.base_url) as call:
+            call(UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid"))
+        for stream in streams:
+            assert next(stream).event.order_id == order_id
+            stream.cancel()

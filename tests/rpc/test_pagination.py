@@ -1,0 +1,129 @@
+"""Pages of a list, whatever their tokens hold."""
+
+import base64
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import pytest
+from connectrpc.code import Code
+from connectrpc.errors import ConnectError
+from hypothesis import given
+from hypothesis import strategies as st
+from protobuf import Message
+
+from persistence.models import OrderKey
+from server.gen.listings.v1.orders_pb import (
+    ListOrderPaymentEventsRequest,
+    ListOrdersRequest,
+    ListStuckPaymentsRequest,
+)
+from server.rpc.pagination import DEFAULT_SIZE, MAX_SIZE, Page
+
+int64s = st.integers(-(2**63), 2**63 - 1)
+keys = st.builds(OrderKey, st.datetimes(timezones=st.just(UTC)), int64s)
+
+HASH_SIZE: Final = 8
+
+
+def next_token(request: Message[Any], key: OrderKey) -> str:
+    """The token of the page after the one of ``request``, whose last entry is at ``key``."""
+    page = Page(request)
+    entries, token = page.cut([key] * page.limit, lambda each: each)
+    assert len(entries) == page.limit - 1
+    return token
+
+
+def refusal(request: Message[Any]) -> ConnectError:
+    with pytest.raises(ConnectError) as caught:
+        Page(request)
+    return caught.value
+
+
+@given(key=keys)
+def test_any_key_comes_back(key: OrderKey) -> None:
+    token = next_token(ListOrdersRequest(buyer_id=7), key)
+
+    assert Page(ListOrdersRequest(buyer_id=7, page_token=token)).after == key
+
+
+@given(token=st.text(min_size=1) | st.binary(min_size=1).map(lambda b: b.hex()))
+def test_no_text_does_more_than_to_be_refused(token: str) -> None:
+    error = refusal(ListOrdersRequest(page_token=token))
+
+    assert error.code is Code.INVALID_ARGUMENT
+    assert error.message.startswith("page_token ")
+
+
+@given(forged=st.binary(min_size=16, max_size=16))
+def test_a_token_that_was_made_up_is_refused_or_is_a_key(forged: bytes) -> None:
+    """The hash is no signature: who knows it may ask for any place, as without a token."""
+    token = base64.urlsafe_b64decode(
+        next_token(ListOrdersRequest(), OrderKey(datetime(2026, 1, 1, tzinfo=UTC), 1))
+    )
+    made_up = base64.urlsafe_b64encode(token[:HASH_SIZE] + forged).decode()
+
+    try:
+        after = Page(ListOrdersRequest(page_token=made_up)).after
+    except ConnectError as error:
+        assert error.code is Code.INVALID_ARGUMENT
+    else:
+        assert after is not None
+        assert after.id == int.from_bytes(forged[-8:], signed=True)
+        assert after.created_at.tzinfo is UTC
+
+
+KEY: Final = OrderKey(datetime(2026, 1, 1, tzinfo=UTC), 1)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ListOrdersRequest(),
+        ListOrdersRequest(buyer_id=8),
+        ListOrdersRequest(storefront_id=7),
+        ListOrdersRequest(buyer_id=7, payment_status="paid"),
+        ListStuckPaymentsRequest(),
+        ListOrderPaymentEventsRequest(order_id=7),
+    ],
+)
+def test_a_token_of_another_list_is_refused(other: Any) -> None:
+    other.page_token = next_token(ListOrdersRequest(buyer_id=7), KEY)
+
+    assert "other filters" in refusal(other).message
+
+
+def test_the_same_fields_of_another_method_are_another_list() -> None:
+    token = next_token(ListOrdersRequest(), KEY)
+
+    assert "other filters" in refusal(ListStuckPaymentsRequest(page_token=token)).message
+
+
+@pytest.mark.parametrize("size", [0, 1, 1_000, 2**31 - 1])
+def test_pages_may_change_their_size(size: int) -> None:
+    token = next_token(ListOrdersRequest(buyer_id=7, page_size=3), KEY)
+
+    assert Page(ListOrdersRequest(buyer_id=7, page_size=size, page_token=token)).after == KEY
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [(0, DEFAULT_SIZE), (1, 1), (1_000, 1_000), (1_001, MAX_SIZE), (2**31 - 1, MAX_SIZE)],
+)
+def test_the_size_of_a_page(asked: int, given: int) -> None:
+    page = Page(ListOrdersRequest(page_size=asked))
+    entries = [OrderKey(KEY.created_at, number) for number in range(page.limit)]
+
+    assert page.after is None
+    assert page.limit == given + 1
+    assert page.cut(entries, lambda each: each)[0] == entries[:given]
+    assert page.cut(entries, lambda each: each)[1]
+    assert page.cut(entries[:given], lambda each: each) == (entries[:given], "")
+    assert page.cut([], lambda each: each) == ([], "")
+
+
+def test_the_token_is_of_the_last_entry_that_was_returned() -> None:
+    entries = [OrderKey(KEY.created_at, number) for number in range(3)]
+
+    page, token = Page(ListOrdersRequest(page_size=2)).cut(entries, lambda each: each)
+
+    assert Page(ListOrdersRequest(page_token=token)).after == page[-1]

@@ -1,0 +1,45 @@
+"""A stream of reflection whose end comes while it waits for a question."""
+
+import asyncio
+
+import pytest
+from connectrpc.codec import proto_binary_codec
+from starlette.types import Message, Scope
+
+from server.rpc.reflection import reflection
+
+PATH = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+
+
+def test_a_question_that_takes_time_to_give_up() -> None:
+    """The stream is closed after it, and not while somebody still waits in it."""
+    scope: Scope = {
+        "type": "http",
+        "method": "POST",
+        "path": PATH,
+        "root_path": "",
+        "headers": [(b"content-type", b"application/connect+proto")],
+    }
+
+    async def test() -> None:
+        waits = asyncio.Event()
+
+        async def receive() -> Message:
+            waits.set()
+            try:
+                return await asyncio.Future()
+            finally:
+                for _ in range(10):
+                    await asyncio.sleep(0)
+
+        async def send(_message: Message) -> None:
+            pass
+
+        app, _ = reflection(asyncio.Event(), [], [proto_binary_codec()], read_max_bytes=1_000)
+        call = asyncio.ensure_future(app(scope, receive, send))
+        await waits.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    asyncio.run(test())
