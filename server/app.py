@@ -19,7 +19,7 @@ from server.auth.jwt import Keys, TokenVerifier
 from server.auth.permissions import permissions
 from server.gen.grpc_health.v1.health_connect import Health, HealthASGIApplication
 from server.gen.listings.v1.orders_connect import OrderService, OrderServiceASGIApplication
-from server.http.h2 import TurnAway
+from server.http import Reject
 from server.observability.metrics import Metrics
 from server.observability.outcomes import UpdateOutcomes
 from server.rpc.cors import cors
@@ -53,9 +53,9 @@ class Application(NamedTuple):
     """The service, and what the server that runs it has to know of it."""
 
     asgi: Starlette
-    turn_away: TurnAway
+    reject: Reject
     """Answers in its place when it has too much to do."""
-    direct: DirectMethods
+    answer: DirectMethods
     """Answers in its place what most calls are."""
     every_second: Callable[[], object]
     """To be called about once a second, and at the end."""

@@ -1,5 +1,38 @@
 """A small HTTP server library: HTTP/1.1 and HTTP/2 on one port, with TLS or without.
 
-It builds on uvicorn and zttp, and runs any ASGI application. It imports nothing else of ``server``
-and nothing of ``persistence``.
+``Server`` is its entry: an ASGI application, listening sockets, ``Limits``, and hooks. It builds on
+uvicorn (ASGI, the event loop's protocols) and zttp (HTTP parsing). It imports nothing else of
+``server`` and nothing of ``persistence``, and knows neither gRPC nor the service.
+
+    server = Server(app, limits=Limits(keep_alive=60))
+    await server.serve(listen("127.0.0.1", 8080))
+
+=================  ==========================================================================
+``server``         the entry; the order in which a process stops (drain)
+``limits``         every number that bounds a client, with its unit and reason
+``hooks``          the interfaces of what may reject or answer a request before the application
+``sockets``        listening sockets, and how they close without losing a connection
+``tls_handshake``  a connection until its TLS handshake is over
+``negotiation``    a connection until its first bytes show HTTP/1.1 or HTTP/2
+``h1``             an HTTP/1.1 connection
+``h2``             the life of an HTTP/2 connection: GOAWAY, refused streams, idleness, age
+``h2_flow``        HTTP/2 streams: backpressure, and the way to the hooks or the application
+``h2_flood``       how many HTTP/2 frames besides requests a client may send
+``timeouts``       clients that send a request, or read a response, too slowly
+=================  ==========================================================================
 """
+
+from server.http.hooks import Answer, Exchange, H2Connection, Reject
+from server.http.limits import Limits
+from server.http.negotiation import ALPN_PROTOCOLS
+from server.http.server import Server
+
+__all__ = [
+    "ALPN_PROTOCOLS",
+    "Answer",
+    "Exchange",
+    "H2Connection",
+    "Limits",
+    "Reject",
+    "Server",
+]

@@ -1,7 +1,8 @@
-"""The streams of HTTP/2: uvicorn's, with what they lack.
+"""HTTP/2 streams: uvicorn's, with backpressure, and with hooks in place of the application.
 
-A stream whose client does not read is held back. zttp keeps what the client's flow-control window
-has no room for, without a limit, and uvicorn does not ask it; here the application waits.
+zttp keeps the part of a response that exceeds the client's flow-control window (RFC 9113, section
+5.2), without a limit, and uvicorn does not ask how much that is. Here the application's ``send``
+waits for it.
 """
 
 from __future__ import annotations
@@ -15,12 +16,11 @@ import zttp
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.zttp_h2_impl import RequestResponseCycle, ZttpH2Protocol
 
-from server.http.h2_flood import FrameAllowance
+from server.http.h2_flood import FrameBudget
+from server.http.hooks import Answer, Exchange
+from server.http.limits import Limits
 
 Send: TypeAlias = Callable[[ASGISendEvent], Awaitable[None]]
-
-Direct: TypeAlias = Callable[["PacedH2Protocol", zttp.Request], Any]
-"""Begins what answers a request in place of the application, or returns None."""
 
 # RFC 9113, section 7.
 NO_ERROR = 0x0
@@ -29,27 +29,32 @@ REFUSED_STREAM = 0x7
 CANCEL = 0x8
 ENHANCE_YOUR_CALM = 0xB
 
-# Bytes of a response that may wait for the client to read, before the application waits with it.
-MOST_PENDING = 64 * 1024
 
+class FlowControlledH2Protocol(ZttpH2Protocol):
+    """uvicorn's HTTP/2 server protocol, which does not respond faster than its client reads."""
 
-class PacedH2Protocol(ZttpH2Protocol):
-    """uvicorn's HTTP/2 server protocol, which does not answer faster than its client reads."""
-
-    wire: asyncio.Transport
-    """The transport that carries what is sent: the one below TLS, or the connection's own."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        limits: Limits,
+        tcp_transport: asyncio.Transport,
+        answer: Answer | None = None,
+        **options: Any,
+    ) -> None:
+        """``tcp_transport`` carries the connection, or its TLS; the rest is uvicorn's."""
         super().__init__(*args, **options)
-        self.direct: Direct | None = None
+        self.tcp_transport = tcp_transport
+        self.limits = limits
+        self.answer = answer
         self.client_address: str | None = None
-        self.allowance = FrameAllowance(self.loop.time)
-        self.heard = asyncio.Event()
-        self.unread: dict[int, RequestResponseCycle] = {}
-        """Streams whose answer is given, and waited for the client's window at the time."""
+        self.frame_budget = FrameBudget(self.loop.time)
+        self.input_received = asyncio.Event()
+        """Set by all that may release bytes: frames, and the end of a stream or the connection."""
+        self.unread: dict[int, Exchange] = {}
+        """Streams whose response is complete, and has waited for flow control at the time."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin."""
+        """Send the server's SETTINGS."""
         super().connection_made(transport)
         if self.client is not None:
             self.client_address = "{}:{}".format(*self.client)
@@ -57,72 +62,83 @@ class PacedH2Protocol(ZttpH2Protocol):
     def data_received(self, data: bytes) -> None:
         """Act upon the frames in ``data``."""
         super().data_received(data)
-        self.heard.set()
+        self.input_received.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the application."""
+        """Mark every exchange as disconnected."""
         super().connection_lost(exc)
-        self.heard.set()
+        self.input_received.set()
 
-    def run_application(self, event: zttp.Request) -> None:
-        """Run the application for a new stream, or what answers in its place."""
-        if self.direct is not None and (call := self.direct(self, event)) is not None:
-            self.cycles[event.stream_id] = call
+    def run_application(self, request: zttp.Request) -> None:
+        """Begin an exchange for a new stream: the ``answer`` hook's, or the application's."""
+        if self.answer is not None and (exchange := self.answer(self, request)) is not None:
+            self.cycles[request.stream_id] = exchange  # type: ignore[assignment]
         else:
-            self._run_cycle(event)
+            self._run_cycle(request)
 
-    def hand_over(self, event: zttp.Request, call: Any) -> None:
-        """Run the application for a stream that was begun by ``call`` in its place."""
-        # While the connection ends, uvicorn would refuse a stream that begins; this one has begun.
+    def hand_over(self, request: zttp.Request, exchange: Exchange) -> None:
+        """Run the application for ``request``, with the body that ``exchange`` has received."""
+        # Works around uvicorn: it answers a new stream with 503 while the connection ends. This
+        # stream is not new.
         ending, self.shutdown_requested = self.shutdown_requested, False
-        self._run_cycle(event)
+        self._run_cycle(request)
         self.shutdown_requested = ending
-        cycle = self.cycles[event.stream_id]
-        cycle.body, cycle.more_body = call.body, call.more_body
+        cycle = self.cycles[request.stream_id]
+        cycle.body, cycle.more_body = exchange.body, exchange.more_body
         cycle.message_event.set()
 
-    def _run_cycle(self, event: zttp.Request) -> None:
+    def _run_cycle(self, request: zttp.Request) -> None:
         try:
-            super().handle_request(event)
-            cycle = self.cycles[event.stream_id]
-            # It is uvicorn that makes the cycle, and runs it with its own send.
-            cycle.send = partial(self.send_in_step, cycle, cycle.send)  # type: ignore[method-assign]
-            if event.end_stream:
-                # No event for the end of its body follows, which uvicorn waits for.
+            super().handle_request(request)
+            cycle = self.cycles[request.stream_id]
+            # uvicorn makes the cycle and runs the application with its ``send``.
+            cycle.send = partial(  # type: ignore[method-assign]
+                self.send_with_backpressure, cycle, cycle.send
+            )
+            if request.end_stream:
+                # Works around uvicorn: it waits for EndOfMessage, and zttp sends none after a
+                # HEADERS frame with END_STREAM.
                 cycle.more_body = False
                 cycle.message_event.set()
         except UnicodeDecodeError:
-            # uvicorn decodes the path as ASCII, and zttp lets other bytes through. Unhandled, the
-            # error would cost the whole connection, with everybody else's calls.
-            self.conn.stream(event.stream_id).reset(PROTOCOL_ERROR)
+            # Works around uvicorn: it decodes the path as ASCII, zttp accepts other bytes, and the
+            # error would close the connection with the calls of all its streams.
+            self.conn.stream(request.stream_id).reset(PROTOCOL_ERROR)
 
-    async def send_in_step(
+    async def send_with_backpressure(
         self, cycle: RequestResponseCycle, send: Send, message: ASGISendEvent
     ) -> None:
-        """Send a part of a response, and wait until the client has read what went before."""
+        """Send a part of a response, and wait while too much of it is unsent.
+
+        Works around zttp and uvicorn, which keep unsent bytes without a limit.
+        """
         await send(message)
         pending = self.sent(
             cycle, len(message["body"]) if message["type"] == "http.response.body" else 0
         )
-        while pending > MOST_PENDING and not (cycle.disconnected or self.transport.is_closing()):
-            self.heard.clear()
-            await self.heard.wait()
+        while (
+            pending
+            and pending > self.limits.max_unsent
+            and not (cycle.disconnected or self.transport.is_closing())
+        ):
+            self.input_received.clear()
+            await self.input_received.wait()
             pending = cycle.stream.pending_bytes or 0
 
-    def sent(self, cycle: Any, size: int) -> int:
-        """Take note of ``size`` bytes of an answer. Return how many wait for the client to read."""
-        self.allowance.earn_for_answer(size)
-        pending: int = cycle.stream.pending_bytes or 0
-        if pending and cycle.response_complete:
-            self.unread[cycle.stream.stream_id] = cycle
+    def sent(self, exchange: Exchange, size: int) -> int:
+        """Count ``size`` bytes of a response. Returns how many wait for flow control."""
+        self.frame_budget.earn_for_sent(size)
+        pending: int = exchange.stream.pending_bytes or 0
+        if pending and exchange.response_complete:
+            self.unread[exchange.stream.stream_id] = exchange
         return pending
 
-    def give_up(self, cycle: RequestResponseCycle, error_code: int) -> None:
-        """End a stream whose client keeps us waiting."""
-        cycle.stream.reset(error_code)
+    def reset_stream(self, exchange: Exchange, error_code: int) -> None:
+        """End a stream whose client sends its request, or reads its response, too slowly."""
+        exchange.stream.reset(error_code)
         self.flush()
-        cycle.disconnected = True
-        cycle.message_event.set()
-        self.heard.set()  # to which the application's send wakes up
-        if self.unread.pop(cycle.stream.stream_id, None):
+        exchange.disconnected = True
+        exchange.message_event.set()
+        self.input_received.set()  # wakes the application's send
+        if self.unread.pop(exchange.stream.stream_id, None):
             self.on_stream_closed()

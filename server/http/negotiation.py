@@ -1,82 +1,78 @@
-"""HTTP/1.1 and HTTP/2 on one port: which of them a new connection speaks."""
+"""A connection until its first bytes show whether it speaks HTTP/1.1 or HTTP/2."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import ClassVar
+from typing import Any, Final
 
 from uvicorn.protocols.http.auto_zttp_impl import AutoZttpProtocol
 
-from server.http.h1 import BoundedH1Protocol
-from server.http.h2 import RecyclingH2Protocol, TurnAway
-from server.http.h2_flow import Direct
+from server.http.h1 import H1Protocol
+from server.http.h2 import H2Protocol
+from server.http.hooks import Answer, Reject
+from server.http.limits import Limits
+
+ALPN_PROTOCOLS: Final = ("h2", "http/1.1")
+"""What a server offers by ALPN (RFC 7301) in its ``ssl.SSLContext``, in order of preference."""
 
 
-class OnePortProtocol(AutoZttpProtocol):
-    """HTTP/1.1 and HTTP/2 on one port, for ``uvicorn.Config(app, http=OnePortProtocol)``.
+class NegotiationProtocol(AutoZttpProtocol):
+    """Hands a connection to ``H2Protocol`` if it begins with HTTP/2's preface, else to H1Protocol.
 
-    HTTP/2 is chosen by its preface. A client that was offered it by ALPN over TLS begins with it as
-    well, so it needs no other treatment, and one that knows no ALPN may speak it all the same.
+    A client that has chosen HTTP/2 by ALPN begins with the preface as well (RFC 9113, section 3.4).
+    Works around uvicorn, which goes by ALPN alone over TLS: a client that knows no ALPN may speak
+    HTTP/2 all the same.
     """
 
-    h1_protocol: ClassVar[type[BoundedH1Protocol]] = BoundedH1Protocol
-    h2_protocol: ClassVar[type[RecyclingH2Protocol]] = RecyclingH2Protocol
-    turn_away: ClassVar[TurnAway | None] = None
-    direct: ClassVar[Direct | None] = None
+    def __init__(
+        self,
+        *args: Any,
+        limits: Limits,
+        reject: Reject | None = None,
+        answer: Answer | None = None,
+        tcp_transport: asyncio.Transport | None = None,
+        **options: Any,
+    ) -> None:
+        """``tcp_transport`` is the one that carries TLS, if there is TLS; the rest is uvicorn's."""
+        super().__init__(*args, **options)
+        self._limits = limits
+        self._reject = reject
+        self._answer = answer
+        self._below_tls = tcp_transport
 
-    below_tls: asyncio.Transport | None = None
-    """The transport that carries TLS, if this is a connection over TLS."""
-
-    @classmethod
-    def of(
-        cls, turn_away: TurnAway, direct: Direct, max_request_bytes: int
-    ) -> type[OnePortProtocol]:
-        """Return this protocol for an application.
-
-        ``turn_away`` has a word for HTTP/2 requests that do not need the application, and
-        ``direct`` for those that can do without ASGI. Over HTTP/1.1, a request of
-        ``max_request_bytes`` may come ahead of the answer to another.
-        """
-        most_ahead = cls.h1_protocol.most_ahead + max_request_bytes
-        h1_protocol = type(cls.h1_protocol.__name__, (cls.h1_protocol,), {"most_ahead": most_ahead})
-        own = {
-            "turn_away": staticmethod(turn_away),
-            "direct": staticmethod(direct),
-            "h1_protocol": h1_protocol,
-        }
-        return type(cls.__name__, (cls,), own)
+    @property
+    def tcp_transport(self) -> asyncio.Transport:
+        """The transport that carries the connection, or its TLS."""
+        return self._below_tls or self.transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first bytes."""
         self.transport = transport
         self.connections.add(self)
-        self.timeout_task = self.loop.call_later(self.config.timeout_keep_alive, transport.close)
+        self.timeout_task = self.loop.call_later(self._limits.keep_alive, transport.close)
 
-    @property
-    def wire(self) -> asyncio.Transport:
-        """The transport that carries what is sent, encrypted or not."""
-        return self.below_tls or self.transport
+    def incomplete(self) -> object | None:
+        """Return what identifies an incomplete preface, or None before the first byte."""
+        return self if self.buffer else None
 
-    def is_half(self) -> bool:
-        """Whether something has come, and does not tell yet what the connection speaks."""
-        return bool(self.buffer)
-
-    def end_half(self) -> None:
-        """End the connection because it does not tell."""
+    def end_incomplete(self) -> None:
+        """Close the connection because the rest of the preface does not arrive in time."""
         self.transport.close()
 
     def _switch(self, http2: bool, initial_data: bytes = b"") -> None:
-        protocol_class = self.h2_protocol if http2 else self.h1_protocol
-        protocol = protocol_class(
-            config=self.config,
-            server_state=self.server_state,
-            app_state=self.app_state,
-            _loop=self.loop,
-        )
-        if isinstance(protocol, RecyclingH2Protocol):
-            protocol.turn_away = type(self).turn_away
-            protocol.direct = type(self).direct
-        protocol.wire = self.wire
+        options: dict[str, Any] = {
+            "config": self.config,
+            "server_state": self.server_state,
+            "app_state": self.app_state,
+            "_loop": self.loop,
+            "limits": self._limits,
+            "tcp_transport": self.tcp_transport,
+        }
+        protocol: H1Protocol | H2Protocol
+        if http2:
+            protocol = H2Protocol(reject=self._reject, answer=self._answer, **options)
+        else:
+            protocol = H1Protocol(**options)
         self.transport.set_protocol(protocol)
         protocol.connection_made(self.transport)
         if initial_data:

@@ -1,71 +1,103 @@
-"""How a process stops serving: what has begun is finished, within a limit.
+"""The server, and how it stops: what has begun is finished, within a time.
 
-1. Nobody is asked to come any more: readiness turns false, and streams without an end are ended.
-2. No new connection begins, and those that wait to be accepted are. The socket closes.
-3. Each connection is told: HTTP/2 by GOAWAY (see ``h2``), HTTP/1.1 by closing it when it
-   has nothing to answer. One that has not said yet which of them it speaks is given two seconds,
-   and one whose TLS handshake is under way may finish it.
-4. Calls finish, and their answers leave. A client that keeps us waiting is not waited for, be it
-   for the other half of its request, or because it does not read what it is sent.
-5. When the limit has passed, the rest is cut off.
+1. ``stopping`` is called: readiness turns false, and streams without an end are ended.
+2. No new connection begins, and those in the sockets' queues are accepted. The sockets close.
+3. Each connection is shut down: HTTP/2 by GOAWAY (see ``h2``), HTTP/1.1 by closing it when it has
+   nothing to answer. One that has not shown yet which of them it speaks is given
+   ``drain_first_bytes`` seconds, and one whose TLS handshake is under way may finish it.
+4. Calls finish, and their responses are sent. Clients that send a request or read a response too
+   slowly are closed, after shorter times than before.
+5. After ``drain_timeout`` seconds, the calls that are left are cancelled and their connections
+   closed.
+
+uvicorn closes the sockets at once, which resets the connections in their queues; it sends one
+GOAWAY, which loses streams on their way; and it waits for slow clients without end, or cancels
+everything.
 """
+
+from __future__ import annotations
 
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
-from typing import Any, ClassVar
+import ssl
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any, Final, Literal
 
 import uvicorn
 
-from server.http.negotiation import OnePortProtocol
-from server.http.sockets import all_taken, turn_away
-from server.http.timeouts import Laggards
-from server.http.tls_handshake import HandshakeProtocol
+from server.http.hooks import Answer, Reject
+from server.http.limits import Limits
+from server.http.negotiation import NegotiationProtocol
+from server.http.sockets import accept_pending, stop_accepting
+from server.http.timeouts import SlowClients
+from server.http.tls_handshake import TLSHandshakeProtocol
 
-# Seconds.
-_LOOK = 0.05  # between two looks at what is still there
-_FIRST_BYTES = 2.0  # for a new connection to say what it is
-_LAST_SENDING = 1.0  # for a client to send what it has begun to, once the process stops
-_LAST_READING = 2.0  # for a client to take some of what it is sent by then
-_CUT_OFF = 1.0  # for a call to end that was cut off
+_DRAIN_INTERVAL: Final = 0.05  # seconds between two checks whether everything has ended
+_CANCEL_TIMEOUT: Final = 1.0  # seconds for a call to end once its connection is closed
+_TICKS_PER_SECOND: Final = 10  # uvicorn's
 
-# What connections are before they have said what they are.
-_UNKNOWN = (HandshakeProtocol, OnePortProtocol)
+# Connections that have not shown yet whether they speak HTTP/1.1 or HTTP/2.
+_UNDECIDED: Final = (TLSHandshakeProtocol, NegotiationProtocol)
+
+_DEFAULT_LIMITS: Final = Limits()
 
 _log = logging.getLogger(__name__)
 
 
-class DrainingServer(uvicorn.Server):
-    """uvicorn with an end that loses nothing, and without patience for half a request."""
+def _nothing() -> None:
+    pass
 
-    # Seconds for a client to send the head of a request, and again for its body, and to take some
-    # of what it is sent.
-    sending: ClassVar[float] = 10.0
-    reading: ClassVar[float] = 30.0
-    ticks: ClassVar[int] = 10  # tenths of a second from one look for such clients to the next
 
-    def __init__(
+class Server(uvicorn.Server):
+    """Serves an ASGI application over HTTP/1.1 and HTTP/2, until SIGTERM, SIGINT or should_exit.
+
+    ``serve(sockets)`` accepts on listening sockets (see ``sockets.listen``), and returns when the
+    server has drained. A second SIGINT ends the drain.
+    """
+
+    def __init__(  # noqa: PLR0913 - all that is to be known of a server
         self,
-        config: uvicorn.Config,
-        limit: float,
-        started: Callable[[], object],
-        stopping: Callable[[], object],
-        every_second: Callable[[], object] = lambda: None,
+        app: Callable[..., Awaitable[None]],
+        *,
+        limits: Limits = _DEFAULT_LIMITS,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        reject: Reject | None = None,
+        answer: Answer | None = None,
+        headers: Iterable[tuple[str, str]] = (),
+        lifespan: Literal["auto", "on", "off"] = "off",
+        started: Callable[[], object] = _nothing,
+        stopping: Callable[[], object] = _nothing,
+        every_second: Callable[[], object] = _nothing,
+        drain_timeout: float = 30.0,
     ) -> None:
-        """Drain for at most ``limit`` seconds.
+        """Prepare to serve ``app``.
 
-        ``started`` is called once connections are accepted, ``stopping`` before none are any more,
-        and ``every_second`` in between and at the end.
+        ``tls`` returns the context of each handshake at its beginning; it should offer
+        ``ALPN_PROTOCOLS``. ``reject`` may answer an HTTP/2 request with headers alone, and
+        ``answer`` in place of the application: see ``hooks``. ``headers`` are on every response of
+        the application. ``lifespan`` is uvicorn's: whether ASGI's lifespan events are sent.
+
+        ``started`` is called once connections are accepted, ``stopping`` when the drain begins, and
+        ``every_second`` in between and at the end. The drain takes ``drain_timeout`` seconds at
+        most.
         """
-        super().__init__(config)
+        protocol: Callable[..., asyncio.Protocol] = partial(
+            NegotiationProtocol, limits=limits, reject=reject, answer=answer
+        )
+        if tls is not None:
+            protocol = partial(TLSHandshakeProtocol, context=tls, protocol=protocol)
+        super().__init__(_config(app, protocol, limits, list(headers), lifespan))
         self.shares_listener = False
-        """Whether another process may go on with the same socket."""
-        self._limit = limit
+        """Whether another process goes on to accept connections on the same sockets."""
         self._started = started
         self._stopping = stopping
         self._every_second = every_second
-        self._laggards = Laggards()
+        self._drain_timeout = drain_timeout
+        self._drain_first_bytes = limits.drain_first_bytes
+        self._slow_clients = SlowClients(limits)
+        self._check_ticks = max(1, round(limits.check_interval * _TICKS_PER_SECOND))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections."""
@@ -73,59 +105,88 @@ class DrainingServer(uvicorn.Server):
         self._started()
 
     async def on_tick(self, counter: int) -> bool:
-        """Do what is to be done ten times a second. Returns whether to stop."""
-        if counter % self.ticks == 0:
-            connections = self.server_state.connections
-            self._laggards.end(connections, sending=self.sending, reading=self.reading)
+        """Run what is due; uvicorn calls it ten times a second. Returns whether to stop."""
+        if counter % self._check_ticks == 0:
+            self._slow_clients.end(self.server_state.connections)
+        if counter % _TICKS_PER_SECOND == 0:
             self._every_second()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop as the module says."""
-        deadline = asyncio.get_running_loop().time() + self._limit
+        """Drain, as the module's docstring has it."""
+        deadline = asyncio.get_running_loop().time() + self._drain_timeout
         _log.info("stopping")
         self._stopping()
+        # Works around uvicorn and the kernel: a socket that closes resets the connections in its
+        # queue.
         for listener in sockets or []:
             if not self.shares_listener:
-                turn_away(listener)
-            await all_taken(listener)
+                stop_accepting(listener)
+            await accept_pending(listener)
         for server in self.servers:
             server.close()
         for listener in sockets or []:
             listener.close()
         try:
             async with asyncio.timeout_at(deadline):
-                await self._drained()
+                await self._drain()
         except TimeoutError:
-            await self._cut_off()
+            await self._cancel_calls()
         self._every_second()
+        if not self.force_exit:
+            await self.lifespan.shutdown()
 
-    async def _drained(self) -> None:
+    async def _drain(self) -> None:
         """Wait until the last connection has ended and the last call has returned."""
         state, loop = self.server_state, asyncio.get_running_loop()
-        speak_until = loop.time() + _FIRST_BYTES
-        told: set[Any] = set()
+        undecided_until = loop.time() + self._drain_first_bytes
+        shut_down: set[Any] = set()
         while state.connections or state.tasks:
-            if self.force_exit:  # Ctrl-C for the second time
+            if self.force_exit:  # SIGINT for the second time
                 raise TimeoutError
-            for connection in state.connections - told:
-                if not isinstance(connection, _UNKNOWN) or loop.time() > speak_until:
+            for connection in state.connections - shut_down:
+                if not isinstance(connection, _UNDECIDED) or loop.time() > undecided_until:
                     connection.shutdown()
-                    told.add(connection)
-            self._laggards.end(state.connections, sending=_LAST_SENDING, reading=_LAST_READING)
-            await asyncio.sleep(_LOOK)
+                    shut_down.add(connection)
+            self._slow_clients.end(state.connections, draining=True)
+            await asyncio.sleep(_DRAIN_INTERVAL)
 
-    async def _cut_off(self) -> None:
+    async def _cancel_calls(self) -> None:
         state = self.server_state
         _log.warning(
-            "calls cut off, because LISTINGS_SHUTDOWN_TIMEOUT passed: %d; connections: %d",
+            "drain ended before its calls: %d calls cancelled, %d connections closed",
             len(state.tasks),
             len(state.connections),
         )
         for connection in list(state.connections):
-            connection.transport.abort()  # which the application hears of
+            connection.transport.abort()  # the application receives a disconnect
         for cancel in (False, True):
             for task in list(state.tasks) if cancel else ():
                 task.cancel()
             if state.tasks:
-                await asyncio.wait(list(state.tasks), timeout=_CUT_OFF)
+                await asyncio.wait(list(state.tasks), timeout=_CANCEL_TIMEOUT)
+
+
+def _config(
+    app: Callable[..., Awaitable[None]],
+    protocol: Callable[..., asyncio.Protocol],
+    limits: Limits,
+    headers: list[tuple[str, str]],
+    lifespan: Literal["auto", "on", "off"],
+) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        # uvicorn's type is for a class; what it does is to call it.
+        http=protocol,  # type: ignore[arg-type]
+        ws="none",
+        lifespan=lifespan,
+        interface="asgi3",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,  # any client may send one
+        timeout_keep_alive=limits.keep_alive,  # type: ignore[arg-type] # its timer takes fractions
+        # Else a pipelined request would inherit the context variables of the one before it.
+        reset_contextvars=True,
+        headers=headers,
+    )

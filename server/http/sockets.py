@@ -1,4 +1,4 @@
-"""The sockets that the service listens on, and how they are given up without losing a connection.
+"""Listening sockets, and how they close without losing a connection.
 
 Several processes share a port by SO_REUSEPORT: each has a socket of its own, among which the kernel
 distributes the connections.
@@ -13,18 +13,16 @@ from contextlib import suppress
 
 _BACKLOG = 2048
 
-# Seconds until a silent client is asked, seconds between two questions, and how many are asked.
+# tcp(7): seconds until a silent client is probed, seconds between two probes, and their number.
 _TCP_KEEP_ALIVE = {
     socket.TCP_KEEPIDLE: 60,
     socket.TCP_KEEPINTVL: 15,
     socket.TCP_KEEPCNT: 4,
 }
 
-# Seconds. Those who have begun to connect get that long to finish.
-_HANDSHAKE = 0.05
+_TCP_HANDSHAKE = 0.05  # seconds for a connection that has begun to be established
 
-# Seconds until connections that still come are left to their fate.
-_GIVE_UP = 0.5
+_ACCEPT_TIMEOUT = 0.5  # seconds for the event loop to accept what waits in the queue
 
 # Of asm-generic/socket.h, on every architecture that servers have; the module socket lacks it.
 _SO_ATTACH_FILTER = 26
@@ -44,19 +42,19 @@ _DROP_NEW_CONNECTIONS = b"".join(
 
 
 class CannotListen(Exception):
-    """The address cannot be listened on. ``str`` says which, and why."""
+    """The address cannot be listened on. Its text names address and reason."""
 
 
 def listen(host: str, port: int, count: int = 1) -> list[socket.socket]:
     """Return that many sockets that listen on one port; port 0 is a free one.
 
-    The port is ours alone: a second service is refused, although each could share its own.
-    Raises CannotListen.
+    No other service can listen on the port meanwhile, although the sockets share it among
+    themselves. Raises CannotListen.
     """
     first = _listen(host, port)
     others = []
     if count > 1:
-        # Only now: had it been set before, it would have let us join somebody else's sockets.
+        # Only now: set before, it would allow to join the sockets of another service.
         first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         others = [_listen(*first.getsockname()[:2], share=True) for _ in range(1, count)]
     return [first, *others]
@@ -68,15 +66,16 @@ def base_url(listener: socket.socket, scheme: str) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def turn_away(listener: socket.socket) -> None:
+def stop_accepting(listener: socket.socket) -> None:
     """Let no more connections begin, in any process that has the socket.
 
-    Who asks for one now gets no answer, asks again after a second, and is refused by then. Closing
-    alone would reset every connection that was made in the meantime, with the request on it.
+    A client's SYN is dropped; its kernel sends another after a second, and is refused by then.
+    Closing alone would reset every connection that was made in the meantime, with the request on
+    it.
     """
     program = ctypes.create_string_buffer(_DROP_NEW_CONNECTIONS)
     instructions = len(_DROP_NEW_CONNECTIONS) // 8
-    with suppress(OSError):  # where the kernel cannot, a connection may be lost
+    with suppress(OSError):  # without kernel support, a connection may be lost
         listener.setsockopt(
             socket.SOL_SOCKET,
             _SO_ATTACH_FILTER,
@@ -84,14 +83,14 @@ def turn_away(listener: socket.socket) -> None:
         )
 
 
-async def all_taken(listener: socket.socket) -> None:
+async def accept_pending(listener: socket.socket) -> None:
     """Wait until the event loop, which serves the socket, has accepted every connection to it."""
-    waiting = select.poll()
-    waiting.register(listener, select.POLLIN)
+    queue = select.poll()
+    queue.register(listener, select.POLLIN)
     with suppress(TimeoutError):
-        async with asyncio.timeout(_GIVE_UP):
-            await asyncio.sleep(_HANDSHAKE)
-            while waiting.poll(0):  # noqa: ASYNC110 - it is the kernel that knows
+        async with asyncio.timeout(_ACCEPT_TIMEOUT):
+            await asyncio.sleep(_TCP_HANDSHAKE)
+            while queue.poll(0):  # noqa: ASYNC110 - only the kernel knows
                 await asyncio.sleep(0)
 
 
@@ -103,7 +102,7 @@ def _listen(host: str, port: int, *, share: bool = False) -> socket.socket:
         )
     except OSError as error:
         raise CannotListen(f"cannot listen on {host} port {port}: {error.strerror}") from error
-    # Connections inherit it. A watcher that vanished without a word would be kept for ever.
+    # Accepted sockets inherit it. A client that vanished without a FIN would be kept for ever.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _TCP_KEEP_ALIVE.items():
         listener.setsockopt(socket.IPPROTO_TCP, option, value)

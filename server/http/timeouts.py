@@ -1,83 +1,113 @@
-"""Clients that keep a connection or a call waiting for too long, and what becomes of them.
+"""Clients that send a request, or read a response, too slowly.
 
-Half a request may not be held open, be it sent slowly or not at all: one over HTTP/1.1 ends with
-408 and its connection, one over HTTP/2 with RST_STREAM. Nor may an answer that nobody reads. Over
-TLS, both sides say that they are done; who does not is not waited for.
+An incomplete request ends after a time, whether its rest comes slowly or not at all: over HTTP/1.1
+with 408 and its connection, over HTTP/2 with RST_STREAM. So does a response that is not read. A
+connection whose server side is closed ends although the client does not close its own.
 
-All connections are looked at now and then. A timer for each request would cost all of them.
+uvicorn and zttp have no such timeouts. All connections are checked at an interval: a timer for each
+request would cost all of them.
 """
+
+from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Hashable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
-from server.http.h2_flow import CANCEL, ENHANCE_YOUR_CALM, PacedH2Protocol
-
-# Seconds for a client to say that it is done, too, once it has got all.
-_LEAVING = 2.0
+from server.http.h2_flow import CANCEL, ENHANCE_YOUR_CALM, FlowControlledH2Protocol
+from server.http.limits import Limits
 
 _log = logging.getLogger(__name__)
 
 
-class Laggards:
-    """Remembers, from one look to the next, who has kept us waiting, and since when."""
+class Connection(Protocol):
+    """What is checked of a connection that is no HTTP/2 connection, or not yet one."""
 
-    def __init__(self) -> None:
+    transport: asyncio.Transport
+
+    @property
+    def tcp_transport(self) -> asyncio.Transport:
+        """The transport that carries the connection, or its TLS."""
+
+    def incomplete(self) -> object | None:
+        """Return what identifies the input whose rest has not arrived, or None without one."""
+
+    def end_incomplete(self) -> None:
+        """End the connection because that rest does not arrive in time."""
+
+
+class SlowClients:
+    """Remembers, from one check to the next, which client is waited for, and since when."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._before: dict[Hashable, tuple[object, float]] = {}
         self._now: dict[Hashable, tuple[object, float]] = {}
         self._time = 0.0
 
-    def end(self, connections: Iterable[Any], *, sending: float, reading: float) -> None:
-        """Look at ``connections``, and end what has taken too long.
+    def end(self, connections: Iterable[Any], *, draining: bool = False) -> None:
+        """Check ``connections``, and end the exchanges and connections that exceed a timeout.
 
-        Clients have ``sending`` seconds for a whole request, its head and its body each, and
-        ``reading`` seconds to take a part of what waits for them.
+        ``draining`` selects the shorter timeouts.
         """
+        limits = self._limits
+        request_timeout, response_timeout = limits.request_timeout, limits.response_stall_timeout
+        if draining:
+            request_timeout = limits.drain_request_timeout
+            response_timeout = limits.drain_response_timeout
         self._before, self._now = self._now, {}
         self._time = asyncio.get_running_loop().time()
         ended = 0
         for connection in list(connections):
-            # What TLS has encrypted waits there, and is not its transport's any more.
-            unsent = connection.wire.get_write_buffer_size()
-            if unsent and self._waits(connection, unsent, reading):
-                connection.wire.abort()
+            # Bytes that TLS has encrypted wait in the transport below it.
+            unsent = connection.tcp_transport.get_write_buffer_size()
+            if unsent and self._exceeds(connection, unsent, response_timeout):
+                connection.tcp_transport.abort()
                 ended += 1
             elif connection.transport.is_closing():
-                if not unsent and self._waits((connection, "leave"), None, _LEAVING):
-                    connection.wire.abort()
-            elif isinstance(connection, PacedH2Protocol):
-                ended += self._end_streams(connection, sending, reading)
-            elif connection.is_half():
-                request = getattr(connection, "cycle", None)  # to tell one from the next
-                if self._waits((connection, "half"), request, sending):
-                    connection.end_half()
-                    ended += 1
+                if not unsent and self._exceeds((connection, "close"), None, limits.close_timeout):
+                    connection.tcp_transport.abort()
+            elif isinstance(connection, FlowControlledH2Protocol):
+                ended += self._end_streams(connection, request_timeout, response_timeout)
+            else:
+                ended += self._end_incomplete(connection, request_timeout)
         if ended:
-            _log.warning("clients that were not waited for any longer: %d", ended)
+            _log.warning("closed %d slow clients", ended)
 
-    def _end_streams(self, connection: PacedH2Protocol, sending: float, reading: float) -> int:
+    def _end_streams(
+        self, connection: FlowControlledH2Protocol, request_timeout: float, response_timeout: float
+    ) -> int:
         ended = 0
-        for number, cycle in [*connection.cycles.items(), *connection.unread.items()]:
-            unread = cycle.stream.pending_bytes
-            # Of a stream of requests, each is answered before the next.
-            if cycle.more_body and not cycle.response_started:
-                if self._waits((connection, number), "request", sending):
-                    connection.give_up(cycle, CANCEL)
+        for stream_id, exchange in [*connection.cycles.items(), *connection.unread.items()]:
+            unread = exchange.stream.pending_bytes
+            # In a stream of requests, each is answered before the next.
+            if exchange.more_body and not exchange.response_started:
+                if self._exceeds((connection, stream_id), "request", request_timeout):
+                    connection.reset_stream(exchange, CANCEL)
                     ended += 1
-            elif unread:  # it waits for the client to open its flow-control window
-                if self._waits((connection, number), unread, reading):
-                    # To gRPC, that is RESOURCE_EXHAUSTED.
-                    connection.give_up(cycle, ENHANCE_YOUR_CALM)
+            elif unread:  # waits for the client to open its flow-control window
+                if self._exceeds((connection, stream_id), unread, response_timeout):
+                    # gRPC maps it to RESOURCE_EXHAUSTED.
+                    connection.reset_stream(exchange, ENHANCE_YOUR_CALM)
                     ended += 1
             else:
-                connection.unread.pop(number, None)
+                connection.unread.pop(stream_id, None)
         return ended
 
-    def _waits(self, key: Hashable, what: object, limit: float) -> bool:
-        """Whether we have waited for the same for too long."""
+    def _end_incomplete(self, connection: Connection, request_timeout: float) -> int:
+        request = connection.incomplete()
+        if request is None:
+            return 0
+        if not self._exceeds((connection, "incomplete"), request, request_timeout):
+            return 0
+        connection.end_incomplete()
+        return 1
+
+    def _exceeds(self, key: Hashable, state: object, timeout: float) -> bool:
+        """Whether ``state`` has been the same for longer than ``timeout`` seconds."""
         before, since = self._before.get(key, (None, self._time))
-        if what != before:
+        if state != before:
             since = self._time
-        self._now[key] = what, since
-        return self._time - since > limit
+        self._now[key] = state, since
+        return self._time - since > timeout

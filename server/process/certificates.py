@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from server.files.reload import ReloadedFiles
-from server.http.negotiation import OnePortProtocol
+from server.http import ALPN_PROTOCOLS
 from server.settings import Settings, SettingsError, variable
 
 # Those that HTTP/2 allows with TLS 1.2 (RFC 9113, section 9.2.2). TLS 1.3 has no others.
@@ -96,7 +96,7 @@ class TLS(ReloadedFiles):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers(_CIPHERS)
-        context.set_alpn_protocols(OnePortProtocol.alpn_protocols)
+        context.set_alpn_protocols(ALPN_PROTOCOLS)
         if self.client_ca is not None:
             cas = _parsed(
                 "tls_client_ca", self.client_ca, x509.load_pem_x509_certificates, "certificates"

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import NamedTuple
 
-import uvicorn
 import uvloop
 
 from persistence import diagnostics
@@ -17,17 +16,12 @@ from persistence.schema import require_current
 from persistence.watch import PaymentFeed
 from server.app import Application, create_app
 from server.auth.jwks_client import TokenKeys
-from server.http.negotiation import OnePortProtocol
-from server.http.server import DrainingServer
-from server.http.tls_handshake import HandshakeProtocol
+from server.http import Limits, Server
 from server.observability import telemetry
 from server.process.certificates import TLS
 from server.process.sighup import reloading
 from server.rpc.health import Readiness
 from server.settings import Settings
-
-# Seconds. Longer than proxies keep an idle connection, so that they are the ones to close it.
-_KEEP_ALIVE = 75
 
 # Seconds for PostgreSQL to take leave, once nobody waits for its answers any more.
 _CLOSE = 2
@@ -120,8 +114,9 @@ async def serve(
 
     async with telemetry.sending() as sender:
         app = create_app(settings, database, feed, readiness, keys=keys, telemetry=sender)
-        config, limit = _config(app, settings, tls), settings.shutdown_timeout
-        server = DrainingServer(config, limit, ready, stopping, every_second)
+        server = _server(
+            app, settings, tls, started=ready, stopping=stopping, every_second=every_second
+        )
         if lifeline is not None:
             server.shares_listener = True
             asyncio.get_running_loop().add_reader(lifeline, _orphaned, server, lifeline)
@@ -141,26 +136,31 @@ async def serve(
             _log.info("stopped")
 
 
-def _config(app: Application, settings: Settings, tls: TLS | None) -> uvicorn.Config:
-    protocol = OnePortProtocol.of(app.turn_away, app.direct, settings.max_request_bytes)
-    return uvicorn.Config(
+def _server(  # noqa: PLR0913 - what it hands on
+    app: Application,
+    settings: Settings,
+    tls: TLS | None,
+    *,
+    started: Callable[[], object],
+    stopping: Callable[[], object],
+    every_second: Callable[[], object],
+) -> Server:
+    return Server(
         app.asgi,
-        http=HandshakeProtocol.before(protocol, lambda: tls.context) if tls else protocol,
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,  # anybody may send one
-        timeout_keep_alive=_KEEP_ALIVE,
-        # A pipelined request would begin with what the log was told of the one before it.
-        reset_contextvars=True,
-        headers=list(_HEADERS.items()),
+        # A request of the largest size may arrive before the one ahead of it is answered.
+        limits=Limits(max_read_ahead=Limits().max_read_ahead + settings.max_request_bytes),
+        tls=(lambda: tls.context) if tls else None,
+        reject=app.reject,
+        answer=app.answer,
+        headers=_HEADERS.items(),
+        started=started,
+        stopping=stopping,
+        every_second=every_second,
+        drain_timeout=settings.shutdown_timeout,
     )
 
 
-def _orphaned(server: DrainingServer, lifeline: int) -> None:
+def _orphaned(server: Server, lifeline: int) -> None:
     _log.warning("the parent process is gone; stopping")
     asyncio.get_running_loop().remove_reader(lifeline)
     server.shares_listener = False

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkProcess
 from typing import TypeAlias
 
-from server.http.sockets import turn_away
+from server.http.sockets import stop_accepting
 from server.process.sighup import Terminal
 
 # Seconds.
@@ -163,7 +163,7 @@ class _Parent:
     def _stop(self, stops: set[signal.Signals]) -> None:
         """Stop the workers, wait until they have, and end those that have not in time."""
         for place in self._places:
-            turn_away(place.listener)
+            stop_accepting(place.listener)
             place.listener.close()  # the worker accepts what waits, and closes it for good
         running = [place for place in self._places if place.worker is not None]
         self._signal(running, signal.SIGTERM)

@@ -29,7 +29,7 @@ from connectrpc.codec import proto_binary_codec
 from connectrpc.errors import ConnectError
 from connectrpc.request import Headers, RequestContext
 
-from server.http.h2_flow import PacedH2Protocol
+from server.http import H2Connection
 from server.rpc.load_shedding import Admission
 
 _CODEC: Final = proto_binary_codec()
@@ -71,7 +71,7 @@ class DirectMethods:
         self.admission = admission
         self.most = _PREFIX + max_request_bytes
 
-    def __call__(self, connection: PacedH2Protocol, event: zttp.Request) -> DirectCall | None:
+    def __call__(self, connection: H2Connection, event: zttp.Request) -> DirectCall | None:
         """Return the call that begins with ``event``, or None for one that takes the usual way."""
         endpoint = self._endpoints.get(event.target)
         if endpoint is None or event.method != b"POST":
@@ -102,7 +102,7 @@ class DirectCall:
     def __init__(
         self,
         methods: DirectMethods,
-        connection: PacedH2Protocol,
+        connection: H2Connection,
         event: zttp.Request,
         endpoint: EndpointUnary[Any, Any],
         context: RequestContext[Any, Any],

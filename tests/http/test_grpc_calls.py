@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from server.http.negotiation import OnePortProtocol
+from server.http import ALPN_PROTOCOLS
 from tests.support.http2 import ECHO, HOLD, Served, connected, prefixed, run, serving, until
 
 
@@ -48,7 +48,7 @@ async def call_all(
 @pytest.mark.parametrize("concurrency", [8, 100])
 def test_calls_across_many_connections_run_once(concurrency: int) -> None:
     async def test() -> None:
-        async with serving(announce_after_streams=100) as served, channel_to(served) as channel:
+        async with serving(goaway_after_streams=100) as served, channel_to(served) as channel:
             await call_all(channel, range(3_000), concurrency=concurrency)
         assert served.app.started == Counter(b"%d" % n for n in range(3_000))
         assert len(served.connections) > 10
@@ -58,7 +58,7 @@ def test_calls_across_many_connections_run_once(concurrency: int) -> None:
 
 def test_slow_calls_outlive_the_recycling_of_their_connection() -> None:
     async def test() -> None:
-        async with serving(announce_after_streams=150) as served, channel_to(served) as channel:
+        async with serving(goaway_after_streams=150) as served, channel_to(served) as channel:
             slow = asyncio.ensure_future(
                 call_all(channel, range(110), concurrency=110, method=HOLD)
             )
@@ -98,12 +98,12 @@ def test_a_server_drains_under_load(concurrency: int) -> None:
             serving() as served,
             channel_to(served, successor) as channel,
         ):
-            load = asyncio.ensure_future(call_all(channel, range(1_500), concurrency=concurrency))
+            load = asyncio.ensure_future(call_all(channel, range(4_000), concurrency=concurrency))
             await until(lambda: len(served.app.started) > 300)
             await served.stop()
             await load
         assert served.app.started + successor.app.started == Counter(
-            b"%d" % n for n in range(1_500)
+            b"%d" % n for n in range(4_000)
         )
         assert len(successor.app.started) > 0
 
@@ -127,4 +127,4 @@ def test_http_1_on_the_same_port() -> None:
 
 
 def test_tls_clients_are_offered_http_2_first() -> None:
-    assert OnePortProtocol.alpn_protocols == ["h2", "http/1.1"]
+    assert ALPN_PROTOCOLS == ("h2", "http/1.1")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.http.h2 import RecyclingH2Protocol
+from server.http import Limits
 from server.http.h2_flow import NO_ERROR
 from tests.support.http2 import (
     ECHO,
@@ -40,7 +40,7 @@ def _nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def test_the_two_phases() -> None:
     async def test() -> None:
         async with (
-            serving(announce_after_streams=3, patience=0.2) as served,
+            serving(goaway_after_streams=3, goaway_timeout=0.2) as served,
             Peer.connected(served) as peer,
         ):
             for stream_id in (1, 3, 5):
@@ -89,7 +89,7 @@ def test_a_request_may_end_with_its_headers() -> None:
 def test_a_ping_that_is_not_answered_does_not_hold_up_the_second_phase() -> None:
     async def test() -> None:
         async with (
-            serving(announce_after_streams=1, patience=0.1) as served,
+            serving(goaway_after_streams=1, goaway_timeout=0.1) as served,
             Peer.connected(served) as peer,
         ):
             peer.call(1)
@@ -103,7 +103,7 @@ def test_a_ping_that_is_not_answered_does_not_hold_up_the_second_phase() -> None
 def test_a_burst_before_the_second_phase_brings_it_on() -> None:
     async def test() -> None:
         async with (
-            serving(announce_after_streams=3, refuse_after_streams=5) as served,
+            serving(goaway_after_streams=3, refuse_after_streams=5) as served,
             Peer.connected(served) as peer,
         ):
             for stream_id in range(1, 15, 2):
@@ -122,14 +122,14 @@ def test_a_burst_before_the_second_phase_brings_it_on() -> None:
 @pytest.mark.parametrize("batch", [100, 5_000])
 def test_a_client_that_never_listens_does_not_meet_the_limit_of_streams(batch: int) -> None:
     async def test() -> None:
-        async with serving(patience=0.2) as served, Peer.connected(served) as peer:
+        async with serving(goaway_timeout=0.2) as served, Peer.connected(served) as peer:
             peer.call(1, HOLD)
             await until(lambda: len(served.app.started) == 1)
             for first in range(3, 10_003, 2 * batch):
                 stream_ids = range(first, first + 2 * batch, 2)
                 for stream_id in stream_ids:
                     peer.call(stream_id)
-                if stream_ids[-1] < 2 * RecyclingH2Protocol.ignore_after_streams:
+                if stream_ids[-1] < 2 * Limits().ignore_after_streams:
                     await peer.ended(stream_ids[-1])
             served.app.release.set()
             await peer.answer(1)
@@ -150,7 +150,7 @@ def test_a_client_that_never_listens_does_not_meet_the_limit_of_resets() -> None
             for stream_id in range(3, 1_003, 2):
                 peer.call(stream_id, HOLD)
                 peer.reset(stream_id)
-            refused_from = 1 + 2 * RecyclingH2Protocol.refuse_after_resets + 2
+            refused_from = 1 + 2 * Limits().refuse_after_resets + 2
             assert await peer.final_goaway() == refused_from - 2
             for stream_id in range(refused_from, 1_003, 2):
                 await peer.refusal(stream_id)
@@ -167,7 +167,7 @@ SMALL_WINDOW = (4).to_bytes(2) + (3).to_bytes(4)  # SETTINGS_INITIAL_WINDOW_SIZE
 def test_a_response_that_waits_for_the_clients_window_is_in_flight() -> None:
     async def test() -> None:
         async with (
-            serving(announce_after_streams=1, patience=0.05, idle=60) as served,
+            serving(goaway_after_streams=1, goaway_timeout=0.05, h2_idle=60) as served,
             Peer.connected(served, SMALL_WINDOW) as peer,
         ):
             peer.call(1)
@@ -185,7 +185,7 @@ def test_a_response_that_waits_for_the_clients_window_is_in_flight() -> None:
 def test_a_response_does_not_wait_for_a_client_that_is_gone() -> None:
     async def test() -> None:
         async with (
-            serving(announce_after_streams=1, patience=0.05, idle=1) as served,
+            serving(goaway_after_streams=1, goaway_timeout=0.05, h2_idle=1) as served,
             Peer.connected(served, SMALL_WINDOW) as peer,
         ):
             peer.call(1)
@@ -198,7 +198,7 @@ def test_a_response_does_not_wait_for_a_client_that_is_gone() -> None:
 
 def test_a_stream_that_meets_the_idle_time_out_is_served() -> None:
     async def test() -> None:
-        async with serving(idle=1) as served, Peer.connected(served) as peer:
+        async with serving(h2_idle=1) as served, Peer.connected(served) as peer:
             await peer.announcement()
             peer.call(1)
             await peer.answer(1)
@@ -228,8 +228,8 @@ def test_a_stream_that_meets_the_shutdown_is_served() -> None:
 @pytest.mark.parametrize("listening", [True, False])
 def test_an_idle_connection_does_not_keep_the_server_from_stopping(listening: bool) -> None:
     async def test() -> None:
-        patience = 60.0 if listening else 0.1
-        async with serving(patience=patience) as served, Peer.connected(served) as peer:
+        goaway_timeout = 60.0 if listening else 0.1
+        async with serving(goaway_timeout=goaway_timeout) as served, Peer.connected(served) as peer:
             peer.call(1)
             await peer.answer(1)
             await served.stop()
@@ -246,7 +246,7 @@ def test_an_idle_connection_does_not_keep_the_server_from_stopping(listening: bo
 @pytest.mark.parametrize("final", [False, True])
 def test_a_client_that_goes_away_meanwhile_leaves_nothing_behind(final: bool) -> None:
     async def test() -> None:
-        async with serving(announce_after_streams=2) as served, Peer.connected(served) as peer:
+        async with serving(goaway_after_streams=2) as served, Peer.connected(served) as peer:
             peer.call(1, HOLD)
             peer.call(3, HOLD)
             await peer.announcement()

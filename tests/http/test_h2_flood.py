@@ -2,7 +2,7 @@
 
 from itertools import count, takewhile
 
-from server.http.h2_flood import FrameAllowance
+from server.http.h2_flood import FrameBudget
 
 
 class Clock:
@@ -13,46 +13,46 @@ class Clock:
         return self.now
 
 
-def spent(allowance: FrameAllowance) -> int:
+def spent(budget: FrameBudget) -> int:
     """How many can be spent at once."""
-    return sum(1 for _ in takewhile(lambda _: allowance.spend(), count()))
+    return sum(1 for _ in takewhile(lambda _: budget.spend(), count()))
 
 
-def used_up() -> tuple[FrameAllowance, Clock]:
+def used_up() -> tuple[FrameBudget, Clock]:
     clock = Clock()
-    allowance = FrameAllowance(clock)
-    assert spent(allowance) == 2_000
-    return allowance, clock
+    budget = FrameBudget(clock)
+    assert spent(budget) == 2_000
+    return budget, clock
 
 
 def test_some_are_granted_each_second_and_saved_up_to_a_limit() -> None:
-    allowance, clock = used_up()
+    budget, clock = used_up()
     clock.now += 3
-    assert 298 <= spent(allowance) <= 300
+    assert 298 <= spent(budget) <= 300
     clock.now += 3_600
-    assert 1_998 <= spent(allowance) <= 2_000
+    assert 1_998 <= spent(budget) <= 2_000
 
 
 def test_a_client_that_pings_every_second_comes_nowhere_near() -> None:
     clock = Clock()
-    allowance = FrameAllowance(clock)
+    budget = FrameBudget(clock)
     for _ in range(100_000):
         clock.now += 1
-        assert allowance.spend()
+        assert budget.spend()
 
 
 def test_each_call_and_each_answer_grants_some() -> None:
-    allowance, _ = used_up()
+    budget, _ = used_up()
     for _ in range(10):
-        allowance.earn_for_call()
-    assert 98 <= spent(allowance) <= 100
-    allowance, _ = used_up()
+        budget.earn_for_request()
+    assert 98 <= spent(budget) <= 100
+    budget, _ = used_up()
     for _ in range(10):
-        allowance.earn_for_answer(0)
-    assert 18 <= spent(allowance) <= 20
+        budget.earn_for_sent(0)
+    assert 18 <= spent(budget) <= 20
 
 
 def test_a_client_may_tell_twice_of_what_it_has_read() -> None:
-    allowance, _ = used_up()
-    allowance.earn_for_answer(512 * 1024)
-    assert spent(allowance) >= 2 * 512 * 1024 // 16_384  # the largest frame, for two windows
+    budget, _ = used_up()
+    budget.earn_for_sent(512 * 1024)
+    assert spent(budget) >= 2 * 512 * 1024 // 16_384  # the largest frame, for two windows

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from server.http.sockets import CannotListen, base_url, listen, turn_away
+from server.http.sockets import CannotListen, base_url, listen, stop_accepting
 
 OURS = (
     "import sys; from server.http.sockets import listen; listen('127.0.0.1', int(sys.argv[1]), 2)"
@@ -53,7 +53,7 @@ def test_who_is_turned_away_does_not_connect(stack: ExitStack, host: str) -> Non
     stack.enter_context(listener)
     address = listener.getsockname()[:2]
     before = stack.enter_context(socket.create_connection(address))
-    turn_away(listener)
+    stop_accepting(listener)
     with pytest.raises(TimeoutError):
         socket.create_connection(address, timeout=0.3)
     accepted, _ = listener.accept()

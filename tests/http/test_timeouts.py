@@ -7,10 +7,9 @@ import time
 from contextlib import suppress
 
 import pytest
-import uvicorn
 
+from server.http import Server
 from server.http.h2_flow import ENHANCE_YOUR_CALM
-from server.http.server import DrainingServer
 from tests.support.http2 import (
     CANCEL,
     DATA,
@@ -30,6 +29,7 @@ from tests.support.http2 import (
     header_block,
     prefixed,
     run,
+    running,
     serving,
     until,
 )
@@ -61,7 +61,7 @@ def test_half_a_request_ends_with_its_connection(kind: str) -> None:
 
     async def test() -> None:
         async with (
-            serving(ticks=1, sending=0.3, half=0.3) as served,
+            serving(check_interval=0.1, request_timeout=0.3, h2_frame_timeout=0.3) as served,
             connected(served) as (reader, writer),
         ):
             writer.write(start)
@@ -87,7 +87,7 @@ def test_half_a_request_that_was_refused_is_not_executed(at: int) -> None:
 
     async def test() -> None:
         async with (
-            serving(ticks=1, sending=0.3) as served,
+            serving(check_interval=0.1, request_timeout=0.3) as served,
             connected(served) as (reader, writer),
         ):
             request = HEAD + BODY
@@ -105,7 +105,10 @@ def test_half_a_body_over_http_2_ends_alone(drop: int) -> None:
     """Others on the connection, some of which take longer to answer, lose nothing."""
 
     async def test() -> None:
-        async with serving(ticks=1, sending=0.3) as served, Peer.connected(served) as peer:
+        async with (
+            serving(check_interval=0.1, request_timeout=0.3) as served,
+            Peer.connected(served) as peer,
+        ):
             peer.call(1, HOLD)
             peer.send(HEADERS, END_HEADERS, 3, header_block(ECHO))
             half = b"\0\0" + drop.to_bytes() + b"\0\0\0\0\0\3" + b"x" * drop  # DATA
@@ -127,7 +130,12 @@ def test_nobody_else_is_ended() -> None:
 
     async def test() -> None:
         async with (
-            serving(ticks=1, sending=0.2, half=0.2, reading=0.2) as served,
+            serving(
+                check_interval=0.1,
+                request_timeout=0.2,
+                h2_frame_timeout=0.2,
+                response_stall_timeout=0.2,
+            ) as served,
             connected(served) as (waiting_reader, waiting),
             connected(served) as (quiet_reader, quiet),
             connected(served),
@@ -154,7 +162,10 @@ def test_nobody_else_is_ended() -> None:
 
 def test_an_answer_that_is_not_read_ends_with_its_connection() -> None:
     async def test() -> None:
-        async with serving(ticks=1, reading=0.3) as served, connected(served) as (_, writer):
+        async with (
+            serving(check_interval=0.1, response_stall_timeout=0.3) as served,
+            connected(served) as (_, writer),
+        ):
             body = bytes(8 * 2**20)  # comes back, and is more than the sockets hold
             head = HEAD.replace(
                 b"Content-Length: %d" % len(BODY), b"Content-Length: %d" % len(body)
@@ -173,7 +184,7 @@ def test_an_answer_over_http_2_that_is_not_read_ends_alone(also: bool) -> None:
 
     async def test() -> None:
         async with (
-            serving(ticks=1, reading=0.3) as served,
+            serving(check_interval=0.1, response_stall_timeout=0.3) as served,
             Peer.connected(served, NO_WINDOW) as peer,
         ):
             if also:
@@ -213,7 +224,7 @@ def test_a_request_may_be_answered_before_it_is_whole() -> None:
 
     async def test() -> None:
         async with (
-            serving(ticks=1, sending=0.3) as served,
+            serving(check_interval=0.1, request_timeout=0.3) as served,
             connected(served) as (reader, writer),
         ):
             for _ in range(2):
@@ -233,7 +244,7 @@ def test_a_request_that_was_answered_must_not_go_on_for_ever(slowly: bool) -> No
 
     async def test() -> None:
         async with (
-            serving(ticks=1, sending=0.3 if slowly else 30) as served,
+            serving(check_interval=0.1, request_timeout=0.3 if slowly else 30) as served,
             connected(served) as (reader, writer),
         ):
             long = HEAD.replace(b"Length: %d" % len(BODY), b"Length: 10000000")
@@ -279,7 +290,7 @@ def test_a_client_that_pings_every_now_and_then_is_served() -> None:
     """As gRPC's keep-alive does, for which the server must not even be idle."""
 
     async def test() -> None:
-        async with serving(idle=0.3) as served, Peer.connected(served) as peer:
+        async with serving(h2_idle=0.3) as served, Peer.connected(served) as peer:
             for number in range(10):
                 peer.send(PING, payload=number.to_bytes(8))
                 await asyncio.sleep(0.1)
@@ -292,7 +303,7 @@ def test_a_client_that_pings_every_now_and_then_is_served() -> None:
 
 def test_a_connection_that_is_old_is_ended_and_loses_nothing() -> None:
     async def test() -> None:
-        async with serving(age=0.3) as served, Peer.connected(served) as peer:
+        async with serving(h2_age=0.3) as served, Peer.connected(served) as peer:
             peer.call(1, HOLD)
             await peer.announcement()
             peer.call(3)
@@ -311,14 +322,9 @@ def test_something_may_be_done_every_second() -> None:
     async def test() -> None:
         times: list[float] = []
         loop = asyncio.get_running_loop()
-        config = uvicorn.Config(Calls(), port=0, lifespan="off", log_config=None)
-        server = DrainingServer(
-            config, 1, lambda: None, lambda: None, lambda: times.append(loop.time())
-        )
-        serving = asyncio.create_task(server.serve())
-        await until(lambda: len(times) == 3)
-        server.should_exit = True
-        await serving
+        server = Server(Calls(), every_second=lambda: times.append(loop.time()))
+        async with running(server):
+            await until(lambda: len(times) == 3)
         assert 1.8 < times[2] - times[0] < 5
 
     run(test())

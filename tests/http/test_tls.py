@@ -6,15 +6,16 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
+from server.http import ALPN_PROTOCOLS
 from server.http.h2_flow import NO_ERROR
-from server.process.certificates import TLS
-from tests.support.certificates import HOST, Issued, Trust, rsa_key
+from tests.support.certificates import HOST, Files, Issued, Trust
 from tests.support.http2 import (
     ECHO,
     HOLD,
@@ -28,6 +29,8 @@ from tests.support.http2 import (
     until,
 )
 from tests.support.raw import PREFACE
+
+TLS: TypeAlias = Callable[[], ssl.SSLContext]
 
 BODY = prefixed(b"1")
 CLIENT_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"  # what it begins with
@@ -43,9 +46,17 @@ def ca() -> Issued:
     return Issued.ca()
 
 
+def server_context(files: Files) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*files)
+    context.set_alpn_protocols(ALPN_PROTOCOLS)
+    return context
+
+
 @pytest.fixture
 def tls(ca: Issued, tmp_path: Path) -> TLS:
-    return TLS(*ca.issue().save(tmp_path, "server"), client_ca=None)
+    context = server_context(ca.issue().save(tmp_path, "server"))
+    return lambda: context
 
 
 @contextmanager
@@ -70,7 +81,7 @@ def test_half_a_handshake_ends(ca: Issued, tls: TLS, start: bytes, drop: bytes) 
 
     async def test() -> None:
         async with (
-            serving(tls, ticks=1, sending=0.3) as served,
+            serving(tls, check_interval=0.1, request_timeout=0.3) as served,
             connected(served) as (half, writer),
         ):
             other, other_writer = await asyncio.open_connection(
@@ -117,7 +128,7 @@ def test_an_answer_that_is_not_read_ends_with_its_connection(ca: Issued, tls: TL
     """Though TLS has encrypted and handed on all of it."""
 
     async def test() -> None:
-        async with serving(tls, ticks=1, reading=0.3) as served:
+        async with serving(tls, check_interval=0.1, response_stall_timeout=0.3) as served:
 
             def call() -> int:
                 with secured(served, Trust(ca).context()) as client:
@@ -142,7 +153,7 @@ def test_an_answer_that_is_read_slowly_is_sent_whole(ca: Issued, tls: TLS) -> No
     """Although the connection has been closed on the server's side long before."""
 
     async def test() -> None:
-        async with serving(tls, ticks=1) as served:
+        async with serving(tls, check_interval=0.1) as served:
             body = bytes(8 * 2**20)
 
             def call() -> int:
@@ -163,7 +174,7 @@ def test_an_answer_that_is_read_slowly_is_sent_whole(ca: Issued, tls: TLS) -> No
 
 def test_a_client_that_does_not_close_is_not_waited_for(ca: Issued, tls: TLS) -> None:
     async def test() -> None:
-        async with serving(tls, ticks=1) as served:
+        async with serving(tls, check_interval=0.1) as served:
 
             def call() -> None:
                 with secured(served, Trust(ca).context()) as client:
@@ -181,7 +192,7 @@ def test_a_client_that_does_not_close_is_not_waited_for(ca: Issued, tls: TLS) ->
 
 def test_half_a_request_ends_with_its_connection(ca: Issued, tls: TLS) -> None:
     async def test() -> None:
-        async with serving(tls, ticks=1, sending=0.3) as served:
+        async with serving(tls, check_interval=0.1, request_timeout=0.3) as served:
             reader, writer = await asyncio.open_connection(
                 HOST, served.port, ssl=Trust(ca).context(), server_hostname=HOST
             )
@@ -241,83 +252,18 @@ def test_who_does_not_begin_with_tls_is_ended_at_once(
     assert [each for each in caplog.records if each.levelname != "DEBUG"] == []
 
 
-def test_versions_before_1_2_are_refused(
-    ca: Issued, tls: TLS, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("DEBUG", "server")
+def test_each_handshake_uses_the_context_of_its_time(ca: Issued, tmp_path: Path) -> None:
+    contexts = [server_context(ca.issue(name).save(tmp_path, name)) for name in ("first", "second")]
 
     async def test() -> None:
-        context = Trust(ca).context()
-        context.set_ciphers("ALL:@SECLEVEL=0")
-        async with serving(tls) as served:
-            for version in (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2):
-                context.minimum_version = context.maximum_version = version
-                _, writer = await asyncio.open_connection(
-                    HOST, served.port, ssl=context, server_hostname=HOST
-                )
+        async with serving(lambda: contexts[0]) as served:
+            context = Trust(ca).context()
+            context.check_hostname = False
+            for expected in ("first", "second"):
+                _, writer = await asyncio.open_connection(HOST, served.port, ssl=context)
+                shown = writer.get_extra_info("peercert")["subjectAltName"]
+                assert shown == (("DNS", expected),)
                 writer.close()
-            with pytest.warns(DeprecationWarning, match="TLSv1_1"):
-                context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
-            with pytest.raises((ssl.SSLError, ConnectionError)):
-                await asyncio.open_connection(HOST, served.port, ssl=context, server_hostname=HOST)
-
-    run(test())
-    assert "UNSUPPORTED_PROTOCOL" in caplog.text
-    assert "Traceback" not in caplog.text
-
-
-def test_a_key_of_another_type_replaces_the_first(ca: Issued, tls: TLS, tmp_path: Path) -> None:
-    """Clients that only knew what to do with that one get none of it."""
-
-    def shown(served: Served, signed_by: str) -> ssl.SSLSocket:
-        context = Trust(ca).context()
-        context.maximum_version = ssl.TLSVersion.TLSv1_2
-        context.set_ciphers(f"ECDHE-{signed_by}-AES128-GCM-SHA256")
-        with secured(served, context) as client:
-            return client
-
-    async def test() -> None:
-        async with serving(tls) as served:
-            await asyncio.to_thread(shown, served, "ECDSA")
-            ca.issue(key=rsa_key()).save(tmp_path, "server")
-            tls.look()
-            await asyncio.to_thread(shown, served, "RSA")
-            with pytest.raises((ssl.SSLError, ConnectionError)):
-                await asyncio.to_thread(shown, served, "ECDSA")
-
-    run(test())
-
-
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_a_client_whose_ca_is_taken_out_cannot_resume(
-    ca: Issued, tmp_path: Path, version: ssl.TLSVersion
-) -> None:
-    ours, theirs = Issued.ca("ours"), Issued.ca("theirs")
-    trusted = tmp_path / "clients.pem"
-    trusted.write_bytes(ours.cert_pem() + theirs.cert_pem())
-    tls = TLS(*ca.issue().save(tmp_path, "server"), client_ca=trusted)
-    context = Trust(ca, theirs.issue().save(tmp_path, "client")).context()
-    context.minimum_version = context.maximum_version = version
-
-    def call(served: Served, session: ssl.SSLSession | None) -> tuple[bool, ssl.SSLSession | None]:
-        with (
-            socket.create_connection((HOST, served.port), timeout=20) as plain,
-            context.wrap_socket(plain, server_hostname=HOST, session=session) as client,
-        ):
-            client.sendall(request())
-            assert b"200 OK" in client.recv(65_536)
-            return bool(client.session_reused), client.session
-
-    async def test() -> None:
-        async with serving(tls) as served:
-            resumed, session = await asyncio.to_thread(call, served, None)
-            assert not resumed
-            resumed, session = await asyncio.to_thread(call, served, session)
-            assert resumed
-            trusted.write_bytes(ours.cert_pem())
-            tls.look()
-            with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
-                await asyncio.to_thread(call, served, session)
-            assert served.app.started.total() == 2
+                contexts.reverse()
 
     run(test())

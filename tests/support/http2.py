@@ -1,8 +1,9 @@
-"""A gRPC-speaking application on the real protocol class, and a client of single frames."""
+"""A gRPC-speaking echo application on the HTTP library, and a client of single frames."""
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -14,12 +15,10 @@ import uvicorn
 import uvloop
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
-from server.http.h2 import MAX_STREAM_ID, RecyclingH2Protocol
+from server.http import Limits, Server
+from server.http.h2 import MAX_STREAM_ID, H2Protocol
 from server.http.h2_flow import NO_ERROR
-from server.http.negotiation import OnePortProtocol
-from server.http.server import DrainingServer
-from server.http.tls_handshake import HandshakeProtocol
-from server.process.certificates import TLS
+from server.http.sockets import listen
 
 ECHO = b"/test.Calls/Echo"
 HOLD = b"/test.Calls/Hold"
@@ -95,7 +94,8 @@ class Served(NamedTuple):
     app: Calls
     port: int
     server: uvicorn.Server
-    connections: list[weakref.ref[RecyclingH2Protocol]]
+    connections: list[weakref.ref[H2Protocol]]
+    """All HTTP/2 connections that there have been."""
 
     async def stop(self) -> None:
         """Do what SIGTERM does."""
@@ -103,45 +103,45 @@ class Served(NamedTuple):
         await until(lambda: not self.server.servers[0].is_serving())
 
 
+class RecordedConnections(set[Any]):
+    """The connections of a server, and a record of the HTTP/2 connections that there have been."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.http2: list[weakref.ref[H2Protocol]] = []
+
+    def add(self, connection: Any) -> None:
+        if isinstance(connection, H2Protocol):
+            self.http2.append(weakref.ref(connection))
+        super().add(connection)
+
+
 @asynccontextmanager
-async def serving(tls: TLS | None = None, **limits: float) -> AsyncIterator[Served]:
-    """Serve `Calls`, with some of the limits of our connections or of our server replaced."""
-    connections: list[weakref.ref[RecyclingH2Protocol]] = []
-
-    class H2Protocol(RecyclingH2Protocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            connections.append(weakref.ref(self))
-            super().connection_made(transport)
-
-    class OwnProtocol(OnePortProtocol):
-        h2_protocol = H2Protocol
-
-    class Server(DrainingServer):
-        pass
-
-    for name, limit in limits.items():
-        owner = H2Protocol if hasattr(H2Protocol, name) else Server
-        assert hasattr(owner, name)
-        setattr(owner, name, limit)
-
+async def serving(
+    tls: Callable[[], ssl.SSLContext] | None = None, **limits: Any
+) -> AsyncIterator[Served]:
+    """Serve `Calls` with the `Limits` that are given."""
     app = Calls()
-    config = uvicorn.Config(
-        app,
-        port=0,
-        http=HandshakeProtocol.before(OwnProtocol, lambda: tls.context) if tls else OwnProtocol,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-    )
-    server = Server(config, _DRAIN_SECONDS, lambda: None, lambda: None)
-    task = asyncio.create_task(server.serve())
+    server = Server(app, limits=Limits(**limits), tls=tls, drain_timeout=_DRAIN_SECONDS)
+    server.server_state.connections = connections = RecordedConnections()
+    async with running(server) as port:
+        try:
+            yield Served(app, port, server, connections.http2)
+        finally:
+            app.release.set()
+
+
+@asynccontextmanager
+async def running(server: uvicorn.Server) -> AsyncIterator[int]:
+    """Serve on a free port of 127.0.0.1, which is yielded, and stop at the end."""
+    (listener,) = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    task = asyncio.create_task(server.serve([listener]))
     await until(lambda: server.started)
     try:
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield Served(app, port, server, connections)
+        yield port
     finally:
         server.should_exit = True
-        app.release.set()
         await asyncio.wait_for(task, 10)
 
 
