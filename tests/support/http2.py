@@ -227,8 +227,12 @@ class Peer:
 
     def call(self, stream_id: int, path: bytes = ECHO) -> None:
         """Open a stream with a whole call, whose message is the stream's id."""
+        self.post(stream_id, path, prefixed(b"%d" % stream_id))
+
+    def post(self, stream_id: int, path: bytes, body: bytes) -> None:
+        """Open a stream with a whole request."""
         self.send(HEADERS, END_HEADERS, stream_id, header_block(path))
-        self.send(DATA, END_STREAM, stream_id, prefixed(b"%d" % stream_id))
+        self.send(DATA, END_STREAM, stream_id, body)
 
     def reset(self, stream_id: int) -> None:
         self.send(RST_STREAM, 0, stream_id, CANCEL.to_bytes(4))

@@ -1,0 +1,192 @@
+"""The library by its entry: hooks, headers, lifespan, and how a server stops."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+import zttp
+
+from server.http import Exchange, H2Connection, Limits, Server
+from tests.support.http2 import (
+    ECHO,
+    HOLD,
+    PLAIN,
+    Calls,
+    Peer,
+    Served,
+    connected,
+    prefixed,
+    run,
+    running,
+    until,
+)
+
+BODY = prefixed(b"1")
+REQUEST = b"POST %b HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n%b" % (
+    ECHO,
+    len(BODY),
+    BODY,
+)
+
+
+class UpperCase:
+    """An exchange that answers a request's body in upper case, as soon as it is complete."""
+
+    def __init__(self, connection: H2Connection, request: zttp.Request) -> None:
+        self.stream = connection.conn.stream(request.stream_id)
+        self.body = bytearray()
+        self.more_body = not request.end_stream
+        self.disconnected = self.response_started = self.response_complete = False
+        self._connection = connection
+        self._request = request
+
+    @property
+    def message_event(self) -> UpperCase:
+        return self
+
+    def set(self) -> None:
+        if self.more_body or self.response_complete or self.disconnected:
+            return
+        if b"app" in self.body:
+            self._connection.hand_over(self._request, self)
+            return
+        self.stream.send_response(200, [*self._connection.server_state.default_headers])
+        self.stream.send_data(bytes(self.body).upper())
+        self.stream.end_message()
+        self.response_started = self.response_complete = True
+        self._connection.flush()
+        self._connection.sent(self, len(self.body))
+        self._connection.on_response_complete(self.stream.stream_id)
+
+
+def upper_case(connection: H2Connection, request: zttp.Request) -> Exchange | None:
+    return UpperCase(connection, request) if request.path == PLAIN else None
+
+
+async def message(peer: Peer, stream_id: int) -> bytes:
+    await peer.until(lambda: stream_id in peer.answered)
+    return peer.messages.get(stream_id, b"")
+
+
+def test_a_request_is_rejected_or_answered_or_reaches_the_application() -> None:
+    def reject(request: zttp.Request) -> list[tuple[bytes, bytes]] | None:
+        return [(b"grpc-status", b"8")] if request.path == HOLD else None
+
+    async def test() -> None:
+        app = Calls()
+        server = Server(app, reject=reject, answer=upper_case)
+        async with (
+            running(server) as port,
+            Peer.connected(Served(app, port, server, [])) as peer,
+        ):
+            peer.call(1, HOLD)
+            peer.call(3, PLAIN)
+            peer.call(5, ECHO)
+            assert await message(peer, 1) == b""
+            assert await message(peer, 3) == prefixed(b"3")
+            assert await message(peer, 5) == prefixed(b"5")
+            assert peer.resets == {}
+        assert app.started == {b"5": 1}
+
+    run(test())
+
+
+@pytest.mark.parametrize(("sent", "received"), [(b"abc", b"ABC"), (b"for the app", b"for the app")])
+def test_an_exchange_may_hand_over_to_the_application(sent: bytes, received: bytes) -> None:
+    async def test() -> None:
+        app = Calls()
+        server = Server(app, answer=upper_case)
+        async with (
+            running(server) as port,
+            Peer.connected(Served(app, port, server, [])) as peer,
+        ):
+            peer.post(1, PLAIN, prefixed(sent))
+            assert await message(peer, 1) == prefixed(received)
+        assert app.started.total() == (sent == received)
+
+    run(test())
+
+
+def test_headers_are_on_every_response() -> None:
+    async def test() -> None:
+        app = Calls()
+        server = Server(app, headers=[("x-one", "1")])
+        async with (
+            running(server) as port,
+            connected(Served(app, port, server, [])) as (reader, writer),
+        ):
+            writer.write(REQUEST)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b"x-one: 1\r\n" in head
+            assert b"server:" not in head
+
+    run(test())
+
+
+@pytest.mark.parametrize("lifespan", ["auto", "off"])
+def test_lifespan_events_are_sent_if_wanted(lifespan: Any) -> None:
+    events: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            await calls(scope, receive, send)
+            return
+        for _ in range(2):
+            event = (await receive())["type"]
+            events.append(event)
+            await send({"type": f"{event}.complete"})
+
+    calls = Calls()
+
+    async def test() -> None:
+        server = Server(
+            app,
+            lifespan=lifespan,
+            started=lambda: events.append("started"),
+            stopping=lambda: events.append("stopping"),
+        )
+        async with running(server):
+            pass
+
+    run(test())
+    ours = ["started", "stopping"]
+    if lifespan == "auto":
+        ours = ["lifespan.startup", *ours, "lifespan.shutdown"]
+    assert events == ours
+
+
+def test_calls_are_cancelled_after_the_drain_timeout(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        app = Calls()
+        server = Server(app, drain_timeout=0.3)
+        async with running(server) as port:
+            served = Served(app, port, server, [])
+            async with Peer.connected(served) as peer:
+                peer.call(1, HOLD)
+                await until(lambda: len(app.started) == 1)
+                began = time.monotonic()
+                await served.stop()
+                await until(lambda: not server.server_state.tasks)
+                assert time.monotonic() - began < 2
+        assert app.disconnected == {b"1": 1}
+
+    run(test())
+    assert "1 calls cancelled, 1 connections closed" in caplog.text
+
+
+def test_a_connection_that_says_nothing_does_not_delay_the_stop() -> None:
+    async def test() -> None:
+        app = Calls()
+        server = Server(app, limits=Limits(drain_first_bytes=0.2))
+        async with running(server) as port:
+            served = Served(app, port, server, [])
+            async with connected(served) as (reader, _):
+                await until(lambda: len(server.server_state.connections) == 1)
+                await served.stop()
+                async with asyncio.timeout(2):
+                    assert await reader.read() == b""
+
+    run(test())
