@@ -70,7 +70,7 @@ class Batches:
         """How many statements about a row PostgreSQL may still make, whose callers have left."""
 
     async def fetch_row(self, statement: BatchedStatement, row_id: int, *args: object) -> _Row:
-        """Run ``statement`` as ``Database.fetch_row`` does."""
+        """Run ``statement`` as ``Database.fetchrow`` does."""
         turn: _Turn | None
         if not self._waiting and self._under_way < self._few and row_id not in self._left:
             turn = _Turn(self, 1)
@@ -89,8 +89,8 @@ class Batches:
                 return outcome
             turn = outcome.turn
         try:
-            return await self._database.fetch_row(
-                statement.alone, row_id, *args, abandoned=partial(self._leave, row_id=row_id)
+            return await self._database.fetchrow(
+                statement.alone, row_id, *args, on_cancel=partial(self._leave, row_id=row_id)
             )
         finally:
             if turn is not None:
@@ -137,7 +137,7 @@ class Batches:
                 self._leave(release, each.row_id)
 
         try:
-            rows = await self._database.fetch_each(sql, _Parameters(batch), abandoned=abandoned)
+            rows = await self._database.fetchmany(sql, _Parameters(batch), on_cancel=abandoned)
         except RolledBack:
             for each in batch:
                 each.end(_Alone())

@@ -1,4 +1,4 @@
-"""What a driver's error means for the statement that ran, in this package's words."""
+"""Maps the errors of asyncpg to those of ``persistence.errors``, by SQLSTATE."""
 
 from collections.abc import Callable
 from typing import Final
@@ -7,10 +7,10 @@ import asyncpg
 
 from persistence import errors
 
-# By how a SQLSTATE begins: the first that fits.
+# By the beginning of a SQLSTATE; the first match counts.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
-_MEANINGS: Final[dict[str, tuple[Callable[[str], errors.PersistenceError], str]]] = {
-    "57014": (errors.DatabaseTimeout, "the database did not answer in time"),  # cancelled
+_BY_SQLSTATE: Final[dict[str, tuple[Callable[[str], errors.PersistenceError], str]]] = {
+    "57014": (errors.DatabaseTimeout, "the database did not answer in time"),  # query_canceled
     "55P03": (errors.DatabaseTimeout, "the database did not answer in time"),  # lock_timeout
     "53100": (errors.DatabaseFull, "the database's disk is full"),
     # A standby, a primary that was demoted, default_transaction_read_only.
@@ -23,33 +23,36 @@ _MEANINGS: Final[dict[str, tuple[Callable[[str], errors.PersistenceError], str]]
     "57P": (errors.DatabaseUnavailable, "the database is stopping or starting"),
 }
 
+# Classes of errors that any other statement would meet as well, or that cancel a statement:
+# operator intervention, connection, insufficient resources, transaction state.
+_NOT_OF_STATEMENT: Final = ("57", "08", "53", "25")
 
-# How those begin that would meet any other statement, too, or that cancel one.
-_ABOUT_SERVER: Final = ("57", "08", "53", "25")
 
-
-def is_refusal(error: BaseException | None) -> bool:
-    """Return whether PostgreSQL has refused this statement in particular, and so rolled it back."""
+def is_rejection(error: BaseException | None) -> bool:
+    """Return whether PostgreSQL rejected this statement in particular, and so rolled it back."""
     return isinstance(error, asyncpg.PostgresError) and not str(error.sqlstate).startswith(
-        _ABOUT_SERVER
+        _NOT_OF_STATEMENT
     )
 
 
-def meaning(error: Exception, *, lost: bool) -> errors.PersistenceError:
-    """Return what ``error`` means. ``lost`` says that the connection is closed by now."""
+def persistence_error(error: Exception, *, connection_lost: bool) -> errors.PersistenceError:
+    """Return the PersistenceError for ``error``, which a driver raised for a statement.
+
+    ``connection_lost`` says whether the connection is closed by now.
+    """
     if isinstance(error, asyncpg.UniqueViolationError):
         return errors.UniqueViolation(error.constraint_name)
-    state = str(getattr(error, "sqlstate", None) or "")
-    for beginning, (kind, text) in _MEANINGS.items():
-        if state.startswith(beginning):
-            return kind(text)
-    # Before OSError, which TimeoutError is one of.
+    sqlstate = str(getattr(error, "sqlstate", None) or "")
+    for beginning, (kind, message) in _BY_SQLSTATE.items():
+        if sqlstate.startswith(beginning):
+            return kind(message)
+    # Before OSError, the base class of TimeoutError.
     if isinstance(error, TimeoutError):
         return errors.DatabaseTimeout("the database did not answer in time")
-    if lost or isinstance(error, OSError):
+    if connection_lost or isinstance(error, OSError):
         return errors.DatabaseUnavailable("the connection to the database was lost")
     if isinstance(error, UnicodeError):
         return errors.InvalidValue("PostgreSQL cannot store a value of this statement")
     return errors.DatabaseFailure(
-        f"PostgreSQL refused a statement ({state or type(error).__name__})"
+        f"PostgreSQL refused a statement ({sqlstate or type(error).__name__})"
     )

@@ -113,12 +113,12 @@ class PaymentLedger:
         """
         within = queries.limiting(storefronts)
         sql = queries.list_events(limited=bool(within))
-        rows = await self._database.fetch_rows(sql, limit, order_id, after_id, *within)
+        rows = await self._database.fetch(sql, limit, order_id, after_id, *within)
         return list(map(PaymentEvent._make, rows))
 
     async def snapshot(self) -> Snapshot:
         """Return what is committed by now, up to the last event."""
-        row = await self._database.fetch_row(queries.current_snapshot())
+        row = await self._database.fetchrow(queries.current_snapshot())
         assert row is not None  # noqa: S101 - it has no WHERE
         (xmin, xmax, in_progress), last = row
         end = min(xmax, 1 + (last or 0))
@@ -153,7 +153,7 @@ class PaymentLedger:
         given = [ids for ids in (order_ids, storefront_ids) if ids]
         last_id, more = position.last_id, position.seen != upto and bool(given)
         while more:
-            rows = await self._database.fetch_rows(
+            rows = await self._database.fetch(
                 sql, _PAGE, position.seen, upto, last_id, *given, *within
             )
             for event in map(PaymentEvent._make, rows):

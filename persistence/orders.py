@@ -117,7 +117,7 @@ class OrderRepository:
         """Return the order. Raises OrderNotFound or another PersistenceError."""
         within = queries.limiting(storefronts)
         sql = queries.get_order(limited=bool(within))
-        row = await self._database.fetch_row(sql, order_id, *within)
+        row = await self._database.fetchrow(sql, order_id, *within)
         if row is None:
             raise OrderNotFound(order_id)
         return Order._make(row)
@@ -134,7 +134,7 @@ class OrderRepository:
         within = queries.limiting(storefronts)
         sql = queries.find_order(reference, by_provider=provider is not None, limited=bool(within))
         wanted = () if provider is None else (provider,)
-        rows = await self._database.fetch_rows(sql, value, *wanted, *within)
+        rows = await self._database.fetch(sql, value, *wanted, *within)
         if not rows:
             raise PaymentNotFound(f"no order has had this {reference}")
         if len(rows) > 1:
@@ -153,7 +153,7 @@ class OrderRepository:
         given = {name: value for name, value in filters.items() if value is not None}
         within = queries.limiting(storefronts)
         sql = queries.list_orders(tuple(given), after_key=after is not None, limited=bool(within))
-        rows = await self._database.fetch_rows(sql, limit, *(after or ()), *given.values(), *within)
+        rows = await self._database.fetch(sql, limit, *(after or ()), *given.values(), *within)
         return list(map(Order._make, rows))
 
     async def list_stuck(
@@ -173,7 +173,7 @@ class OrderRepository:
             by_provider=provider is not None, after_key=after is not None, limited=bool(within)
         )
         wanted = () if provider is None else (provider,)
-        rows = await self._database.fetch_rows(
+        rows = await self._database.fetch(
             sql, limit, unchanged_since, *(after or ()), *wanted, *within
         )
         return list(map(Order._make, rows))
@@ -186,7 +186,7 @@ class OrderRepository:
         key = params.get("payment_idempotency_key")
         if key is None:
             return None
-        row = await self._database.fetch_row(queries.get_event_by_key(), key)
+        row = await self._database.fetchrow(queries.get_event_by_key(), key)
         if row is None:
             return None
         event = PaymentEvent._make(row)

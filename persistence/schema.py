@@ -28,9 +28,9 @@ async def require_current(database: Database) -> None:
 
     Raises SchemaOutdated, or another PersistenceError.
     """
-    row = await database.fetch_row("SELECT to_regclass('_yoyo_migration')")
+    row = await database.fetchrow("SELECT to_regclass('_yoyo_migration')")
     if row and row[0]:
-        row = await database.fetch_row("SELECT array_agg(migration_id) FROM _yoyo_migration")
+        row = await database.fetchrow("SELECT array_agg(migration_id) FROM _yoyo_migration")
     applied = set((row and row[0]) or ())
     if missing := [name for name in migration_ids() if name not in applied]:
         raise SchemaOutdated(missing)

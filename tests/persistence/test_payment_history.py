@@ -133,7 +133,7 @@ async def test_an_update_is_recorded_with_its_request(database_url: str) -> None
         ):
             await repo.update_payment_info(order_id, params, origin)
         # What the service has told about its request is forgotten by then.
-        await database.fetch_row("UPDATE orders SET payment_provider = 'cash'")
+        await database.fetchrow("UPDATE orders SET payment_provider = 'cash'")
 
     recorded = [
         (each["request_id"], each["caller"], each["idempotency_key"], each["request_fields"])

@@ -1,0 +1,133 @@
+"""The two ways in which a statement runs: that of databases, and that of asyncpg."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+import psycopg
+import pytest
+
+from persistence import errors
+from persistence.database import Database
+from tests.support import databases
+from tests.support.load import eventually
+from tests.support.orders import Orders
+
+pytestmark = pytest.mark.anyio
+
+Run: TypeAlias = Callable[[Database, str], Awaitable[object]]
+
+WAYS: dict[str, Run] = {
+    "fetch_all": Database.fetch_all,
+    "fetch_one": Database.fetch_one,
+    "fetch": Database.fetch,
+    "fetchrow": Database.fetchrow,
+    "fetchmany": lambda database, sql: database.fetchmany(sql, [()]),
+}
+SLEEPING = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE wait_event = 'PgSleep' AND datname = current_database()"
+)
+
+
+@pytest.fixture(params=WAYS)
+def run(request: pytest.FixtureRequest) -> Run:
+    return WAYS[request.param]
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        ("bigint", 2**40),
+        ("bigint[]", [3, 2**62]),
+        ("text", "50% of :this and $1 \\ 'that' \N{SNOWMAN}"),
+        ("text[]", ["a", ":b"]),
+        ("timestamptz", datetime(2026, 1, 2, 3, 4, 5, 678_901, UTC)),
+        ("xid8", 2**40),
+        ("pg_snapshot", (5, 9, (6, 7))),
+        ("bigint", None),
+    ],
+)
+async def test_named_values_arrive_as_numbered_ones_do(
+    database_url: str, type_: str, value: object
+) -> None:
+    async with databases.pool(database_url) as database:
+        query = f"SELECT CAST(:value AS {type_}) AS first, CAST(:value AS {type_}) AS second"
+        (named,) = await database.fetch_all(query, {"value": value})
+        numbered = await database.fetchrow(f"SELECT $1::{type_}, $1::{type_}", value)
+        assert numbered is not None
+        assert dict(named) == {"first": value, "second": value}
+        assert tuple(numbered) == (value, value)
+        assert await database.fetch_one(query, {"value": value}) == named
+
+
+async def test_rows_and_none(database_url: str) -> None:
+    async with databases.pool(database_url) as database:
+        query = "SELECT n FROM generate_series(1, :last) n WHERE n <> :left_out"
+        rows = await database.fetch_all(query, {"last": 4, "left_out": 2})
+        assert [row["n"] for row in rows] == [1, 3, 4]
+        assert await database.fetch_all("SELECT 1 AS one WHERE false") == []
+        assert await database.fetch_one("SELECT 1 AS one WHERE false") is None
+
+
+@pytest.mark.parametrize(
+    ("sql", "error"),
+    [
+        ("SELECT 1/0", errors.InvalidValue),
+        ("SELECT FROM nowhere", errors.DatabaseFailure),
+        ("SELECT pg_terminate_backend(pg_backend_pid())", errors.DatabaseUnavailable),
+    ],
+)
+async def test_errors_are_those_of_this_package(
+    database_url: str, run: Run, sql: str, error: type[errors.PersistenceError]
+) -> None:
+    async with databases.pool(database_url) as database:
+        with pytest.raises((error, errors.RolledBack)):
+            await run(database, sql)
+        assert await database.fetchrow("SELECT 1")
+
+
+async def test_a_deadline(database_url: str, run: Run) -> None:
+    async with databases.pool(database_url, statement_timeout=0.3) as database:
+        with pytest.raises(errors.DatabaseTimeout):
+            await run(database, "SELECT pg_sleep(60)")
+        await eventually(lambda: Orders(database_url).value(SLEEPING) == 0)
+
+
+async def test_cancelled_statements_end_and_leave_the_pool_whole(
+    database_url: str, run: Run
+) -> None:
+    async with databases.pool(database_url, max_connections=2) as database:
+        for round_ in range(40):
+            tasks = [asyncio.ensure_future(run(database, "SELECT pg_sleep(60)")) for _ in range(3)]
+            for _ in range(round_ % 12):
+                await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            assert {type(each) for each in outcomes} == {asyncio.CancelledError}
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(run(database, "SELECT 1") for _ in range(4)))
+        await eventually(lambda: Orders(database_url).value(SLEEPING) == 0)
+        assert (database.in_use, database.waiting) == (0, 0)
+
+
+async def test_conflicts_are_repeated(database_url: str, run: Run) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("""
+            CREATE SEQUENCE tries;
+            CREATE FUNCTION conflict() RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER AS $$
+            BEGIN
+                IF nextval('tries') < 3 THEN RAISE EXCEPTION USING errcode = '40001'; END IF;
+                RETURN 1;
+            END $$;
+        """)
+    async with databases.pool(database_url) as database:
+        if run is WAYS["fetchmany"]:
+            with pytest.raises(errors.RolledBack):
+                await run(database, "SELECT conflict()")
+        else:
+            await run(database, "SELECT conflict()")
+    tries = Orders(database_url).value("SELECT last_value FROM tries")
+    assert tries == (1 if run is WAYS["fetchmany"] else 3)
