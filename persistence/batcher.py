@@ -1,226 +1,271 @@
-"""Statements that are under way at the same time, sent together: one round trip, one commit.
+"""Batches statements that are in flight at the same time: one round trip and one commit for all.
 
 Most of what an update costs is not the update: a round trip, tasks that wait for it, a transaction,
-its commit. With 32 calls at a time, sending them together takes a third off the service's CPU and
-half of PostgreSQL's (see ``benchmarks/RESULTS.md``). Nobody waits in order to share:
-what comes while only a few are under way goes at once, and what comes meanwhile goes together.
+its commit. With 32 calls at a time, batches take a third off the service's CPU and half of
+PostgreSQL's (see ``benchmarks/RESULTS.md``). No statement waits in order to be batched: it starts
+at once while there is a free slot; those that arrive while there is none start in one batch.
 
-No caller can tell, except by speed:
+The life of a statement::
 
-- A statement that goes alone runs in its caller's own task.
-- A batch is one transaction. When PostgreSQL refuses one of its statements, none of them is made,
-  and each of them runs by itself, and has its own error.
-- Nobody waits behind somebody else's lock: in a batch, a statement waits for one no longer than
-  ``queries.PATIENCE``. Nor does the next batch wait for one that takes longer.
-- Each keeps its time. Who goes away before their statement is sent is forgotten; a statement that
-  has been sent with others is made all the same, as one whose cancel comes too late always was.
-- A statement that its caller has left does not overwrite what came after it: the next one about
-  that row waits until PostgreSQL is done with it.
-- Of a row, there is one statement in a batch, and a batch takes its locks in the order of ids, so
-  that no two of them wait for each other.
+    fetchrow ──┬── slot free ─────────────────▶ single ─────▶ done
+               │                                ▲    ▲
+               └──▶ queued ──┬── one waits ─────┘    │ batch rolled back
+                             │                       │
+                             └── several wait ──▶ batched ──▶ done
+
+========  ============================  ===================  ====================================
+state     runs in                       waits for a lock     after a cancel or time-out
+========  ============================  ===================  ====================================
+queued    –                             –                    it is dropped
+single    the caller's task, a          as long as the       PostgreSQL cancels it
+          transaction of its own        statement may take
+batched   the batch's task, one         ``LOCK_TIMEOUT``     it is left out, while the batch has
+          transaction for all                                no connection; then it is executed
+========  ============================  ===================  ====================================
+
+Callers see no difference, except in speed:
+
+- When PostgreSQL rejects one statement of a batch, it rolls all of them back. Each then runs as a
+  single one, and has its own error.
+- A lock holds others up for a short time only: a batch waits for one no longer than
+  ``queries.LOCK_TIMEOUT``, and gives its slots back after 10 ms, as a single statement does.
+- A cancelled statement does not overwrite a later one: statements about its row stay queued until
+  PostgreSQL is done with it.
+- A batch has one statement about a row, and takes its locks in the order of ids, so that two
+  batches do not deadlock.
 """
 
 import asyncio
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextvars import Context
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from persistence.database import Database
 from persistence.errors import RolledBack
 
-# As long as fewer statements are under way, of all processes together, others may depart. With a
-# lower limit, calls would wait for each other's commit where there is little to do; with a higher,
-# batches would be small where there is much.
-_FEW: Final = 4
+_MAX_IN_FLIGHT: Final = 4
+"""Slots, of all processes together. A statement takes one.
 
-# Statements in a batch. More would save little, and where each of them waits for a slow disk, they
-# wait one after the other.
-_MOST: Final = 16
+With fewer, statements would wait for each other's commit where there is little to do; with more,
+batches would be small where there is much.
+"""
 
-_TURN: Final = 0.01  # seconds, after which the next batch does not wait for this one any more
+_MAX_BATCHES: Final = 1
+"""Into how many parts a process divides its slots. A batch takes no more than one part.
+
+So this is how many batches of some size are in flight, each on a connection of its own.
+"""
+
+_MAX_BATCH: Final = 16
+"""Statements in a batch.
+
+With more, little would be saved. Where each of them waits for a slow disk, they wait in a row.
+"""
+
+_SLOT_SECONDS: Final = 0.01  # after which a statement that has not ended gives its slot back
 
 _Row: TypeAlias = Sequence[Any] | None
+
+BatchSpan: TypeAlias = Callable[[Sequence[Context]], AbstractContextManager[object]]
+"""Returns what a batch runs within, given the contexts in which its statements were called."""
 
 
 class BatchedStatement(NamedTuple):
     """A statement about one row, whose id is its first parameter and the first column it returns.
 
-    ``together`` does the same as ``alone``, and gives up where it would have to wait for a lock.
+    ``batched`` does the same as ``single``, and fails where it would have to wait for a lock.
     """
 
-    alone: str
-    together: str
+    single: str
+    batched: str
 
 
-class Batches:
-    """Runs statements, together where they come together."""
+class Batcher:
+    """Runs statements: one by one while few are in flight, else in batches."""
 
-    def __init__(self, database: Database, *, together: bool = True, processes: int = 1) -> None:
-        """One of as many ``processes`` that do the same. Without ``together``, each goes alone."""
+    def __init__(
+        self, database: Database, *, processes: int = 1, batch_span: BatchSpan = nullcontext
+    ) -> None:
+        """Take an equal share of the slots, of which as many ``processes`` take one each.
+
+        Each batch runs within ``batch_span``.
+        """
         self._database = database
-        self._few = max(1, _FEW // processes) if together else sys.maxsize
-        self._most = _MOST if together else 1
-        self._waiting: dict[BatchedStatement, list[_Waiting]] = {}
-        self._under_way = 0
+        self._batch_span = batch_span
+        self._max_in_flight = max(1, _MAX_IN_FLIGHT // processes)
+        self._slots_of_batch = max(1, self._max_in_flight // _MAX_BATCHES)
+        self._in_flight = 0
+        self._queues: dict[BatchedStatement, list[_Queued]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._left: Counter[int] = Counter()
-        """How many statements about a row PostgreSQL may still make, whose callers have left."""
+        self._held_rows: Counter[int] = Counter()
+        """How many cancelled statements about a row PostgreSQL may still execute, by its id."""
 
-    async def fetch_row(self, statement: BatchedStatement, row_id: int, *args: object) -> _Row:
-        """Run ``statement`` as ``Database.fetchrow`` does."""
-        turn: _Turn | None
-        if not self._waiting and self._under_way < self._few and row_id not in self._left:
-            turn = _Turn(self, 1)
+    async def fetchrow(self, statement: BatchedStatement, row_id: int, *args: object) -> _Row:
+        """Run ``statement`` as ``Database.fetchrow`` does, and raise what that raises."""
+        slots: _Slots | None
+        if not self._queues and self._has_slot and row_id not in self._held_rows:
+            slots = _Slots(self, 1)
         else:
-            waiting = _Waiting(row_id, (row_id, *args))
-            self._waiting.setdefault(statement, []).append(waiting)
-            self._depart()
+            queued = _Queued(row_id, (row_id, *args))
+            self._queues.setdefault(statement, []).append(queued)
+            self._start_queued()
             try:
-                outcome = await waiting.outcome
+                result = await queued.result
             except asyncio.CancelledError:
-                if waiting.batch is not None:
-                    self._leave(waiting.batch, row_id)
-                waiting.give_back()
+                if queued.batch is not None:
+                    self._hold(row_id, queued.batch)
+                if queued.slots is not None:
+                    queued.slots.release()
                 raise
-            if not isinstance(outcome, _Alone):
-                return outcome
-            turn = outcome.turn
+            if not isinstance(result, _RunSingle):
+                return result
+            slots = queued.slots
         try:
             return await self._database.fetchrow(
-                statement.alone, row_id, *args, on_cancel=partial(self._leave, row_id=row_id)
+                statement.single, row_id, *args, on_cancel=partial(self._hold, row_id)
             )
         finally:
-            if turn is not None:
-                turn.end()
+            if slots is not None:
+                slots.release()
 
-    def _depart(self) -> None:
-        """Send what waits and can go, while only a few are under way."""
-        for statement in list(self._waiting):
-            if self._under_way >= self._few:
+    @property
+    def _has_slot(self) -> bool:
+        return self._in_flight < self._max_in_flight
+
+    def _start_queued(self) -> None:
+        """Start queued statements while a slot is free: one batch for each SQL text."""
+        for statement in list(self._queues):
+            if not self._has_slot:
                 return
-            batch = self._board(statement)
+            batch = self._dequeue(statement)
             if len(batch) == 1:
-                batch[0].end(_Alone(_Turn(self, 1)))
+                batch[0].start_single(_Slots(self, 1))
             elif batch:
-                run = self._run(statement.together, batch, _Turn(self, len(batch)))
-                task = asyncio.create_task(run, context=Context())
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-                for each in batch:
-                    each.batch = task
+                self._start_batch(statement.batched, batch)
 
-    def _board(self, statement: BatchedStatement) -> "list[_Waiting]":
-        """Take those out that go now, sorted by id. They are about a row each."""
-        boarding: dict[int, _Waiting] = {}
-        staying = []
-        for each in self._waiting.pop(statement):
-            if each.has_left:
+    def _dequeue(self, statement: BatchedStatement) -> "list[_Queued]":
+        """Take those out of the queue that can start now. Return them by id, one for each row."""
+        starting: dict[int, _Queued] = {}
+        remaining = []
+        for queued in self._queues.pop(statement):
+            if queued.is_cancelled:
                 continue
             if (
-                len(boarding) < self._most
-                and each.row_id not in boarding
-                and each.row_id not in self._left
+                len(starting) < _MAX_BATCH
+                and queued.row_id not in starting
+                and queued.row_id not in self._held_rows
             ):
-                boarding[each.row_id] = each
+                starting[queued.row_id] = queued
             else:
-                staying.append(each)
-        if staying:
-            self._waiting[statement] = staying  # behind those of other statements
-        return [boarding[row_id] for row_id in sorted(boarding)]
+                remaining.append(queued)
+        if remaining:
+            self._queues[statement] = remaining  # behind the other SQL texts
+        return [starting[row_id] for row_id in sorted(starting)]
 
-    async def _run(self, sql: str, batch: "list[_Waiting]", turn: "_Turn") -> None:
-        def abandoned(release: asyncio.Task[None]) -> None:
-            for each in batch:
-                self._leave(release, each.row_id)
+    def _start_batch(self, sql: str, batch: "list[_Queued]") -> None:
+        slots = _Slots(self, min(len(batch), self._slots_of_batch))
+        task = asyncio.create_task(self._run_batch(sql, batch, slots), context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        for queued in batch:
+            queued.batch = task
+
+    async def _run_batch(self, sql: str, batch: "list[_Queued]", slots: "_Slots") -> None:
+        def hold_rows(release: asyncio.Task[None]) -> None:
+            for queued in batch:
+                self._hold(queued.row_id, release)
 
         try:
-            rows = await self._database.fetchmany(sql, _Parameters(batch), on_cancel=abandoned)
+            with self._batch_span([queued.context for queued in batch]):
+                rows = await self._database.fetchmany(sql, _Arguments(batch), on_cancel=hold_rows)
         except RolledBack:
-            for each in batch:
-                each.end(_Alone())
+            for queued in batch:
+                queued.start_single()
         except Exception as error:
-            for each in batch:
-                each.fail(error)
+            for queued in batch:
+                queued.fail(error)
         else:
-            found = {row[0]: row for row in rows}
-            for each in batch:
-                each.end(found.get(each.row_id))
+            by_id = {row[0]: row for row in rows}
+            for queued in batch:
+                queued.succeed(by_id.get(queued.row_id))
         finally:
-            turn.end()
+            slots.release()
 
-    def _leave(self, rest: "asyncio.Task[None]", row_id: int) -> None:
-        """Keep others about that row from going until ``rest`` has ended."""
-        self._left[row_id] += 1
-        rest.add_done_callback(partial(self._come_to_rest, row_id), context=Context())
+    def _hold(self, row_id: int, until: "asyncio.Task[None]") -> None:
+        """Keep statements about that row queued until the task has ended."""
+        self._held_rows[row_id] += 1
+        until.add_done_callback(partial(self._unhold, row_id), context=Context())
 
-    def _come_to_rest(self, row_id: int, _rest: "asyncio.Task[None]") -> None:
-        self._left[row_id] -= 1
-        if not self._left[row_id]:
-            del self._left[row_id]
-        self._depart()
-
-
-class _Alone(NamedTuple):
-    """A statement is to be run by its caller, who has the ``turn`` if there is one."""
-
-    turn: "_Turn | None" = None
+    def _unhold(self, row_id: int, _ended: "asyncio.Task[None]") -> None:
+        self._held_rows[row_id] -= 1
+        if not self._held_rows[row_id]:
+            del self._held_rows[row_id]
+        self._start_queued()
 
 
-class _Waiting:
-    """A statement whose caller waits for what becomes of it, in ``batch`` once it has departed."""
+class _RunSingle:
+    """The result that makes the caller of a queued statement run it as a single one."""
+
+
+class _Queued:
+    """A statement whose caller waits for ``result``.
+
+    It starts in ``batch``, or with ``slots`` as a single one. When a batch is rolled back, its
+    statements run as single ones without slots.
+    """
 
     def __init__(self, row_id: int, args: Sequence[object]) -> None:
         self.row_id = row_id
         self.args = args
-        self.outcome: asyncio.Future[_Row | _Alone] = asyncio.get_running_loop().create_future()
+        self.context = copy_context()
+        self.result: asyncio.Future[_Row | _RunSingle] = asyncio.get_running_loop().create_future()
         self.batch: asyncio.Task[None] | None = None
+        self.slots: _Slots | None = None
 
     @property
-    def has_left(self) -> bool:
-        return self.outcome.done()
+    def is_cancelled(self) -> bool:
+        return self.result.cancelled()
 
-    def give_back(self) -> None:
-        """End a turn that has come too late. There may be none, and no outcome either."""
-        if not self.outcome.cancelled() and self.outcome.exception() is None:
-            outcome = self.outcome.result()
-            if isinstance(outcome, _Alone) and outcome.turn is not None:
-                outcome.turn.end()
+    def start_single(self, slots: "_Slots | None" = None) -> None:
+        self.slots = slots
+        self.succeed(_RunSingle())
 
-    def end(self, outcome: "_Row | _Alone") -> None:
-        if not self.outcome.done():
-            self.outcome.set_result(outcome)
+    def succeed(self, result: "_Row | _RunSingle") -> None:
+        if not self.is_cancelled:
+            self.result.set_result(result)
 
     def fail(self, error: Exception) -> None:
-        if not self.outcome.done():
-            self.outcome.set_exception(error)
+        if not self.is_cancelled:
+            self.result.set_exception(error)
 
 
-class _Parameters:
-    """Those of a batch, without those of callers who have left before it is sent."""
+class _Arguments:
+    """The arguments of a batch, without those of statements cancelled before it is sent."""
 
-    def __init__(self, batch: list[_Waiting]) -> None:
+    def __init__(self, batch: list[_Queued]) -> None:
         self._batch = batch
 
     def __iter__(self) -> Iterator[Sequence[object]]:
-        return (each.args for each in self._batch if not each.has_left)
+        return (queued.args for queued in self._batch if not queued.is_cancelled)
 
 
-class _Turn:
-    """What ``size`` statements have from their departure to their end, but not for long."""
+class _Slots:
+    """Some slots that are taken: until ``release``, and for 10 ms at most."""
 
-    def __init__(self, batches: Batches, size: int) -> None:
-        self._batches: Batches | None = batches
-        self._size = size
-        self._timer = asyncio.get_running_loop().call_later(_TURN, self.end, context=Context())
-        batches._under_way += size
+    def __init__(self, batcher: Batcher, count: int) -> None:
+        self._batcher: Batcher | None = batcher
+        self._count = count
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(_SLOT_SECONDS, self.release, context=Context())
+        batcher._in_flight += count
 
-    def end(self) -> None:
-        """Let the next batch depart."""
+    def release(self) -> None:
+        """Let queued statements start. Does nothing once the slots have been released."""
         self._timer.cancel()
-        if self._batches is not None:
-            batches, self._batches = self._batches, None
-            batches._under_way -= self._size
-            batches._depart()
+        if self._batcher is not None:
+            batcher, self._batcher = self._batcher, None
+            batcher._in_flight -= self._count
+            batcher._start_queued()

@@ -5,7 +5,7 @@ from datetime import datetime
 from functools import cache
 
 from persistence import queries, statuses
-from persistence.batcher import BatchedStatement, Batches
+from persistence.batcher import BatchedStatement, Batcher
 from persistence.database import Database
 from persistence.errors import (
     IdempotencyKeyReused,
@@ -45,18 +45,17 @@ class OrderRepository:
         database: Database,
         *,
         guard_status: bool = True,
-        together: bool = True,
         processes: int = 1,
         committed: Callable[[], object] = lambda: None,
     ) -> None:
         """With ``guard_status``, payment statuses follow the moves of ``statuses.MOVES`` only.
 
-        With ``together``, updates that are under way at a time may share a round trip and a commit;
-        ``processes`` is how many do this side by side.
+        Updates that are in flight at the same time may share a round trip and a commit;
+        ``processes`` is how many processes do this side by side.
         ``committed`` is called after each update that has written something.
         """
         self._database = database
-        self._batches = Batches(database, together=together, processes=processes)
+        self._batcher = Batcher(database, processes=processes)
         self._guard_status = guard_status
         self._committed = committed
 
@@ -90,7 +89,7 @@ class OrderRepository:
             values.append(self._refusing(status))
         for _ in range(_MOST_ATTEMPTS):
             try:
-                row = await self._batches.fetch_row(
+                row = await self._batcher.fetchrow(
                     statement, order_id, origin.request_id, origin.caller or "", *values, *within
                 )
             except UniqueViolation as violation:
@@ -204,7 +203,7 @@ class OrderRepository:
 def _update(columns: tuple[str, ...], *, limited: bool) -> BatchedStatement:
     return BatchedStatement(
         queries.update_payment(columns, limited=limited),
-        queries.update_payment(columns, limited=limited, patient=False),
+        queries.update_payment(columns, limited=limited, lock_timeout=True),
     )
 
 

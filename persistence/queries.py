@@ -78,12 +78,14 @@ def limiting(storefronts: Storefronts) -> tuple[list[int], ...]:
     return () if storefronts is None else (list(storefronts),)
 
 
-PATIENCE: Final = "10ms"
-"""How long an update that is not ``patient`` waits for a lock."""
+LOCK_TIMEOUT: Final = "10ms"
+"""How long an update with a ``lock_timeout`` waits for a lock."""
 
 
 @cache
-def update_payment(columns: tuple[str, ...], *, limited: bool = False, patient: bool = True) -> str:
+def update_payment(
+    columns: tuple[str, ...], *, limited: bool = False, lock_timeout: bool = False
+) -> str:
     """Return ``UPDATE orders SET … WHERE id = $1 … RETURNING …`` for these payment columns.
 
     ``$2`` is the request id and ``$3`` the caller, for the history. From ``$4`` on come the values
@@ -92,7 +94,7 @@ def update_payment(columns: tuple[str, ...], *, limited: bool = False, patient: 
     ``Order``. None comes back, and nothing is written, when there is no such order, when its
     status may not become the new one, or when its idempotency key is the new one already.
 
-    One that is not ``patient`` fails when it would have to wait for a lock for long.
+    With a ``lock_timeout``, it fails when it has to wait for a lock for ``LOCK_TIMEOUT``.
 
     Raises ValueError when ``columns`` is empty or names something that is not a payment column.
     """
@@ -120,8 +122,8 @@ def update_payment(columns: tuple[str, ...], *, limited: bool = False, patient: 
         query = query.where(_is_of(_orders, next(numbers)))
     query = query.where(_is_set("listings.request_id", Parameter("$2")))
     query = query.where(_is_set("listings.caller", Parameter("$3")))
-    if not patient:
-        query = query.where(_is_set("lock_timeout", PATIENCE))
+    if lock_timeout:
+        query = query.where(_is_set("lock_timeout", LOCK_TIMEOUT))
     return str(query.returning(*_columns(_orders, OrderRecord._fields)))
 
 

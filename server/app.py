@@ -89,7 +89,6 @@ def create_app(  # noqa: PLR0913 - its parts
             OrderRepository(
                 database,
                 guard_status=settings.status_guard,
-                together=not tracing,  # a span for each statement, below that of its RPC
                 processes=settings.worker_count,
                 committed=feed.committed,
             ),
