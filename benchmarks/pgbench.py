@@ -68,7 +68,7 @@ def _script(orders: int) -> str:
 
 
 def _constants() -> dict[str, str]:
-    refusing = "{" + ",".join(statuses.refusing("paid")) + "}"
+    refusing = "{" + ",".join(statuses.disallowed_before("paid")) + "}"
     return {"request_id": "bench", "caller": "bench", "status": "paid", "refusing": refusing}
 
 

@@ -16,7 +16,7 @@ The life of a statement::
 ========  ============================  ===================  ====================================
 state     runs in                       waits for a lock     after a cancel or time-out
 ========  ============================  ===================  ====================================
-queued    –                             –                    it is dropped
+queued    no task yet                   does not lock        it is dropped
 single    the caller's task, a          as long as the       PostgreSQL cancels it
           transaction of its own        statement may take
 batched   the batch's task, one         ``LOCK_TIMEOUT``     it is left out, while the batch has
@@ -27,8 +27,8 @@ Callers see no difference, except in speed:
 
 - When PostgreSQL rejects one statement of a batch, it rolls all of them back. Each then runs as a
   single one, and has its own error.
-- A lock holds others up for a short time only: a batch waits for one no longer than
-  ``queries.LOCK_TIMEOUT``, and gives its slots back after 10 ms, as a single statement does.
+- A statement that waits for a lock does not hold others up: a batch waits no longer than
+  ``queries.LOCK_TIMEOUT``, and after 10 ms, a single statement or a batch gives its slots back.
 - A cancelled statement does not overwrite a later one: statements about its row stay queued until
   PostgreSQL is done with it.
 - A batch has one statement about a row, and takes its locks in the order of ids, so that two

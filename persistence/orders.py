@@ -1,18 +1,18 @@
 """The orders of the shop, in PostgreSQL."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from functools import cache
+from typing import Any, Final
 
 from persistence import queries, statuses
-from persistence.batcher import BatchedStatement, Batcher
+from persistence.batcher import BatchedStatement, Batcher, BatchSpan
 from persistence.database import Database
 from persistence.errors import (
-    IdempotencyKeyReused,
     OrderNotFound,
     PaymentAmbiguous,
     PaymentNotFound,
-    PaymentStatusRefused,
     TransactionConflict,
     UniqueViolation,
 )
@@ -22,22 +22,23 @@ from persistence.models import (
     OrderFilter,
     OrderKey,
     Origin,
-    PaymentEvent,
     Storefronts,
     Update,
 )
+from persistence.update_refusal import UpdateRefusal
 
-# Where a key is entered when it is used: the order that has it now, and the ledger for good.
-_KEY_INDEXES = ("idx_orders_idempotency_key", "idx_order_payment_events_idempotency_key")
+# Unique for idempotency keys: an order's present key, and each key in the history.
+_KEY_INDEXES: Final = ("idx_orders_idempotency_key", "idx_order_payment_events_idempotency_key")
 
-# An update that is not made has a reason that can be read. If not, the reason has gone meanwhile.
-_MOST_ATTEMPTS = 5
+# An update is tried again when the reason for which it was refused is gone by the time it is read.
+_MAX_ATTEMPTS: Final = 5
 
 
 class OrderRepository:
     """Reads and writes orders.
 
-    Where a method takes ``storefronts``, orders of others are not there for it.
+    Where a method takes ``storefronts``, the tenant scope of a caller, orders of other storefronts
+    do not exist for it.
     """
 
     def __init__(
@@ -47,16 +48,21 @@ class OrderRepository:
         guard_status: bool = True,
         processes: int = 1,
         committed: Callable[[], object] = lambda: None,
+        batch_span: BatchSpan = nullcontext,
     ) -> None:
-        """With ``guard_status``, payment statuses follow the moves of ``statuses.MOVES`` only.
+        """With ``guard_status``, payment statuses change by the moves of ``statuses.MOVES`` only.
 
         Updates that are in flight at the same time may share a round trip and a commit;
-        ``processes`` is how many processes do this side by side.
-        ``committed`` is called after each update that has written something.
+        ``processes`` is how many processes do this side by side, and each batch of updates runs
+        within a ``batch_span``. ``committed`` is called after each update that has written
+        something.
         """
         self._database = database
-        self._batcher = Batcher(database, processes=processes)
-        self._guard_status = guard_status
+        self._batcher = Batcher(database, processes=processes, batch_span=batch_span)
+        self._disallowed_before: Callable[[str], Sequence[str]] = (
+            statuses.disallowed_before if guard_status else lambda _status: ()
+        )
+        self._refusal = UpdateRefusal(database, self.get, self._disallowed_before)
         self._committed = committed
 
     async def update_payment_info(
@@ -73,50 +79,56 @@ class OrderRepository:
         keep their values, except ``updated_at``, which moves forward.
 
         A ``payment_idempotency_key`` takes effect once: with the same order and ``params`` as
-        before, nothing is written, and the order comes back as it stands by now.
+        before, nothing is written, and the order is returned as it stands by now.
 
         Raises OrderNotFound, IdempotencyKeyReused, PaymentStatusRefused or another
         PersistenceError. ValueError, when ``params`` is empty or names a column that is not a
         payment column.
         """
-        columns = tuple(column for column in PAYMENT_COLUMNS if column in params)
-        if len(columns) != len(params):
-            raise ValueError(f"not payment columns: {sorted(params.keys() - set(columns))}")
-        within = queries.limiting(storefronts)
-        statement = _update(columns, limited=bool(within))
-        values: list[object] = [params[column] for column in columns]
-        if (status := params.get("payment_status")) is not None:
-            values.append(self._refusing(status))
-        for _ in range(_MOST_ATTEMPTS):
-            try:
-                row = await self._batcher.fetchrow(
-                    statement, order_id, origin.request_id, origin.caller or "", *values, *within
-                )
-            except UniqueViolation as violation:
-                if violation.constraint not in _KEY_INDEXES:
-                    raise
-                row = None
+        for _ in range(_MAX_ATTEMPTS):
+            row = await self._write(order_id, params, origin, storefronts)
             if row is not None:
                 self._committed()
                 return Update(Order._make(row), replayed=False)
-            if storefronts is not None:  # an order of others is not there, whatever its keys
-                await self.get(order_id, storefronts)
-            try:
-                replay = await self._replay(order_id, params)
-            except IdempotencyKeyReused:
-                if storefronts is not None:  # what is refused in any case tells of no key
-                    self._check_status(await self.get(order_id), status)
-                raise
+            replay = await self._refusal.explain(order_id, params, storefronts)
             if replay is not None:
                 return replay
-            self._check_status(await self.get(order_id), status)
         raise TransactionConflict(f"the payment of order {order_id} keeps changing")
+
+    async def _write(
+        self,
+        order_id: int,
+        params: Mapping[str, str],
+        origin: Origin,
+        storefronts: Storefronts,
+    ) -> Sequence[Any] | None:
+        """Run the UPDATE and return its row, or None when it is refused."""
+        columns = tuple(column for column in PAYMENT_COLUMNS if column in params)
+        if len(columns) != len(params):
+            raise ValueError(f"not payment columns: {sorted(params.keys() - set(columns))}")
+        scope = queries.limiting(storefronts)
+        values: list[object] = [params[column] for column in columns]
+        if (status := params.get("payment_status")) is not None:
+            values.append(self._disallowed_before(status))
+        try:
+            return await self._batcher.fetchrow(
+                _update(columns, scoped=bool(scope)),
+                order_id,
+                origin.request_id,
+                origin.caller or "",
+                *values,
+                *scope,
+            )
+        except UniqueViolation as violation:
+            if violation.constraint in _KEY_INDEXES:
+                return None
+            raise
 
     async def get(self, order_id: int, storefronts: Storefronts = None) -> Order:
         """Return the order. Raises OrderNotFound or another PersistenceError."""
-        within = queries.limiting(storefronts)
-        sql = queries.get_order(limited=bool(within))
-        row = await self._database.fetchrow(sql, order_id, *within)
+        scope = queries.limiting(storefronts)
+        sql = queries.get_order(limited=bool(scope))
+        row = await self._database.fetchrow(sql, order_id, *scope)
         if row is None:
             raise OrderNotFound(order_id)
         return Order._make(row)
@@ -124,16 +136,16 @@ class OrderRepository:
     async def find_by_payment(
         self, reference: str, value: str, provider: str | None, storefronts: Storefronts = None
     ) -> Order:
-        """Return the order that has ever had ``value`` as ``reference``.
+        """Return the order whose ``reference`` is, or ever was, ``value``.
 
         ``reference`` is one of ``queries.REFERENCES``. With a ``provider``, only an order that has
-        ever had this provider. Raises PaymentNotFound, PaymentAmbiguous or another
+        it, or ever had it. Raises PaymentNotFound, PaymentAmbiguous or another
         PersistenceError.
         """
-        within = queries.limiting(storefronts)
-        sql = queries.find_order(reference, by_provider=provider is not None, limited=bool(within))
+        scope = queries.limiting(storefronts)
+        sql = queries.find_order(reference, by_provider=provider is not None, limited=bool(scope))
         wanted = () if provider is None else (provider,)
-        rows = await self._database.fetch(sql, value, *wanted, *within)
+        rows = await self._database.fetch(sql, value, *wanted, *scope)
         if not rows:
             raise PaymentNotFound(f"no order has had this {reference}")
         if len(rows) > 1:
@@ -150,9 +162,9 @@ class OrderRepository:
         """Return up to ``limit`` orders, newest first: those after ``after``, or the first ones."""
         filters = {name: getattr(wanted, name) for name in queries.FILTERS}
         given = {name: value for name, value in filters.items() if value is not None}
-        within = queries.limiting(storefronts)
-        sql = queries.list_orders(tuple(given), after_key=after is not None, limited=bool(within))
-        rows = await self._database.fetch(sql, limit, *(after or ()), *given.values(), *within)
+        scope = queries.limiting(storefronts)
+        sql = queries.list_orders(tuple(given), after_key=after is not None, limited=bool(scope))
+        rows = await self._database.fetch(sql, limit, *(after or ()), *given.values(), *scope)
         return list(map(Order._make, rows))
 
     async def list_stuck(
@@ -167,49 +179,20 @@ class OrderRepository:
 
         Only those that have not changed since the aware time ``unchanged_since``.
         """
-        within = queries.limiting(storefronts)
+        scope = queries.limiting(storefronts)
         sql = queries.list_stuck(
-            by_provider=provider is not None, after_key=after is not None, limited=bool(within)
+            by_provider=provider is not None, after_key=after is not None, limited=bool(scope)
         )
         wanted = () if provider is None else (provider,)
         rows = await self._database.fetch(
-            sql, limit, unchanged_since, *(after or ()), *wanted, *within
+            sql, limit, unchanged_since, *(after or ()), *wanted, *scope
         )
         return list(map(Order._make, rows))
 
-    def _refusing(self, status: str) -> Sequence[str]:
-        return statuses.refusing(status) if self._guard_status else ()
-
-    async def _replay(self, order_id: int, params: Mapping[str, str]) -> Update | None:
-        """Return the answer when the key in ``params`` was used for the same request before."""
-        key = params.get("payment_idempotency_key")
-        if key is None:
-            return None
-        row = await self._database.fetchrow(queries.get_event_by_key(), key)
-        if row is None:
-            return None
-        event = PaymentEvent._make(row)
-        if event.order_id != order_id or not _is_same_request(event, params):
-            raise IdempotencyKeyReused(order_id, used_for=event.order_id)
-        return Update(await self.get(order_id), replayed=True)
-
-    def _check_status(self, order: Order, status: str | None) -> None:
-        if status is not None and order.payment_status in self._refusing(status):
-            allowed = statuses.allowed_from(order.payment_status)
-            raise PaymentStatusRefused(order.id, order.payment_status, status, allowed)
-
 
 @cache
-def _update(columns: tuple[str, ...], *, limited: bool) -> BatchedStatement:
+def _update(columns: tuple[str, ...], *, scoped: bool) -> BatchedStatement:
     return BatchedStatement(
-        queries.update_payment(columns, limited=limited),
-        queries.update_payment(columns, limited=limited, lock_timeout=True),
-    )
-
-
-def _is_same_request(event: PaymentEvent, params: Mapping[str, str]) -> bool:
-    # Of an event that entered a payment from before the history, nobody knows the fields.
-    fields = params.keys() if event.request_fields is None else set(event.request_fields)
-    return fields == params.keys() and all(
-        getattr(event, f"{name}_after") == value for name, value in params.items()
+        queries.update_payment(columns, limited=scoped),
+        queries.update_payment(columns, limited=scoped, lock_timeout=True),
     )

@@ -1,19 +1,18 @@
-"""The payment statuses that are known, and which may follow which.
+"""The known payment statuses, and which of them may follow which.
 
-Providers deliver their events late, twice and out of order. A move that only a late event would
-make, as from paid back to pending, is refused; one that skips a step, because the event for that
-step is still on its way, is not. A status that does not stand here is neither guarded nor refused:
-providers invent words.
+Providers deliver events late, twice and out of order. A move that only a late event makes, as from
+paid back to pending, is refused. A move that skips a step is not, because the event of that step
+may still come. Statuses that are not listed here are not checked: providers use words of their own.
 """
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
-# The provider has yet to decide.
 OPEN: Final = ("pending", "processing", "requires_action", "authorized")
+"""The provider has not decided yet."""
 
-# This attempt has come to nothing; the customer may take another card.
+# The attempt has failed; the customer may try again with another card.
 _ENDED: Final = ("failed", "cancelled", "expired")
 
 _UNSETTLED: Final = (*OPEN, *_ENDED)
@@ -30,18 +29,17 @@ MOVES: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
 )
 """What each known status may become, besides staying as it is."""
 
-
-_REFUSING: Final = {
-    status: [each for each, next_ones in MOVES.items() if status not in (each, *next_ones)]
+_DISALLOWED_BEFORE: Final = {
+    status: [before for before, after in MOVES.items() if status not in (before, *after)]
     for status in MOVES
 }
 
 
-def refusing(status: str) -> Sequence[str]:
-    """Return the statuses that may not become ``status``; none, when it is not a known one."""
-    return _REFUSING.get(status, ())
+def disallowed_before(status: str) -> Sequence[str]:
+    """Return the statuses that may not become ``status``; none when ``status`` is not known."""
+    return _DISALLOWED_BEFORE.get(status, ())
 
 
-def allowed_from(status: str) -> list[str]:
+def allowed_after(status: str) -> list[str]:
     """Return the other statuses that the known ``status`` may become."""
     return [each for each in MOVES[status] if each != status]

@@ -1,6 +1,7 @@
 """The composition root: the parts of the service are wired together here, and nowhere else."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -90,6 +91,7 @@ def create_app(  # noqa: PLR0913 - its parts
                 database,
                 guard_status=settings.status_guard,
                 processes=settings.worker_count,
+                batch_span=nullcontext if telemetry is None else telemetry.batch_span,
                 committed=feed.committed,
             ),
             PaymentLedger(database),

@@ -1,11 +1,12 @@
 """Traces and metrics by OpenTelemetry, where an OTLP endpoint is set.
 
-https://opentelemetry.io/docs/specs/otel/protocol/exporter tells of the variables. Without an
-endpoint nothing of OpenTelemetry is even imported.
+https://opentelemetry.io/docs/specs/otel/protocol/exporter describes the variables. Without an
+endpoint, nothing of OpenTelemetry is imported.
 
-A trace begins at the caller, whose ``traceparent`` is taken up, and goes on to the statements in
-PostgreSQL. What the service asks of the database on its own account is no part of one. Spans have
-the kind of an exception, not its text: PostgreSQL's errors quote keys of payments.
+A trace begins at the caller, whose ``traceparent`` is used, and goes on to the statements in
+PostgreSQL. A batch of updates has a trace of its own, linked to those of its RPCs. Statements that
+belong to no RPC have no spans. Spans have the type of an exception, not its message: PostgreSQL's
+errors quote keys of payments.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
 
 _SIGNALS: Final = ("TRACES", "METRICS")
 
-_FLUSH = 3.0  # seconds for what is left to leave, when the process stops
+_FLUSH_SECONDS: Final = 3.0  # for what has not been sent when the process stops
 
 
 def wanted() -> dict[str, str]:
-    """Return the endpoint of each signal that is to be sent, of "TRACES" and "METRICS".
+    """Return the endpoint of each signal to send, by its name: "TRACES", "METRICS".
 
-    Raises SettingsError, when the variables ask for something that cannot be done.
+    Raises SettingsError when a variable has a value that is not supported.
     """
     endpoints = {signal: endpoint for signal in _SIGNALS if (endpoint := _endpoint(signal))}
     if not endpoints or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
@@ -43,13 +44,13 @@ def wanted() -> dict[str, str]:
             "an OTLP endpoint is set, and the packages that send there are not installed; install "
             'them with pip install "listings[otel]"'
         ) from error
-    except Exception as error:  # of an OTEL_ variable that is read on import
+    except Exception as error:  # an OTEL_ variable that is read on import is invalid
         raise SettingsError(f"OpenTelemetry cannot be used: {error}") from error
     return endpoints
 
 
 def _endpoint(signal: str) -> str | None:
-    """Return where a signal is to be sent, if it is. Raises SettingsError."""
+    """Return the endpoint of a signal, or None. Raises SettingsError."""
     exporter = f"OTEL_{signal}_EXPORTER"
     match os.environ.get(exporter, "otlp"):
         case "none":
@@ -74,15 +75,15 @@ def _is_url(endpoint: str) -> bool:
     try:
         parts = urlsplit(endpoint)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # of a port that is none
+    except ValueError:  # an invalid port
         return False
 
 
 @asynccontextmanager
 async def sending() -> AsyncIterator[Telemetry | None]:
-    """Send what is wanted meanwhile; yield what sends it, None where nothing is wanted.
+    """Yield what sends the signals that are wanted, or None.
 
-    At the end, what is left is sent, unless that takes too long.
+    At the end, the rest is sent, for 3 seconds at most. Raises SettingsError.
     """
     endpoints = wanted()
     if not endpoints:
@@ -94,7 +95,7 @@ async def sending() -> AsyncIterator[Telemetry | None]:
     try:
         yield sender
     finally:
-        # A thread that is not waited for when the process ends: nobody may be listening any more.
+        # A daemon thread, which the process does not wait for: the collector may not answer.
         closing = threading.Thread(target=sender.close, daemon=True)
         closing.start()
-        await asyncio.to_thread(closing.join, _FLUSH)
+        await asyncio.to_thread(closing.join, _FLUSH_SECONDS)

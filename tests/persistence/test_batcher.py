@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from contextvars import Context, ContextVar
 from random import Random
 
 import psutil
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 
 from persistence import errors
+from persistence.batcher import BatchSpan
 from persistence.models import Origin, Update
 from persistence.orders import OrderRepository
 from tests.support import databases
@@ -35,10 +37,12 @@ SLEEPING = (
 
 
 @asynccontextmanager
-async def opened(url: str, *, processes: int = 1) -> AsyncIterator[OrderRepository]:
+async def opened(
+    url: str, *, processes: int = 1, batch_span: BatchSpan = nullcontext
+) -> AsyncIterator[OrderRepository]:
     pool = databases.pool(url, max_connections=CONNECTIONS, statement_timeout=LIMIT)
     async with pool as database:
-        yield OrderRepository(database, processes=processes)
+        yield OrderRepository(database, processes=processes, batch_span=batch_span)
 
 
 @pytest.fixture
@@ -82,6 +86,30 @@ async def test_they_share_a_commit_and_nothing_else(
         assert orders.row(order_id)["payment_transaction_id"] == f"txn_{order_id}"
         statement = "SELECT request_id FROM order_payment_events WHERE order_id ="
         assert orders.value(f"{statement} {order_id}") == f"request {order_id}"
+
+
+async def test_a_batch_runs_within_a_span_that_knows_its_callers(
+    database_url: str, orders: Orders
+) -> None:
+    order_ids = [orders.add() for _ in range(16)]
+    caller: ContextVar[int] = ContextVar("caller")
+    spans: list[list[int]] = []
+
+    @contextmanager
+    def span(callers: Sequence[Context]) -> Iterator[None]:
+        spans.append([context[caller] for context in callers])
+        before = transactions(orders, order_ids)
+        yield
+        assert transactions(orders, order_ids) > before
+
+    async def call(repository: OrderRepository, order_id: int) -> None:
+        caller.set(order_id)
+        await pay(repository, order_id)
+
+    async with opened(database_url, batch_span=span) as repository:
+        await asyncio.gather(*(call(repository, each) for each in order_ids))
+    assert spans == [order_ids[FEW:]]
+    assert transactions(orders, order_ids) == FEW + 1
 
 
 @pytest.mark.parametrize(("processes", "alone"), [(2, FEW // 2), (FEW, 1), (100, 1)])
