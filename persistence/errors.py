@@ -1,17 +1,14 @@
-"""What can go wrong in the database, in words that name no driver.
-
-Callers of this package meet these exceptions and no others.
-"""
+"""The exceptions that this package raises, whichever driver is below it."""
 
 from collections.abc import Sequence
 
 
 class PersistenceError(Exception):
-    """The base of every error that this package raises on purpose."""
+    """The base class of all errors that this package raises."""
 
 
 class OrderNotFound(PersistenceError):
-    """No order has this id. Nothing was written."""
+    """No order has this id, or none that exists for the caller. Nothing was written."""
 
     def __init__(self, order_id: int) -> None:
         super().__init__(f"there is no order {order_id}")
@@ -44,59 +41,59 @@ class PaymentStatusRefused(PersistenceError):
 
 
 class PaymentNotFound(PersistenceError):
-    """No order has ever had this payment reference."""
+    """No order has, or ever had, this payment reference."""
 
 
 class PaymentAmbiguous(PersistenceError):
-    """More than one order has had this payment reference."""
+    """More than one order has, or had, this payment reference."""
 
 
 class InvalidPosition(PersistenceError):
-    """The text does not say a position in the ledger."""
+    """The text is not a position in the history of payments."""
 
 
 class WatcherTooSlow(PersistenceError):
-    """A watcher did not take its events in time, and they had to be dropped."""
+    """A watcher read its events too slowly, and they were dropped."""
 
 
 class WatchEnded(PersistenceError):
-    """The process stops, and sends no more events."""
+    """The process stops. It sends no more events."""
 
 
 class InvalidValue(PersistenceError):
-    """PostgreSQL cannot store a value as it came: too long, or with a NUL. Nothing was written."""
+    """PostgreSQL cannot store a value: it is too long, or has a NUL. Nothing was written."""
 
 
 class InvalidDatabaseURL(PersistenceError):
-    """The URL of the database cannot be used. The message says why, without a part of it."""
+    """The URL of the database cannot be used. The message says why, and quotes no part of it."""
 
 
 class DatabaseUnavailable(PersistenceError):
-    """The database cannot be reached. What was under way may or may not have been written."""
+    """The database cannot be reached. The update may or may not have been written."""
 
 
 class DatabaseUnreachable(DatabaseUnavailable):
-    """No connection to the database could be had. Nothing was written."""
+    """No connection to the database was made. Nothing was written."""
 
 
 class DatabaseFull(DatabaseUnavailable):
-    """The database has no disk left to write on. Nothing was written."""
+    """The database's disk is full. Nothing was written."""
 
 
 class DatabaseReadOnly(DatabaseUnavailable):
-    """The database takes no writes, as a standby. Nothing was written."""
+    """The database takes no writes, for example as a standby. Nothing was written."""
 
 
 class DatabaseTimeout(PersistenceError):
-    """A statement took longer than allowed. It may or may not have been written."""
+    """A statement took longer than its time-out. It may or may not have been written."""
 
 
 class TransactionConflict(PersistenceError):
-    """A concurrent transaction stood in the way. Nothing was written; trying again may succeed."""
+    """A concurrent transaction conflicts. Nothing was written; trying again may succeed."""
 
 
 class UniqueViolation(PersistenceError):
-    """A value that must be unique is there already. Nothing was written."""
+    """A value that must be unique exists already. Nothing was written."""
 
     def __init__(self, constraint: str | None) -> None:
         super().__init__(f"unique constraint {constraint} is violated")
@@ -104,27 +101,27 @@ class UniqueViolation(PersistenceError):
 
 
 class RolledBack(PersistenceError):
-    """PostgreSQL refused one of several statements. None of them was made."""
+    """PostgreSQL rejected one statement of a batch. None of the batch was written."""
 
 
 class DatabaseFailure(PersistenceError):
-    """The database answered with an error that nobody expected. See ``__cause__``."""
+    """PostgreSQL, or its driver, reported any other error, which is the ``__cause__``."""
 
 
 class MigrationError(PersistenceError):
-    """Migrating failed. The message is for a person, and says what to do."""
+    """A migration failed. The message is for operators, and says what to do."""
 
 
 class SeedError(PersistenceError):
-    """Demo orders could not be added; none was. The message says why."""
+    """Demo orders could not be added, and none was. The message says why."""
 
 
 class EmbeddedPostgresError(PersistenceError):
-    """The embedded PostgreSQL cannot be used: the message says what is wrong and what to do."""
+    """The embedded PostgreSQL cannot be used. The message says why, and what to do."""
 
 
 class SchemaOutdated(PersistenceError):
-    """The database lacks migrations that this version needs."""
+    """The database lacks migrations that this version of the service needs."""
 
     def __init__(self, missing: list[str]) -> None:
         super().__init__(

@@ -1,6 +1,6 @@
-"""Whether the database answers, asked about once a second on a connection of its own.
+"""Probes the database about twice a second, on a connection of its own.
 
-A pool whose connections are all busy is no fault of the database, and takes no part in this.
+Not on one of the pool: a pool whose connections are all in use is no fault of the database.
 """
 
 import asyncio
@@ -13,9 +13,9 @@ import asyncpg
 
 from persistence.dsn import asyncpg_dsn
 
-# Seconds. Together they are how long a fault may go unseen.
-_PAUSE: Final = 0.5  # between two questions, and between two attempts to connect
-_PATIENCE: Final = 1.0  # for an answer
+# Seconds. Their sum is how long a fault may stay unnoticed.
+_INTERVAL: Final = 0.5  # between two probes, and between two attempts to connect
+_TIMEOUT: Final = 1.0
 
 _FAULTS = (
     (TimeoutError, "the database does not answer in time"),
@@ -30,26 +30,26 @@ _FAULTS = (
 _log = logging.getLogger(__name__)
 
 
-class Pulse:
-    """Watches one database. Use it as an async context manager."""
+class HealthProbe:
+    """Probes one database. Use it as an async context manager."""
 
-    def __init__(self, url: str, changed: Callable[[], object]) -> None:
-        """Describe the watching of the database at ``url``, a libpq URL; nothing is opened yet.
+    def __init__(self, url: str, on_change: Callable[[], object]) -> None:
+        """Describe the probe of the database at ``url``, a libpq URL; nothing is opened yet.
 
-        ``changed`` is called whenever ``fault`` has changed.
+        ``on_change`` is called when ``fault`` has changed. Raises InvalidDatabaseURL.
         """
         self.fault: str | None = "the database has not been asked yet"
-        """What is wrong with the database, for people, without names of hosts or users."""
+        """What is wrong with the database, or None. It names neither hosts nor users."""
         self._dsn = asyncpg_dsn(url)
-        self._changed = changed
-        self._asked = asyncio.Event()
-        self._had_answers = False  # on the present connection, or the one just lost
+        self._on_change = on_change
+        self._has_result = asyncio.Event()
+        self._had_answers = False  # on the present connection, or the one that was just lost
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Ask for the first time, and go on in the background."""
-        self._task = asyncio.create_task(self._watch())
-        await self._asked.wait()
+        """Probe once, and go on in the background."""
+        self._task = asyncio.create_task(self._run())
+        await self._has_result.wait()
         return self
 
     async def __aexit__(
@@ -58,51 +58,51 @@ class Pulse:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Ask no more."""
+        """Stop probing."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _watch(self) -> None:
+    async def _run(self) -> None:
         while True:
             try:
-                await self._ask_again_and_again()
-            except Exception as error:  # whatever it is, watching must go on
+                await self._probe_until_error()
+            except Exception as error:  # of any kind: probing must go on
                 if self._had_answers and not isinstance(error, TimeoutError):
                     # It may be this connection alone that was lost.
                     self._had_answers = False
                     continue
-                self._found(_described(error), error)
-            await asyncio.sleep(_PAUSE)
+                self._set_fault(_description(error), error)
+            await asyncio.sleep(_INTERVAL)
 
-    async def _ask_again_and_again(self) -> NoReturn:
-        """Ask until the connection is lost or no answer comes, which is raised."""
+    async def _probe_until_error(self) -> NoReturn:
+        """Probe on one connection. Raises what the driver raises when it is lost, or times out."""
         connection = await asyncpg.connect(
-            dsn=self._dsn, timeout=_PATIENCE, command_timeout=_PATIENCE
+            dsn=self._dsn, timeout=_TIMEOUT, command_timeout=_TIMEOUT
         )
         try:
             while True:
-                # Without arguments it is a simple query: no prepared statement, which a
-                # connection pooler might not know.
+                # A simple query, because it has no arguments: a prepared statement might be unknown
+                # to the server behind a connection pooler.
                 await connection.execute("SELECT")
                 self._had_answers = True
-                self._found(None)
-                await asyncio.sleep(_PAUSE)
+                self._set_fault(None)
+                await asyncio.sleep(_INTERVAL)
         finally:
             connection.terminate()
 
-    def _found(self, fault: str | None, error: Exception | None = None) -> None:
+    def _set_fault(self, fault: str | None, error: Exception | None = None) -> None:
         if fault != self.fault:
             if fault is not None:
                 _log.warning("%s: %s", fault, error or type(error).__name__)
-            elif self._asked.is_set():
+            elif self._has_result.is_set():
                 _log.info("the database answers again")
             self.fault = fault
-            self._changed()
-        self._asked.set()
+            self._on_change()
+        self._has_result.set()
 
 
-def _described(error: Exception) -> str:
+def _description(error: Exception) -> str:
     for kinds, description in _FAULTS:
         if isinstance(error, kinds):
             return description

@@ -24,7 +24,7 @@ from persistence.dsn import asyncpg_dsn
 from persistence.errors import PersistenceError, WatchEnded, WatcherTooSlow
 from persistence.history import PaymentLedger, Position, Watched
 from persistence.models import PaymentEvent
-from persistence.state_log import Trouble
+from persistence.state_log import StateLog
 
 CHANNEL: Final = "order_payment_events"
 
@@ -55,8 +55,8 @@ class PaymentFeed:
         self._committed = asyncio.Event()
         self._news = asyncio.Event()
         self._ended = False
-        self._not_listening = Trouble(_log, "not listening for changes of payments")
-        self._not_reading = Trouble(_log, "cannot read the changes of payments")
+        self._listening = StateLog(_log, "not listening for changes of payments")
+        self._reading = StateLog(_log, "cannot read the changes of payments")
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -132,9 +132,9 @@ class PaymentFeed:
                 try:
                     async with self._advancing:
                         await self._advance()
-                    self._not_reading.is_over()
+                    self._reading.succeeded()
                 except Exception as error:  # it is tried again, and nobody misses anything
-                    self._not_reading.is_there(error)
+                    self._reading.failed(error)
             await asyncio.sleep(_PAUSE)
 
     async def _advance(self) -> Position:
@@ -158,10 +158,10 @@ class PaymentFeed:
         while True:
             try:
                 async with self._connection() as connection:
-                    self._not_listening.is_over()
+                    self._listening.succeeded()
                     await self._announce(connection)
             except Exception as error:  # whatever it is, listening must go on
-                self._not_listening.is_there(error)
+                self._listening.failed(error)
             await asyncio.sleep(_RECONNECT)
 
     @asynccontextmanager

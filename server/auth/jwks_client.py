@@ -16,7 +16,7 @@ from typing import Final, Self
 import jwt
 from pyqwest import Client, HTTPTransport
 
-from persistence.state_log import Trouble
+from persistence.state_log import StateLog
 from server.auth.jwks import KeySet, parse
 from server.files.watch import WatchedFiles
 from server.settings import Settings, SettingsError, variable
@@ -48,7 +48,7 @@ class TokenKeys:
         self._source = _source(location)
         self._keys: KeySet | None = None
         shown = location.partition("?")[0]  # the rest of a URL may be secret
-        self._trouble = Trouble(_log, f"the keys of tokens at {shown} cannot be used")
+        self._state = StateLog(_log, f"the keys of tokens at {shown} cannot be used")
         self._reading: asyncio.Task[None] | None = None
         self._waiting = 0
         if isinstance(self._source, _File):
@@ -127,9 +127,9 @@ class TokenKeys:
         try:
             self._take(parse(await self._source.read()))
             self._source.done()
-            self._trouble.is_over()
+            self._state.succeeded()
         except Exception as error:  # whatever it is, the keys that are known go on
-            self._trouble.is_there(error)
+            self._state.failed(error)
         finally:
             self._reading = None
 

@@ -13,7 +13,7 @@ from connectrpc.request import RequestContext
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
-from persistence.health_probe import Pulse
+from persistence.health_probe import HealthProbe
 from server.gen.grpc_health.v1.health_connect import Health
 from server.gen.grpc_health.v1.health_pb import (
     HealthCheckRequest,
@@ -36,7 +36,7 @@ class Readiness:
     """Why the process is not ready for calls, if it is not, and word of each change."""
 
     def __init__(self, database_url: str) -> None:
-        self.database = Pulse(database_url, self.tell)
+        self.database = HealthProbe(database_url, self.tell)
         """Follows the database while it is entered as an async context manager."""
         self.faults: list[Callable[[], str | None]] = [lambda: self.database.fault]
         """Each tells what is wrong with something that calls need, if anything is."""
