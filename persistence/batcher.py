@@ -151,7 +151,7 @@ class Batcher:
         starting: dict[int, _Queued] = {}
         remaining = []
         for queued in self._queues.pop(statement):
-            if queued.is_cancelled:
+            if queued.result.cancelled():
                 continue
             if (
                 len(starting) < _MAX_BATCH
@@ -217,6 +217,8 @@ class _Queued:
     statements run as single ones without slots.
     """
 
+    __slots__ = ("args", "batch", "context", "result", "row_id", "slots")
+
     def __init__(self, row_id: int, args: Sequence[object]) -> None:
         self.row_id = row_id
         self.args = args
@@ -225,20 +227,16 @@ class _Queued:
         self.batch: asyncio.Task[None] | None = None
         self.slots: _Slots | None = None
 
-    @property
-    def is_cancelled(self) -> bool:
-        return self.result.cancelled()
-
     def start_single(self, slots: "_Slots | None" = None) -> None:
         self.slots = slots
         self.succeed(_RunSingle())
 
     def succeed(self, result: "_Row | _RunSingle") -> None:
-        if not self.is_cancelled:
+        if not self.result.cancelled():
             self.result.set_result(result)
 
     def fail(self, error: Exception) -> None:
-        if not self.is_cancelled:
+        if not self.result.cancelled():
             self.result.set_exception(error)
 
 
@@ -249,11 +247,13 @@ class _Arguments:
         self._batch = batch
 
     def __iter__(self) -> Iterator[Sequence[object]]:
-        return (queued.args for queued in self._batch if not queued.is_cancelled)
+        return (queued.args for queued in self._batch if not queued.result.cancelled())
 
 
 class _Slots:
     """Some slots that are taken: until ``release``, and for 10 ms at most."""
+
+    __slots__ = ("_batcher", "_count", "_timer")
 
     def __init__(self, batcher: Batcher, count: int) -> None:
         self._batcher: Batcher | None = batcher

@@ -65,7 +65,7 @@ class InvalidValue(PersistenceError):
 
 
 class InvalidDatabaseURL(PersistenceError):
-    """The URL of the database cannot be used. The message says why, and quotes no part of it."""
+    """The URL of the database cannot be used. The message says why, without its password."""
 
 
 class DatabaseUnavailable(PersistenceError):
