@@ -11,7 +11,7 @@ from persistence import roles
 from persistence.dsn import asyncpg_dsn, parameters
 from persistence.errors import PersistenceError
 from persistence.roles import Right
-from persistence.schema import migration_ids
+from persistence.schema import applied_migrations, migration_ids
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -220,10 +220,7 @@ async def check_same(
 
 async def check_schema(connection: Connection) -> str:
     """Raise Fault when migrations are missing, were interrupted, or were undone by hand."""
-    known, applied = migration_ids(), set[str]()
-    if await connection.fetchval("SELECT to_regclass('_yoyo_migration')"):
-        rows = await connection.fetch("SELECT migration_id FROM _yoyo_migration")
-        applied = {row[0] for row in rows}
+    known, applied = migration_ids(), await applied_migrations(connection.fetch)
     missing = [name for name in known if name not in applied]
     invalid = await connection.fetch(
         """
@@ -259,7 +256,7 @@ async def check_schema(connection: Connection) -> str:
             "triggers are disabled, and the history of payments is not kept",
             "Run " + " ".join(statement for (statement,) in disabled),
         )
-    if newer := sorted(applied.difference(known)):
+    if newer := sorted(applied.keys() - known):
         return f"complete; {', '.join(newer)} came with a newer version, beside which this one runs"
     return f"complete, up to {known[-1]}"
 

@@ -1,4 +1,12 @@
-"""Building indexes on a table that is in use. For migrations outside a transaction."""
+"""What migrations import besides psycopg and yoyo.
+
+A released migration has run on other machines and is not edited. So what this module defines keeps
+its name and its behaviour: it is added to, never changed. It imports nothing of the application.
+
+Index builds are for migrations outside a transaction (``__transactional__ = False``), on a
+connection in autocommit mode. They do not block writers, and can be run again after an
+interruption.
+"""
 
 from collections.abc import Mapping
 
@@ -7,14 +15,21 @@ from psycopg import Connection
 _IS_INVALID = "SELECT FROM pg_index WHERE indexrelid = to_regclass(%s) AND NOT indisvalid"
 
 
-def build(connection: Connection, indexes: Mapping[str, str]) -> None:
-    """Build, one after the other, those of ``indexes`` that are missing or half-made (invalid).
+class MigrationAborted(Exception):
+    """Ends a migration. The message is for the user and says what to do.
 
-    Each is mapped from its name to its definition, with ``{}`` for the name, as in
-    ``"UNIQUE INDEX {} ON orders (order_number)"``. Writers go on meanwhile. When it is
-    interrupted, it can be run again.
+    ``persistence.migrations`` raises it as MigrationError, with the same message.
     """
-    # CONCURRENTLY waits for the transactions that are older than it, and nobody waits behind it.
+
+
+def create_indexes(connection: Connection, indexes: Mapping[str, str]) -> None:
+    """Build, one after the other, those of ``indexes`` that are missing or invalid.
+
+    Maps the name of each index to its definition, with ``{}`` for the name, as in
+    ``"UNIQUE INDEX {} ON orders (order_number)"``. Sets ``lock_timeout`` to 15 minutes for the
+    session. Raises psycopg.Error.
+    """
+    # CONCURRENTLY waits for older transactions, and blocks no other statement meanwhile.
     connection.execute("SET lock_timeout = '15min'")
     for name, definition in indexes.items():
         if connection.execute(_IS_INVALID, (name,)).fetchone() is not None:
@@ -22,16 +37,16 @@ def build(connection: Connection, indexes: Mapping[str, str]) -> None:
         connection.execute("CREATE " + definition.format(f"CONCURRENTLY IF NOT EXISTS {name}"))
 
 
-def drop(connection: Connection, indexes: Mapping[str, str]) -> None:
-    """Drop those of ``indexes`` that are there, without keeping writers waiting."""
+def drop_indexes(connection: Connection, indexes: Mapping[str, str]) -> None:
+    """Drop those of ``indexes`` that exist. Otherwise as ``create_indexes``."""
     connection.execute("SET lock_timeout = '15min'")
     for name in indexes:
         connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
 
 
-def limit_lock_waits(connection: Connection) -> None:
-    """Make a change of a table give up after five seconds.
+def set_lock_timeout(connection: Connection) -> None:
+    """Set ``lock_timeout`` to 5 seconds for the session, before a change of a table.
 
-    While it waits for its lock, every reader and writer of the table waits behind it.
+    While ALTER TABLE waits for its lock, every statement on the table waits behind it.
     """
     connection.execute("SET lock_timeout = '5s'")

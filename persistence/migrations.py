@@ -1,80 +1,80 @@
 """Applying and rolling back the migrations, with yoyo."""
 
-import getpass
-import os
-import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from urllib.parse import urlencode
+from typing import Any, TypeVar
 
 import psycopg
-from psycopg.conninfo import make_conninfo
-from yoyo import get_backend, read_migrations
-from yoyo.backends import DatabaseBackend
+from yoyo import read_migrations
 from yoyo.exceptions import BadMigration
 from yoyo.migrations import MigrationList
 
-from persistence.dsn import parameters
 from persistence.errors import MigrationError
-from persistence.schema import migration_ids, migrations_directory
+from persistence.migration_support import MigrationAborted
+from persistence.schema import applied_migrations, migration_ids, migrations_directory
+from persistence.yoyo_backend import ListingsBackend, connect
 
-_ADVISORY_LOCK = 0x6C697374696E6773  # "listings" in ASCII, as one 64-bit key
-_POLL_SECONDS = 0.1
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Status:
-    """One migration, and when it was applied (in UTC), if it was."""
+    """One migration, and the time (naive, in UTC) at which it was applied, if it was."""
 
     id: str
     applied_at: datetime | None
 
 
 def status(url: str) -> list[Status]:
-    """Return every migration there is, oldest first. Reads only."""
-    applied: dict[str, datetime] = {}
-    with _reported(), _connect(url) as connection:
-        found = connection.execute("SELECT to_regclass('_yoyo_migration')").fetchone()
-        if found and found[0]:
-            rows = connection.execute("SELECT migration_id, applied_at_utc FROM _yoyo_migration")
-            applied = dict(rows.fetchall())
+    """Return all migrations, oldest first, with their states in the database. Reads only.
+
+    Raises MigrationError.
+    """
+    with _translated_errors(), connect(url) as connection:
+
+        async def fetch(sql: str) -> Sequence[Sequence[Any]]:
+            return connection.execute(sql.encode()).fetchall()
+
+        applied = _without_event_loop(applied_migrations(fetch))
     return [Status(name, applied.get(name)) for name in migration_ids()]
 
 
 def up(url: str) -> list[str]:
     """Apply the migrations that are missing, oldest first, and return their ids.
 
-    Safe to call from several processes at once, and again after a run that was killed.
-    Raises MigrationError.
+    Several processes may do so at once, and again after a run that was killed. Raises
+    MigrationError.
     """
     if all(migration.applied_at for migration in status(url)):
-        return []  # without a lock, and without what yoyo does first: it makes and drops a table
-    with _reported(), _only_one(url), _backend(url) as backend:
+        return []  # without the lock, and without the table that yoyo creates and drops first
+    with _translated_errors(), ListingsBackend.open(url) as backend, backend.lock():
         pending = backend.to_apply(_migrations())
-        with backend.lock():
-            backend.apply_migrations(pending)
+        backend.apply_migrations(pending)
         return [migration.id for migration in pending]
 
 
 def down(url: str, version: str) -> list[str]:
     """Roll back what was applied after ``version``, newest first, and return the ids.
 
-    ``version`` is the id of a migration or the number that it begins with; it stays applied.
-    ``"0"`` rolls back everything. What the migrations added is lost, with the data in it.
+    ``version`` is as in ``up_to``. What the migrations added is dropped, with the data in it.
     Raises MigrationError.
     """
-    keep = _up_to(version)
-    with _reported(), _only_one(url), _backend(url) as backend:
+    keep = up_to(version)
+    with _translated_errors(), ListingsBackend.open(url) as backend, backend.lock():
         applied = backend.to_rollback(_migrations())
         undo = MigrationList([m for m in applied if m.id not in keep], [])
-        with backend.lock():
-            backend.rollback_migrations(undo)
+        backend.rollback_migrations(undo)
         return [migration.id for migration in undo]
 
 
-def _up_to(version: str) -> list[str]:
+def up_to(version: str) -> list[str]:
+    """Return the ids of the migrations up to and including ``version``, oldest first.
+
+    ``version`` is the id of a migration or the number that it begins with, or ``"0"`` for none of
+    them. Raises MigrationError when there is no such migration.
+    """
     ids = migration_ids()
     if version == "0":
         return []
@@ -91,45 +91,19 @@ def _migrations() -> MigrationList:
     return migrations
 
 
-@contextmanager
-def _backend(url: str) -> Iterator[DatabaseBackend]:
-    """Connect yoyo to ``url``. Call it under ``_only_one``."""
+def _without_event_loop(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine that awaits nothing which suspends it, and return its result."""
     try:
-        getpass.getuser()
-    except (KeyError, OSError):  # a numeric user without a name, as in a container
-        os.environ["LOGNAME"] = str(os.getuid())  # yoyo logs who migrates
-    # As parameters, because yoyo's own reading of a URL knows one host only.
-    backend = get_backend(f"postgresql+psycopg:///?{urlencode(parameters(url))}")
-    with backend:
-        # A run that was killed leaves its row in yoyo's lock table. It cannot be a live one: that
-        # one would hold the advisory lock.
-        backend.break_lock()
-        yield backend
+        coroutine.send(None)
+    except StopIteration as end:
+        result: _T = end.value
+        return result
+    raise AssertionError("the coroutine waits for something")
 
 
 @contextmanager
-def _only_one(url: str) -> Iterator[None]:
-    """Hold an advisory lock, which PostgreSQL releases when its holder dies."""
-    with _connect(url) as connection:
-        # Asked for again and again rather than waited for: a waiting statement is an old
-        # transaction, for which the holder's CREATE INDEX CONCURRENTLY would wait in turn.
-        while not _try_lock(connection):
-            time.sleep(_POLL_SECONDS)
-        yield
-
-
-def _connect(url: str) -> psycopg.Connection:
-    return psycopg.connect(make_conninfo(**parameters(url)), autocommit=True)
-
-
-def _try_lock(connection: psycopg.Connection) -> bool:
-    row = connection.execute("SELECT pg_try_advisory_lock(%s)", (_ADVISORY_LOCK,)).fetchone()
-    return row is not None and bool(row[0])
-
-
-@contextmanager
-def _reported() -> Iterator[None]:
-    """Turn the libraries' errors into MigrationError."""
+def _translated_errors() -> Iterator[None]:
+    """Raise the errors of psycopg, yoyo and the migrations as MigrationError."""
     try:
         yield
     except psycopg.errors.LockNotAvailable as error:
@@ -142,5 +116,5 @@ def _reported() -> Iterator[None]:
             f"{error}".strip() + ". Migrate as the owner of the tables: let "
             "LISTINGS_MIGRATION_DATABASE_URL name it"
         ) from error
-    except (psycopg.Error, BadMigration) as error:
+    except (psycopg.Error, BadMigration, MigrationAborted) as error:
         raise MigrationError(str(error).strip()) from error

@@ -1,6 +1,9 @@
-"""Which migrations there are, and whether a database has them."""
+"""Which migrations exist, and which of them a database has."""
 
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from persistence.database import Database
 from persistence.errors import SchemaOutdated
@@ -9,9 +12,9 @@ _HERE = Path(__file__).resolve().parent
 
 
 def migrations_directory() -> Path:
-    """Return the folder of the migrations: ``yoyo/``, or inside this package once installed."""
+    """Return the directory of the migrations: ``yoyo/``, or one in this package once installed."""
     checkout = _HERE.parent / "yoyo"
-    # Once installed, the folder of that name beside this package is the yoyo library itself.
+    # Once installed, the directory of that name beside this package is the yoyo library itself.
     return checkout if not (checkout / "__init__.py").exists() else _HERE / "migrations"
 
 
@@ -23,14 +26,26 @@ def migration_ids() -> list[str]:
     )
 
 
+async def applied_migrations(
+    fetch: Callable[[str], Awaitable[Sequence[Sequence[Any]]]],
+) -> dict[str, datetime]:
+    """Return the ids of the applied migrations, each with its time (naive, in UTC). Reads only.
+
+    ``fetch`` runs a statement and returns its rows. Raises what it raises.
+    """
+    # yoyo creates its table with the first migration.
+    ((exists,),) = await fetch("SELECT to_regclass('_yoyo_migration') IS NOT NULL")
+    if not exists:
+        return {}
+    rows = await fetch("SELECT migration_id, applied_at_utc FROM _yoyo_migration")
+    return {row[0]: row[1] for row in rows}
+
+
 async def require_current(database: Database) -> None:
-    """Check that every migration has been applied. Later ones than we know of are fine.
+    """Check that every migration has been applied. Later ones, of a newer version, are fine.
 
     Raises SchemaOutdated, or another PersistenceError.
     """
-    row = await database.fetchrow("SELECT to_regclass('_yoyo_migration')")
-    if row and row[0]:
-        row = await database.fetchrow("SELECT array_agg(migration_id) FROM _yoyo_migration")
-    applied = set((row and row[0]) or ())
+    applied = await applied_migrations(database.fetch)
     if missing := [name for name in migration_ids() if name not in applied]:
         raise SchemaOutdated(missing)

@@ -12,7 +12,7 @@ of the steps before it: a time-out at an index would drop the columns, with the 
 from psycopg import Connection
 from yoyo import step
 
-from persistence import migration_support
+from persistence.migration_support import create_indexes, set_lock_timeout
 
 __depends__ = {"20251220000001_create_orders"}
 __transactional__ = False
@@ -27,7 +27,7 @@ _INDEXES = {
 
 def add(connection: Connection) -> None:
     """Add the columns, then build the indexes that are missing or half-made."""
-    migration_support.limit_lock_waits(connection)
+    set_lock_timeout(connection)
     connection.execute(
         """
         ALTER TABLE orders
@@ -37,7 +37,7 @@ def add(connection: Connection) -> None:
             ADD COLUMN IF NOT EXISTS payment_idempotency_key VARCHAR(255)
         """
     )
-    migration_support.build(connection, _INDEXES)
+    create_indexes(connection, _INDEXES)
 
 
 def remove(connection: Connection) -> None:
@@ -45,7 +45,7 @@ def remove(connection: Connection) -> None:
 
     Without the unique index, one idempotency key would be taken for two orders.
     """
-    migration_support.limit_lock_waits(connection)
+    set_lock_timeout(connection)
     connection.execute(
         """
         ALTER TABLE orders

@@ -22,7 +22,7 @@ entered, a batch at a time. Until that is done, an order's first change enters w
 from psycopg import Connection
 from yoyo import step
 
-from persistence import migration_support
+from persistence.migration_support import create_indexes, set_lock_timeout
 
 __depends__ = {"20251220000002_add_order_payment_fields"}
 __transactional__ = False
@@ -197,12 +197,12 @@ _TRIGGERS = (
 
 def create(connection: Connection) -> None:
     """Create the ledger and its triggers, then enter the payments that are there already."""
-    migration_support.limit_lock_waits(connection)
+    set_lock_timeout(connection)
     connection.execute(_TABLE)
-    migration_support.build(
+    create_indexes(
         connection, _INDEXES
     )  # of an empty table; the keys must be unique from the start
-    migration_support.limit_lock_waits(connection)
+    set_lock_timeout(connection)
     ledger = _qualified(connection)
     connection.execute(_record(ledger, entering=True))
     with connection.transaction():
@@ -238,7 +238,7 @@ def _enter_payments(connection: Connection) -> None:
 
 def drop(connection: Connection) -> None:
     """Drop the ledger with what it holds, and the triggers that write it."""
-    migration_support.limit_lock_waits(connection)
+    set_lock_timeout(connection)
     with connection.transaction():
         connection.execute("DROP TRIGGER IF EXISTS order_payment_inserted ON orders")
         connection.execute("DROP TRIGGER IF EXISTS order_payment_updated ON orders")

@@ -9,7 +9,7 @@ provider once. What changes more often is indexed in order_payment_events instea
 from psycopg import Connection
 from yoyo import step
 
-from persistence import migration_support
+from persistence.migration_support import create_indexes, drop_indexes
 
 __depends__ = {"20261123000001_create_order_payment_events"}
 __transactional__ = False
@@ -31,12 +31,12 @@ _INDEXES = {
 
 def create(connection: Connection) -> None:
     """Build the indexes that are missing or half-made."""
-    migration_support.build(connection, _INDEXES)
+    create_indexes(connection, _INDEXES)
 
 
 def drop(connection: Connection) -> None:
-    """Drop the migration_support."""
-    migration_support.drop(connection, _INDEXES)
+    """Drop the indexes."""
+    drop_indexes(connection, _INDEXES)
 
 
 step(create, drop)

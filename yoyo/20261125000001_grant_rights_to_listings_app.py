@@ -19,8 +19,7 @@ may use.
 from psycopg import Connection, errors
 from yoyo import step
 
-from persistence import migration_support
-from persistence.errors import MigrationError
+from persistence.migration_support import MigrationAborted, set_lock_timeout
 
 __depends__ = {"20261123000002_index_orders_for_lists"}
 __transactional__ = False
@@ -51,7 +50,7 @@ _REVOKE = """
 
 def grant(connection: Connection) -> None:
     """Make the role if there is none, and grant it its rights: all of them or none."""
-    migration_support.limit_lock_waits(connection)
+    set_lock_timeout(connection)
     _create_role(connection)
     with connection.transaction():
         connection.execute(_GRANT)
@@ -66,7 +65,7 @@ def _create_role(connection: Connection) -> None:
     except (errors.DuplicateObject, errors.UniqueViolation):
         pass  # another database of the server has been migrated at the same time
     except errors.InsufficientPrivilege as error:
-        raise MigrationError(
+        raise MigrationAborted(
             f"there is no role listings_app, and {connection.info.user} may not create it: let an "
             "administrator run CREATE ROLE listings_app NOLOGIN; then migrate again"
         ) from error
@@ -83,7 +82,7 @@ def revoke(connection: Connection) -> None:
 
     They need INSERT on order_payment_events then.
     """
-    migration_support.limit_lock_waits(connection)
+    set_lock_timeout(connection)
     with connection.transaction():
         connection.execute(_REVOKE)
         connection.execute(f"REVOKE USAGE ON SCHEMA {_schema(connection)} FROM listings_app")
