@@ -106,7 +106,7 @@ class OrderRepository:
         columns = tuple(column for column in PAYMENT_COLUMNS if column in params)
         if len(columns) != len(params):
             raise ValueError(f"not payment columns: {sorted(params.keys() - set(columns))}")
-        scope = queries.limiting(storefronts)
+        scope = queries.scope_args(storefronts)
         values: list[object] = [params[column] for column in columns]
         if (status := params.get("payment_status")) is not None:
             values.append(self._disallowed_before(status))
@@ -126,8 +126,8 @@ class OrderRepository:
 
     async def get(self, order_id: int, storefronts: Storefronts = None) -> Order:
         """Return the order. Raises OrderNotFound or another PersistenceError."""
-        scope = queries.limiting(storefronts)
-        sql = queries.get_order(limited=bool(scope))
+        scope = queries.scope_args(storefronts)
+        sql = queries.get_order(scoped=bool(scope))
         row = await self._database.fetchrow(sql, order_id, *scope)
         if row is None:
             raise OrderNotFound(order_id)
@@ -142,8 +142,8 @@ class OrderRepository:
         it, or ever had it. Raises PaymentNotFound, PaymentAmbiguous or another
         PersistenceError.
         """
-        scope = queries.limiting(storefronts)
-        sql = queries.find_order(reference, by_provider=provider is not None, limited=bool(scope))
+        scope = queries.scope_args(storefronts)
+        sql = queries.find_order(reference, by_provider=provider is not None, scoped=bool(scope))
         wanted = () if provider is None else (provider,)
         rows = await self._database.fetch(sql, value, *wanted, *scope)
         if not rows:
@@ -162,10 +162,10 @@ class OrderRepository:
         """Return up to ``limit`` orders, newest first: those after ``after``, or the first ones."""
         filters = {name: getattr(wanted, name) for name in queries.FILTERS}
         given = {name: value for name, value in filters.items() if value is not None}
-        scope = queries.limiting(storefronts)
-        sql = queries.list_orders(tuple(given), after_key=after is not None, limited=bool(scope))
-        rows = await self._database.fetch(sql, limit, *(after or ()), *given.values(), *scope)
-        return list(map(Order._make, rows))
+        scope = queries.scope_values(storefronts)
+        query = queries.list_orders(tuple(given), after_key=after is not None, scoped=bool(scope))
+        values = {"limit": limit, **queries.after_values(after), **given, **scope}
+        return [Order(**row) for row in await self._database.fetch_all(query, values)]
 
     async def list_stuck(
         self,
@@ -179,20 +179,20 @@ class OrderRepository:
 
         Only those that have not changed since the aware time ``unchanged_since``.
         """
-        scope = queries.limiting(storefronts)
-        sql = queries.list_stuck(
-            by_provider=provider is not None, after_key=after is not None, limited=bool(scope)
+        scope = queries.scope_values(storefronts)
+        query = queries.list_stuck(
+            by_provider=provider is not None, after_key=after is not None, scoped=bool(scope)
         )
-        wanted = () if provider is None else (provider,)
-        rows = await self._database.fetch(
-            sql, limit, unchanged_since, *(after or ()), *wanted, *scope
-        )
-        return list(map(Order._make, rows))
+        values = {"limit": limit, "unchanged_since": unchanged_since}
+        values |= queries.after_values(after) | scope
+        if provider is not None:
+            values["payment_provider"] = provider
+        return [Order(**row) for row in await self._database.fetch_all(query, values)]
 
 
 @cache
 def _update(columns: tuple[str, ...], *, scoped: bool) -> BatchedStatement:
     return BatchedStatement(
-        queries.update_payment(columns, limited=scoped),
-        queries.update_payment(columns, limited=scoped, lock_timeout=True),
+        queries.update_payment(columns, scoped=scoped),
+        queries.update_payment(columns, scoped=scoped, lock_timeout=True),
     )

@@ -12,9 +12,9 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from persistence.database import Database
-from persistence.history import PaymentLedger
+from persistence.history import PaymentHistory
 from persistence.orders import OrderRepository
-from persistence.watch import PaymentFeed
+from persistence.watch import ChangeFeed
 from server.auth.claims import ClaimNames
 from server.auth.jwt import Keys, TokenVerifier
 from server.auth.permissions import permissions
@@ -65,7 +65,7 @@ class Application(NamedTuple):
 def create_app(  # noqa: PLR0913 - its parts
     settings: Settings,
     database: Database,
-    feed: PaymentFeed,
+    feed: ChangeFeed,
     readiness: Readiness,
     *,
     keys: Keys | None = None,
@@ -92,9 +92,9 @@ def create_app(  # noqa: PLR0913 - its parts
                 guard_status=settings.status_guard,
                 processes=settings.worker_count,
                 batch_span=nullcontext if telemetry is None else telemetry.batch_span,
-                committed=feed.committed,
+                committed=feed.notify,
             ),
-            PaymentLedger(database),
+            PaymentHistory(database),
             feed,
             UpdateOutcomes(metrics.updates),
         ),

@@ -11,9 +11,9 @@ import uvloop
 
 from persistence import diagnostics
 from persistence.database import Database
-from persistence.history import PaymentLedger
+from persistence.history import PaymentHistory
 from persistence.schema import require_current
-from persistence.watch import PaymentFeed
+from persistence.watch import ChangeFeed
 from server.app import Application, create_app
 from server.auth.jwks_client import TokenKeys
 from server.http import Limits, Server
@@ -87,8 +87,8 @@ async def serve(
     # A worker that is replaced while the database is away must come back all the same.
     database = _database(settings, database_url, eager=False)
     direct = settings.direct_database_url
-    feed = PaymentFeed(
-        PaymentLedger(database),
+    feed = ChangeFeed(
+        PaymentHistory(database),
         direct.get_secret_value() if direct else database_url,
         connect_timeout=settings.connect_timeout,
     )

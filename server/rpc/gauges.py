@@ -1,14 +1,14 @@
 """What the metrics show of the present state of a process."""
 
 from persistence.database import Database
-from persistence.watch import PaymentFeed
+from persistence.watch import ChangeFeed
 from server.observability.metrics import Metrics
 from server.rpc.health import Readiness
 from server.rpc.interceptors.access_log import Calls
 
 
 def show_state(
-    metrics: Metrics, calls: Calls, database: Database, feed: PaymentFeed, readiness: Readiness
+    metrics: Metrics, calls: Calls, database: Database, feed: ChangeFeed, readiness: Readiness
 ) -> None:
     """Have ``metrics`` show how busy these are, and whether they are ready."""
     gauge = metrics.gauge

@@ -9,12 +9,13 @@ from connectrpc.request import RequestContext
 from protobuf.wkt import Timestamp
 
 from persistence.errors import IdempotencyKeyReused, PaymentStatusRefused
-from persistence.history import PaymentLedger, Position, Watched
+from persistence.history import EventFilter, PaymentHistory
 from persistence.models import PAYMENT_COLUMNS, OrderFilter, OrderKey, Origin
 from persistence.models import Order as OrderRecord
 from persistence.models import PaymentEvent as EventRecord
 from persistence.orders import OrderRepository
-from persistence.watch import PaymentFeed
+from persistence.positions import Position
+from persistence.watch import ChangeFeed
 from server.auth.principal import principal
 from server.gen.listings.v1.orders_connect import OrderService
 from server.gen.listings.v1.orders_pb import (
@@ -46,12 +47,12 @@ class OrderHandler(OrderService):
     def __init__(
         self,
         orders: OrderRepository,
-        ledger: PaymentLedger,
-        feed: PaymentFeed,
+        history: PaymentHistory,
+        feed: ChangeFeed,
         outcomes: UpdateOutcomes,
     ) -> None:
         self._orders = orders
-        self._ledger = ledger
+        self._history = history
         self._feed = feed
         self._outcomes = outcomes
 
@@ -143,7 +144,7 @@ class OrderHandler(OrderService):
         page = Page(request)
         after_id = page.after.id if page.after else 0
         storefronts = _storefronts()
-        found = await self._ledger.list_events(request.order_id, page.limit, after_id, storefronts)
+        found = await self._history.list_events(request.order_id, page.limit, after_id, storefronts)
         if not found:  # maybe there is no such order, which this raises
             await self._orders.get(request.order_id, storefronts)
         events, token = page.cut(found, _event_key)
@@ -156,13 +157,13 @@ class OrderHandler(OrderService):
     ) -> AsyncIterator[WatchOrderPaymentsResponse]:
         """Send what happens to some payments, as it is committed."""
         storefront_id = _permitted_storefront(request)
-        watched = Watched(
+        wanted = EventFilter(
             frozenset(request.order_ids),
             frozenset() if storefront_id is None else frozenset((storefront_id,)),
             _storefronts(),
         )
         position = Position.parse(request.last_event_id) if request.last_event_id else None
-        async with aclosing(self._feed.watch(watched, position)) as stream:
+        async with aclosing(self._feed.watch(wanted, position)) as stream:
             async for event, seen in stream:
                 yield WatchOrderPaymentsResponse(
                     event=event and event_message(event), event_id=str(seen)

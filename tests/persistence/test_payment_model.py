@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from persistence import errors
-from persistence.history import PaymentLedger
+from persistence.history import PaymentHistory
 from persistence.models import PAYMENT_COLUMNS, Origin
 from persistence.orders import OrderRepository
 from tests.support import databases
@@ -113,7 +113,7 @@ class System:
     orders: Orders
     guarded: OrderRepository
     unguarded: OrderRepository
-    ledger: PaymentLedger
+    history: PaymentHistory
     numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
     async def answer(
@@ -150,7 +150,7 @@ class System:
                 {name: getattr(event, f"{name}_after") for name in PAYMENT_COLUMNS},
                 event.idempotency_key,
             )
-            for event in await self.ledger.list_events(order_id, 1_000)
+            for event in await self.history.list_events(order_id, 1_000)
         ]
 
 
@@ -192,7 +192,7 @@ def system(runner: asyncio.Runner) -> Iterator[System]:
             Orders(url),
             OrderRepository(database),
             OrderRepository(database, guard_status=False),
-            PaymentLedger(database),
+            PaymentHistory(database),
         )
         runner.run(database.__aexit__(None, None, None))
 

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from persistence import errors
-from persistence.history import PaymentLedger
+from persistence.history import PaymentHistory
 from persistence.models import PAYMENT_COLUMNS, Origin, PaymentEvent, Update
 from persistence.orders import OrderRepository
 from tests.support import databases
@@ -47,10 +47,10 @@ class Call:
 
 
 @asynccontextmanager
-async def opened(url: str) -> AsyncIterator[tuple[OrderRepository, PaymentLedger]]:
+async def opened(url: str) -> AsyncIterator[tuple[OrderRepository, PaymentHistory]]:
     database = databases.pool(url, max_connections=8)
     async with database:
-        yield OrderRepository(database), PaymentLedger(database)
+        yield OrderRepository(database), PaymentHistory(database)
 
 
 async def update(

@@ -1,5 +1,6 @@
 """Every statement that reads finds its rows by an index, in a table of a million orders."""
 
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ import psycopg
 import pytest
 
 from persistence import queries
+from persistence.models import OrderKey
 from tests.support import databases
 
 MILLION: Final = 1_000_000
@@ -54,10 +56,18 @@ _ADD_EVENTS: Final = f"""
 
 
 class Read(NamedTuple):
-    """A statement, and values for its parameters."""
+    """A statement, and values for its parameters: by name, or by position."""
 
     sql: str
-    values: tuple[object, ...]
+    values: Mapping[str, object] | tuple[object, ...]
+
+    def as_sent(self) -> tuple[str, tuple[object, ...]]:
+        """Return the statement as PostgreSQL gets it, by asyncpg or by ``databases``."""
+        if isinstance(self.values, tuple):
+            return self.sql, self.values
+        numbers = {name: f"${number}" for number, name in enumerate(sorted(self.values), start=1)}
+        sql = re.sub(r":(\w+)", lambda name: numbers[name[1]], self.sql)
+        return sql, tuple(self.values[name] for name in sorted(self.values))
 
 
 class Node(NamedTuple):
@@ -127,7 +137,15 @@ def _placed_at(order_id: int) -> datetime:
     return FIRST_ORDER + order_id * BETWEEN_ORDERS
 
 
-MIDDLE: Final = (_placed_at(MILLION // 2), MILLION // 2)
+MIDDLE: Final = OrderKey(_placed_at(MILLION // 2), MILLION // 2)
+
+ONE_ORDER: Final = {"limit": 51, "order_id": MILLION // 2, "after_id": 0}
+BETWEEN: Final = {
+    "limit": 500,
+    "since": "999900:999950:999910",
+    "upto": "999990:1000001:999991,999993",
+    "after_id": 0,
+}
 
 COMMON: Final[Mapping[str, object]] = {
     "payment_status": "paid",
@@ -155,18 +173,21 @@ def reads() -> Iterator[tuple[str, Read]]:
             sql = queries.find_order(reference, by_provider=bool(provider))
             yield f"find {reference} {provider}", Read(sql, (f"{prefix}_0050005", *provider))
     for provider in ((), ("stripe",)):
-        for after in ((), MIDDLE):
-            sql = queries.list_stuck(by_provider=bool(provider), after_key=bool(after))
-            values = (51, _placed_at(900_000), *after, *provider)
+        for after in (None, MIDDLE):
+            sql = queries.list_stuck(by_provider=bool(provider), after_key=after is not None)
+            values = {"limit": 51, "unchanged_since": _placed_at(900_000)}
+            values |= queries.after_values(after)
+            values |= dict.fromkeys(["payment_provider"] if provider else [], "stripe")
             yield f"stuck {provider} {after}", Read(sql, values)
     yield "event by key", Read(queries.get_event_by_key(), ("evt_0050005",))
-    yield "events", Read(queries.list_events(), (51, MILLION // 2, 0))
-    few, many, storefronts = [999_990, 999_995, 7], list(range(1, 1_001)), [8]
-    for order_ids, storefront_ids in ((few, []), (many, []), ([], storefronts), (few, storefronts)):
-        sql = queries.events_between(order_ids=bool(order_ids), storefront_ids=bool(storefront_ids))
-        wanted = [ids for ids in (order_ids, storefront_ids) if ids]
-        values = (500, "999900:999950:999910", "999990:1000001:999991,999993", 0, *wanted)
-        yield f"between {wanted}", Read(sql, values)
+    yield "events", Read(queries.list_events(), ONE_ORDER)
+    few, many = {"order_ids": [999_990, 999_995, 7]}, {"order_ids": list(range(1, 1_001))}
+    storefronts = {"storefront_ids": [8]}
+    for wanted in (few, many, storefronts, few | storefronts):
+        sql = queries.events_between(
+            order_ids="order_ids" in wanted, storefront_ids="storefront_ids" in wanted
+        )
+        yield f"between {wanted}", Read(sql, {**BETWEEN, **wanted})
 
 
 def lists_of_orders(
@@ -175,38 +196,42 @@ def lists_of_orders(
     """ListOrders with every set of filters, from the beginning and from the middle."""
     sets = (combinations(queries.FILTERS, size) for size in range(most_filters + 1))
     for filters in chain.from_iterable(sets):
-        for after in ((), MIDDLE):
-            sql = queries.list_orders(filters, after_key=bool(after))
-            wanted = [given[name] for name in filters]
-            yield f"orders {wanted} {after}", Read(sql, (51, *after, *wanted))
+        for after in (None, MIDDLE):
+            sql = queries.list_orders(filters, after_key=after is not None)
+            wanted = {name: given[name] for name in filters}
+            values = {"limit": 51, **queries.after_values(after), **wanted}
+            yield f"orders {wanted} {after}", Read(sql, values)
 
 
-def limited_reads(given: Mapping[str, object]) -> Iterator[tuple[str, Read]]:
+def scoped_reads(given: Mapping[str, object]) -> Iterator[tuple[str, Read]]:
     """Every statement that reads, for callers with the orders of some storefronts only."""
-    some = ([8, 9, 13, 404],)
-    yield "get_order", Read(queries.get_order(limited=True), (MILLION // 2, *some))
+    some = [8, 9, 13, 404]
+    yield "get_order", Read(queries.get_order(scoped=True), (MILLION // 2, some))
     for reference, prefix in zip(queries.REFERENCES, ("cs", "pi", "txn", "evt"), strict=True):
-        sql = queries.find_order(reference, by_provider=True, limited=True)
-        yield f"find {reference}", Read(sql, (f"{prefix}_0050005", "stripe", *some))
-    yield "events", Read(queries.list_events(limited=True), (51, MILLION // 2, 0, *some))
-    sql = queries.events_between(order_ids=True, storefront_ids=False, limited=True)
-    snapshots = ("999900:999950:999910", "999990:1000001:999991,999993")
-    yield "between", Read(sql, (500, *snapshots, 0, [999_990, 999_995, 7], *some))
-    for after in ((), MIDDLE):
-        sql = queries.list_stuck(by_provider=True, after_key=bool(after), limited=True)
-        yield f"stuck {after}", Read(sql, (51, _placed_at(900_000), *after, "stripe", *some))
+        sql = queries.find_order(reference, by_provider=True, scoped=True)
+        yield f"find {reference}", Read(sql, (f"{prefix}_0050005", "stripe", some))
+    scope = {"storefronts": some}
+    yield "events", Read(queries.list_events(scoped=True), {**ONE_ORDER, **scope})
+    sql = queries.events_between(order_ids=True, storefront_ids=False, scoped=True)
+    yield "between", Read(sql, {**BETWEEN, "order_ids": [999_990, 999_995, 7], **scope})
+    for after in (None, MIDDLE):
+        page = {"limit": 51, **queries.after_values(after), **scope}
+        sql = queries.list_stuck(by_provider=True, after_key=after is not None, scoped=True)
+        stuck = {"unchanged_since": _placed_at(900_000), "payment_provider": "stripe"}
+        yield f"stuck {after}", Read(sql, page | stuck)
         for filters in ((), *((name,) for name in queries.FILTERS if name != "storefront_id")):
-            sql = queries.list_orders(filters, after_key=bool(after), limited=True)
-            wanted = [given[name] for name in filters]
-            yield f"orders {wanted} {after}", Read(sql, (51, *after, *wanted, *some))
+            sql = queries.list_orders(filters, after_key=after is not None, scoped=True)
+            wanted = {name: given[name] for name in filters}
+            yield f"orders {wanted} {after}", Read(sql, page | wanted)
 
 
 def explain(cursor: psycopg.ClientCursor[Any], read: Read, options: str = "") -> dict[str, Any]:
     """Have ``read`` explained as the prepared statement that the service makes of it."""
     cursor.execute("DEALLOCATE ALL")
-    cursor.execute(f"PREPARE read AS {read.sql}".encode())
-    places = ", ".join(["%s"] * len(read.values))
-    cursor.execute(f"EXPLAIN (FORMAT JSON{options}) EXECUTE read ({places})".encode(), read.values)
+    sql, values = read.as_sent()
+    cursor.execute(f"PREPARE read AS {sql}".encode())
+    places = ", ".join(["%s"] * len(values))
+    cursor.execute(f"EXPLAIN (FORMAT JSON{options}) EXECUTE read ({places})".encode(), values)
     row = cursor.fetchone()
     assert row is not None
     plan: dict[str, Any] = row[0][0]["Plan"]
@@ -230,7 +255,7 @@ def is_found_by_an_index(connection: psycopg.ClientCursor[Any], mode: str) -> No
     """Whether PostgreSQL plans with the values, or once for all of them."""
     connection.execute(f"SET plan_cache_mode = {mode}".encode())
     bad = {}
-    every = (reads(), lists_of_orders(COMMON), lists_of_orders(RARE), limited_reads(COMMON))
+    every = (reads(), lists_of_orders(COMMON), lists_of_orders(RARE), scoped_reads(COMMON))
     for name, read in chain(*every):
         found = list(nodes(explain(connection, read)))
         if any(node.is_costly for node in found) or not any("Index" in each.kind for each in found):
@@ -253,9 +278,10 @@ def costs_the_same_in_the_middle(
     connection: psycopg.ClientCursor[Any], filters: tuple[str, ...]
 ) -> None:
     connection.execute("SET plan_cache_mode = force_custom_plan")
-    wanted = [COMMON[name] for name in filters]
-    first = Read(queries.list_orders(filters, after_key=False), (51, *wanted))
-    middle = Read(queries.list_orders(filters, after_key=True), (51, *MIDDLE, *wanted))
+    wanted = {"limit": 51, **{name: COMMON[name] for name in filters}}
+    first = Read(queries.list_orders(filters, after_key=False), wanted)
+    after = queries.after_values(MIDDLE)
+    middle = Read(queries.list_orders(filters, after_key=True), wanted | after)
 
     plans = [explain(connection, read, ", ANALYZE, BUFFERS") for read in (first, middle)]
 
@@ -269,9 +295,10 @@ def costs_a_page_of_each(connection: psycopg.ClientCursor[Any]) -> None:
     """For a caller with some storefronts, at the beginning and in the middle."""
     connection.execute("SET plan_cache_mode = force_custom_plan")
     some = [8, 9, 13]
-    for after in ((), MIDDLE):
-        sql = queries.list_orders((), after_key=bool(after), limited=True)
-        plan = explain(connection, Read(sql, (51, *after, some)), ", ANALYZE, BUFFERS")
+    for after in (None, MIDDLE):
+        sql = queries.list_orders((), after_key=after is not None, scoped=True)
+        values = {"limit": 51, **queries.after_values(after), **queries.scope_values(some)}
+        plan = explain(connection, Read(sql, values), ", ANALYZE, BUFFERS")
         assert plan["Actual Rows"] == 51
         assert 0 < touched(plan) < 60 * len(some)
 

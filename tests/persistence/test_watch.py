@@ -12,9 +12,10 @@ import pytest
 
 from persistence.dsn import asyncpg_dsn
 from persistence.errors import DatabaseUnavailable, InvalidPosition, WatchEnded, WatcherTooSlow
-from persistence.history import PaymentLedger, Position, Snapshot, Watched
+from persistence.history import EventFilter, PaymentHistory
 from persistence.models import PaymentEvent
-from persistence.watch import PaymentFeed
+from persistence.positions import Position, Snapshot
+from persistence.watch import ChangeFeed
 from tests.support import databases
 from tests.support.orders import Orders
 
@@ -22,11 +23,11 @@ pytestmark = pytest.mark.anyio
 
 
 @asynccontextmanager
-async def feed(url: str) -> AsyncIterator[PaymentFeed]:
+async def feed(url: str) -> AsyncIterator[ChangeFeed]:
     async with (
         databases.pool(url, max_connections=4) as database,
-        PaymentFeed(
-            PaymentLedger(database), databases.for_service(url), connect_timeout=5
+        ChangeFeed(
+            PaymentHistory(database), databases.for_service(url), connect_timeout=5
         ) as opened,
     ):
         yield opened
@@ -75,11 +76,11 @@ async def test_every_commit_arrives_once_however_often_the_watcher_reconnects(
     wrote: dict[int, list[str]] = defaultdict(list)
     seen: dict[int, list[str]] = defaultdict(list)
 
-    async def watch(opened: PaymentFeed, watched: Watched) -> None:
+    async def watch(opened: ChangeFeed, wanted: EventFilter) -> None:
         position: Position | None = None
         last = None
         while last != "end":
-            async with aclosing(opened.watch(watched, position)) as stream:
+            async with aclosing(opened.watch(wanted, position)) as stream:
                 remaining = random.randint(1, 15)
                 async for event, reached in stream:
                     # As a client has it: a text.
@@ -97,9 +98,13 @@ async def test_every_commit_arrives_once_however_often_the_watcher_reconnects(
     begun = asyncio.Event()
     connections = [await asyncpg.connect(asyncpg_dsn(database_url)) for _ in range(4)]
     locks = {order_id: asyncio.Lock() for order_id in order_ids}
-    watched = Watched(storefront_ids=frozenset([9])) if seed % 2 else Watched(frozenset(order_ids))
+    wanted = (
+        EventFilter(storefront_ids=frozenset([9]))
+        if seed % 2
+        else EventFilter(frozenset(order_ids))
+    )
     async with feed(database_url) as opened, asyncio.timeout(30):
-        watching = asyncio.create_task(watch(opened, watched))
+        watching = asyncio.create_task(watch(opened, wanted))
         await begun.wait()
         await asyncio.gather(
             *(
@@ -124,7 +129,7 @@ async def test_a_transaction_of_somebody_else_delays_nothing(database_url: str) 
         async with (
             feed(database_url) as opened,
             asyncio.timeout(5),
-            aclosing(opened.watch(Watched(frozenset([order_id])), None)) as stream,
+            aclosing(opened.watch(EventFilter(frozenset([order_id])), None)) as stream,
         ):
             await anext(stream)
             orders.change(order_id, payment_status="paid")
@@ -138,7 +143,7 @@ async def test_too_many_events_wait(database_url: str) -> None:
     order_id = orders.add()
     async with (
         feed(database_url) as opened,
-        aclosing(opened.watch(Watched(frozenset([order_id])), None)) as stream,
+        aclosing(opened.watch(EventFilter(frozenset([order_id])), None)) as stream,
     ):
         await anext(stream)
         with psycopg.connect(database_url) as connection:
@@ -153,15 +158,15 @@ async def test_too_many_events_wait(database_url: str) -> None:
             await anext(stream)
 
 
-class Interrupted(PaymentLedger):
-    """A ledger whose connection is lost once, in the middle of reading."""
+class Interrupted(PaymentHistory):
+    """A history whose connection is lost once, in the middle of reading."""
 
     interrupted = False
 
     async def events_since(
-        self, position: Position, upto: Snapshot, watched: Watched
+        self, position: Position, upto: Snapshot, wanted: EventFilter
     ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
-        async for event, reached in super().events_since(position, upto, watched):
+        async for event, reached in super().events_since(position, upto, wanted):
             yield event, reached
             if event.payment_status_after == "2" and not self.interrupted:
                 self.interrupted = True
@@ -172,12 +177,12 @@ async def test_after_an_error_in_between_nothing_comes_twice(database_url: str) 
     orders = Orders(database_url)
     order_id = orders.add()
     database = databases.pool(database_url)
-    ledger = Interrupted(database)
+    history = Interrupted(database)
     async with (
         database,
-        PaymentFeed(ledger, databases.for_service(database_url), connect_timeout=5) as opened,
+        ChangeFeed(history, databases.for_service(database_url), connect_timeout=5) as opened,
         asyncio.timeout(10),
-        aclosing(opened.watch(Watched(frozenset([order_id])), None)) as stream,
+        aclosing(opened.watch(EventFilter(frozenset([order_id])), None)) as stream,
     ):
         await anext(stream)
         with psycopg.connect(database_url) as connection:
@@ -187,14 +192,14 @@ async def test_after_an_error_in_between_nothing_comes_twice(database_url: str) 
                 )
         events = [(await anext(stream))[0] for _ in range(5)]
     assert [each and each.payment_status_after for each in events] == list("01234")
-    assert ledger.interrupted
+    assert history.interrupted
 
 
 async def test_the_end_reaches_all_watchers(database_url: str) -> None:
     async with feed(database_url) as opened:
         async with (
-            aclosing(opened.watch(Watched(storefront_ids=frozenset([1])), None)) as first,
-            aclosing(opened.watch(Watched(storefront_ids=frozenset([2])), None)) as second,
+            aclosing(opened.watch(EventFilter(storefront_ids=frozenset([1])), None)) as first,
+            aclosing(opened.watch(EventFilter(storefront_ids=frozenset([2])), None)) as second,
         ):
             await anext(first)
             await anext(second)
@@ -203,7 +208,7 @@ async def test_the_end_reaches_all_watchers(database_url: str) -> None:
                 with pytest.raises(WatchEnded):
                     await anext(stream)
         with pytest.raises(WatchEnded):
-            await anext(opened.watch(Watched(storefront_ids=frozenset([1])), None))
+            await anext(opened.watch(EventFilter(storefront_ids=frozenset([1])), None))
 
 
 async def test_many_changes_that_nobody_watches_delay_nothing(database_url: str) -> None:
@@ -212,7 +217,7 @@ async def test_many_changes_that_nobody_watches_delay_nothing(database_url: str)
     async with (
         feed(database_url) as opened,
         asyncio.timeout(20),
-        aclosing(opened.watch(Watched(frozenset([order_id])), None)) as stream,
+        aclosing(opened.watch(EventFilter(frozenset([order_id])), None)) as stream,
     ):
         await anext(stream)
         with psycopg.connect(database_url) as connection:
@@ -232,8 +237,8 @@ async def test_a_position_ends_with_the_last_event(database_url: str) -> None:
     """What came after it may not be on disk, and its number be given out again after a crash."""
     orders = Orders(database_url)
     async with databases.pool(database_url, max_connections=1) as database:
-        ledger = PaymentLedger(database)
-        assert await ledger.snapshot() == Snapshot(1, 1, ())
+        history = PaymentHistory(database)
+        assert await history.snapshot() == Snapshot(1, 1, ())
         with psycopg.connect(database_url) as earlier, psycopg.connect(database_url) as later:
             row = earlier.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()
             assert row is not None
@@ -244,18 +249,18 @@ async def test_a_position_ends_with_the_last_event(database_url: str) -> None:
             later.execute("SELECT pg_current_xact_id()")
             for _ in range(2):
                 orders.value("SELECT pg_current_xact_id()::text::bigint")
-            snapshot = await ledger.snapshot()
+            snapshot = await history.snapshot()
             assert snapshot.xmax == last + 1
             assert row[0] in snapshot.in_progress
             assert max(snapshot.in_progress) < snapshot.xmax
-        assert (await ledger.snapshot()).xmax == last + 1
+        assert (await history.snapshot()).xmax == last + 1
 
 
 async def test_a_position_of_another_database(database_url: str) -> None:
     Orders(database_url).add(payment_status="paid")
     ahead = Position(Snapshot(2**40, 2**40, ()))
     async with feed(database_url) as opened:
-        stream = opened.watch(Watched(storefront_ids=frozenset([1])), ahead)
+        stream = opened.watch(EventFilter(storefront_ids=frozenset([1])), ahead)
         with pytest.raises(InvalidPosition):
             while True:
                 await anext(stream)
@@ -279,3 +284,33 @@ async def test_a_position_is_read_as_it_was_written(position: Position) -> None:
 async def test_other_texts_are_no_positions(text: str) -> None:
     with pytest.raises(InvalidPosition):
         Position.parse(text)
+
+
+async def test_the_union_of_filters_matches_what_each_of_them_matches() -> None:
+    """It may match more; it has a scope only if each of them has one."""
+    random = Random(20)
+
+    def some(most: int) -> frozenset[int]:
+        return frozenset(random.sample(range(6), random.randint(0, most)))
+
+    def event(order_id: int, storefront_id: int) -> PaymentEvent:
+        unknown = dict.fromkeys(PaymentEvent._fields)
+        values = unknown | {"order_id": order_id, "storefront_id": storefront_id}
+        return PaymentEvent(**values)  # type: ignore[arg-type]
+
+    every_event = [event(order, storefront) for order in range(6) for storefront in range(6)]
+    for _ in range(300):
+        filters = [
+            EventFilter(some(2), some(2), random.choice([None, some(3)]))
+            for _ in range(random.randint(1, 4))
+        ]
+        union = EventFilter.union(filters)
+        for each in every_event:
+            assert union.matches(each) or not any(one.matches(each) for one in filters)
+        assert union.order_ids == {n for one in filters for n in one.order_ids}
+        assert union.storefront_ids == {n for one in filters for n in one.storefront_ids}
+        scopes = [one.scope for one in filters]
+        all_of_them = frozenset(n for scope in scopes for n in scope or ())
+        assert union.scope == (None if None in scopes else all_of_them)
+        if len(filters) == 1:
+            assert union == filters[0]

@@ -1,0 +1,61 @@
+"""What PyPika lacks of PostgreSQL's SQL, in PyPika's terms.
+
+Each name is that of the keyword or function it stands for. The functions take PyPika terms, and
+plain values, which become literals: what comes from a caller of the service is a parameter.
+"""
+
+from typing import Any, Final
+
+from pypika import CustomFunction
+from pypika.enums import Comparator
+from pypika.queries import Selectable
+from pypika.terms import BasicCriterion, Criterion, Term
+
+# https://www.postgresql.org/docs/current/functions-comparisons.html
+any_: Final = CustomFunction("ANY", ["array"])
+all_: Final = CustomFunction("ALL", ["array"])
+
+# https://www.postgresql.org/docs/current/functions-conditional.html
+greatest: Final = CustomFunction("greatest", ["first", "second"])
+
+# https://www.postgresql.org/docs/current/functions-array.html
+unnest: Final = CustomFunction("unnest", ["array"])
+
+# https://www.postgresql.org/docs/current/functions-datetime.html
+clock_timestamp: Final = CustomFunction("clock_timestamp")
+
+# https://www.postgresql.org/docs/current/functions-admin.html
+set_config: Final = CustomFunction("set_config", ["name", "value", "is_local"])
+pg_logical_emit_message: Final = CustomFunction(
+    "pg_logical_emit_message", ["transactional", "prefix", "content"]
+)
+
+# https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT
+pg_current_snapshot: Final = CustomFunction("pg_current_snapshot")
+pg_snapshot_xmin: Final = CustomFunction("pg_snapshot_xmin", ["snapshot"])
+pg_snapshot_xmax: Final = CustomFunction("pg_snapshot_xmax", ["snapshot"])
+pg_visible_in_snapshot: Final = CustomFunction("pg_visible_in_snapshot", ["xid", "snapshot"])
+
+
+class _Comparator(Comparator):
+    is_distinct_from = " IS DISTINCT FROM "
+
+
+def is_distinct_from(first: Term, second: Term) -> Criterion:
+    """Return ``first IS DISTINCT FROM second``: as ``<>``, but null is equal to null."""
+    return BasicCriterion(_Comparator.is_distinct_from, first, second)
+
+
+class Lateral(Selectable):
+    """``LATERAL (query) alias``: a subquery to join, which may use the columns of those before it.
+
+    ``query`` is a PyPika query, which types its builders as those of no dialect.
+    """
+
+    def __init__(self, query: Any, alias: str) -> None:
+        super().__init__(alias)
+        self._query = query
+
+    def get_sql(self, **_options: Any) -> str:
+        """Return the SQL of the join's right side."""
+        return f'LATERAL ({self._query}) "{self.alias}"'
