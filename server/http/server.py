@@ -1,6 +1,6 @@
 """The server, and how it stops: what has begun is finished, within a time.
 
-1. ``stopping`` is called: readiness turns false, and streams without an end are ended.
+1. ``stopping`` is called, for what does not end by itself: streams without an end, readiness.
 2. No new connection begins, and those in the sockets' queues are accepted. The sockets close.
 3. Each connection is shut down: HTTP/2 by GOAWAY (see ``h2``), HTTP/1.1 by closing it when it has
    nothing to answer. One that has not shown yet which of them it speaks is given
@@ -51,10 +51,11 @@ def _nothing() -> None:
 
 
 class Server(uvicorn.Server):
-    """Serves an ASGI application over HTTP/1.1 and HTTP/2, until SIGTERM, SIGINT or should_exit.
+    """Serves an ASGI application over HTTP/1.1 and HTTP/2.
 
-    ``serve(sockets)`` accepts on listening sockets (see ``sockets.listen``), and returns when the
-    server has drained. A second SIGINT ends the drain.
+    ``await serve(sockets)`` accepts on listening sockets (see ``sockets.listen``) until SIGTERM,
+    SIGINT or ``should_exit``, and returns when the server has drained. A second SIGINT cuts the
+    drain short.
     """
 
     def __init__(  # noqa: PLR0913 - all that is to be known of a server
@@ -117,8 +118,8 @@ class Server(uvicorn.Server):
         deadline = asyncio.get_running_loop().time() + self._drain_timeout
         _log.info("stopping")
         self._stopping()
-        # Works around uvicorn and the kernel: a socket that closes resets the connections in its
-        # queue.
+        # Works around uvicorn, which closes the sockets: the kernel then resets the connections in
+        # their queues.
         for listener in sockets or []:
             if not self.shares_listener:
                 stop_accepting(listener)

@@ -56,7 +56,7 @@ def test_calls_across_many_connections_run_once(concurrency: int) -> None:
     run(test())
 
 
-def test_slow_calls_outlive_the_recycling_of_their_connection() -> None:
+def test_slow_calls_outlive_the_goaway_of_their_connection() -> None:
     async def test() -> None:
         async with serving(goaway_after_streams=150) as served, channel_to(served) as channel:
             slow = asyncio.ensure_future(

@@ -1,4 +1,4 @@
-"""What is on the wire when an HTTP/2 connection ends, frame by frame."""
+"""The frames of the end of an HTTP/2 connection (RFC 9113, section 6.8)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert [r.getMessage() for r in caplog.get_records("call") if r.levelno > logging.INFO] == []
 
 
-def test_the_two_phases() -> None:
+def test_initial_and_final_goaway() -> None:
     async def test() -> None:
         async with (
             serving(goaway_after_streams=3, goaway_timeout=0.2) as served,
@@ -45,14 +45,14 @@ def test_the_two_phases() -> None:
         ):
             for stream_id in (1, 3, 5):
                 peer.call(stream_id, HOLD)
-            await peer.announcement()
+            await peer.initial_goaway()
 
             # A stream that was on its way is served.
             peer.call(7)
             await peer.answer(7)
             assert len(peer.goaways) == 1
 
-            # The client has read the announcement, so the second GOAWAY is exact.
+            # The client has read the initial GOAWAY, so the final one is exact.
             peer.answer_ping()
             assert await peer.final_goaway() == 7
 
@@ -75,7 +75,7 @@ def test_the_two_phases() -> None:
 
 
 def test_a_request_may_end_with_its_headers() -> None:
-    """As a POST without a body does; it must not be waited for."""
+    """A POST without a body does; the application must not wait for one."""
 
     async def test() -> None:
         async with serving() as served, Peer.connected(served) as peer:
@@ -86,7 +86,7 @@ def test_a_request_may_end_with_its_headers() -> None:
     run(test())
 
 
-def test_a_ping_that_is_not_answered_does_not_hold_up_the_second_phase() -> None:
+def test_the_final_goaway_does_not_wait_for_a_ping_that_is_not_answered() -> None:
     async def test() -> None:
         async with (
             serving(goaway_after_streams=1, goaway_timeout=0.1) as served,
@@ -100,7 +100,7 @@ def test_a_ping_that_is_not_answered_does_not_hold_up_the_second_phase() -> None
     run(test())
 
 
-def test_a_burst_before_the_second_phase_brings_it_on() -> None:
+def test_a_burst_of_streams_brings_the_final_goaway_on() -> None:
     async def test() -> None:
         async with (
             serving(goaway_after_streams=3, refuse_after_streams=5) as served,
@@ -120,7 +120,7 @@ def test_a_burst_before_the_second_phase_brings_it_on() -> None:
 
 
 @pytest.mark.parametrize("batch", [100, 5_000])
-def test_a_client_that_never_listens_does_not_meet_the_limit_of_streams(batch: int) -> None:
+def test_a_client_that_ignores_goaway_does_not_reach_zttps_limit_of_streams(batch: int) -> None:
     async def test() -> None:
         async with serving(goaway_timeout=0.2) as served, Peer.connected(served) as peer:
             peer.call(1, HOLD)
@@ -135,7 +135,7 @@ def test_a_client_that_never_listens_does_not_meet_the_limit_of_streams(batch: i
             await peer.answer(1)
             await peer.end()
         assert {code for _, code in peer.goaways} <= {NO_ERROR}
-        # Whatever was not refused was run, once, and answered.
+        # Each stream that was not refused ran once, and was answered.
         assert {b"%d" % n for n in peer.answered} == set(served.app.started)
         assert set(served.app.started.values()) == {1}
         assert set(peer.resets.values()) == {REFUSED_STREAM}
@@ -143,7 +143,7 @@ def test_a_client_that_never_listens_does_not_meet_the_limit_of_streams(batch: i
     run(test())
 
 
-def test_a_client_that_never_listens_does_not_meet_the_limit_of_resets() -> None:
+def test_a_client_that_ignores_goaway_does_not_reach_zttps_limit_of_resets() -> None:
     async def test() -> None:
         async with serving() as served, Peer.connected(served) as peer:
             peer.call(1, HOLD)
@@ -173,7 +173,7 @@ def test_a_response_that_waits_for_the_clients_window_is_in_flight() -> None:
             peer.call(1)
             await peer.until(lambda: peer.messages)
             assert await peer.final_goaway() == 1
-            # Long enough for a server that thinks the connection idle to close it.
+            # Longer than goaway_timeout, after which an idle connection is closed.
             await asyncio.sleep(0.2)
             peer.send(WINDOW_UPDATE, 0, 1, (100).to_bytes(4))
             await peer.answer(1)
@@ -182,7 +182,7 @@ def test_a_response_that_waits_for_the_clients_window_is_in_flight() -> None:
     run(test())
 
 
-def test_a_response_does_not_wait_for_a_client_that_is_gone() -> None:
+def test_a_response_does_not_wait_longer_than_the_idle_timeout() -> None:
     async def test() -> None:
         async with (
             serving(goaway_after_streams=1, goaway_timeout=0.05, h2_idle=1) as served,
@@ -196,10 +196,10 @@ def test_a_response_does_not_wait_for_a_client_that_is_gone() -> None:
     run(test())
 
 
-def test_a_stream_that_meets_the_idle_time_out_is_served() -> None:
+def test_a_stream_that_crosses_the_idle_goaway_is_served() -> None:
     async def test() -> None:
         async with serving(h2_idle=1) as served, Peer.connected(served) as peer:
-            await peer.announcement()
+            await peer.initial_goaway()
             peer.call(1)
             await peer.answer(1)
             peer.answer_ping()
@@ -208,13 +208,13 @@ def test_a_stream_that_meets_the_idle_time_out_is_served() -> None:
     run(test())
 
 
-def test_a_stream_that_meets_the_shutdown_is_served() -> None:
+def test_a_stream_that_crosses_the_goaway_of_a_shutdown_is_served() -> None:
     async def test() -> None:
         async with serving() as served, Peer.connected(served) as peer:
             peer.call(1, HOLD)
             await until(lambda: len(served.app.started) == 1)
             await served.stop()
-            await peer.announcement()
+            await peer.initial_goaway()
             peer.call(3)
             await peer.answer(3)
             peer.answer_ping()
@@ -225,16 +225,16 @@ def test_a_stream_that_meets_the_shutdown_is_served() -> None:
     run(test())
 
 
-@pytest.mark.parametrize("listening", [True, False])
-def test_an_idle_connection_does_not_keep_the_server_from_stopping(listening: bool) -> None:
+@pytest.mark.parametrize("obeys", [True, False])
+def test_an_idle_connection_does_not_keep_the_server_from_stopping(obeys: bool) -> None:
     async def test() -> None:
-        goaway_timeout = 60.0 if listening else 0.1
+        goaway_timeout = 60.0 if obeys else 0.1
         async with serving(goaway_timeout=goaway_timeout) as served, Peer.connected(served) as peer:
             peer.call(1)
             await peer.answer(1)
             await served.stop()
-            if listening:
-                await peer.announcement()
+            if obeys:
+                await peer.initial_goaway()
                 peer.answer_ping()
                 assert await peer.final_goaway() == 1
                 peer.writer.close()
@@ -244,12 +244,12 @@ def test_an_idle_connection_does_not_keep_the_server_from_stopping(listening: bo
 
 
 @pytest.mark.parametrize("final", [False, True])
-def test_a_client_that_goes_away_meanwhile_leaves_nothing_behind(final: bool) -> None:
+def test_a_connection_that_is_lost_meanwhile_is_freed(final: bool) -> None:
     async def test() -> None:
         async with serving(goaway_after_streams=2) as served, Peer.connected(served) as peer:
             peer.call(1, HOLD)
             peer.call(3, HOLD)
-            await peer.announcement()
+            await peer.initial_goaway()
             if final:
                 peer.answer_ping()
                 await peer.final_goaway()
@@ -269,11 +269,11 @@ def test_a_client_that_goes_away_meanwhile_leaves_nothing_behind(final: bool) ->
     run(test())
 
 
-def test_a_clients_goaway_starts_the_same_end() -> None:
+def test_a_clients_goaway_starts_the_graceful_end() -> None:
     async def test() -> None:
         async with serving() as served, Peer.connected(served) as peer:
             peer.send(GOAWAY, payload=bytes(8))
-            await peer.announcement()
+            await peer.initial_goaway()
             peer.call(1)
             await peer.answer(1)
             peer.answer_ping()
@@ -282,7 +282,7 @@ def test_a_clients_goaway_starts_the_same_end() -> None:
     run(test())
 
 
-def test_a_path_that_is_not_ascii_costs_its_own_stream_only() -> None:
+def test_a_path_that_is_not_ascii_resets_its_own_stream_only() -> None:
     async def test() -> None:
         async with serving() as served, Peer.connected(served) as peer:
             peer.call(1, HOLD)

@@ -1,4 +1,4 @@
-"""How many frames that ask for nothing are no flood."""
+"""How many frames besides requests a client may send."""
 
 from itertools import count, takewhile
 
@@ -33,7 +33,7 @@ def test_some_are_granted_each_second_and_saved_up_to_a_limit() -> None:
     assert 1_998 <= spent(budget) <= 2_000
 
 
-def test_a_client_that_pings_every_second_comes_nowhere_near() -> None:
+def test_a_ping_every_second_never_exceeds_it() -> None:
     clock = Clock()
     budget = FrameBudget(clock)
     for _ in range(100_000):
@@ -41,7 +41,7 @@ def test_a_client_that_pings_every_second_comes_nowhere_near() -> None:
         assert budget.spend()
 
 
-def test_each_call_and_each_answer_grants_some() -> None:
+def test_each_request_and_each_response_grants_some() -> None:
     budget, _ = used_up()
     for _ in range(10):
         budget.earn_for_request()
@@ -52,7 +52,7 @@ def test_each_call_and_each_answer_grants_some() -> None:
     assert 18 <= spent(budget) <= 20
 
 
-def test_a_client_may_tell_twice_of_what_it_has_read() -> None:
+def test_each_part_of_a_response_may_be_acknowledged_twice() -> None:
     budget, _ = used_up()
     budget.earn_for_sent(512 * 1024)
     assert spent(budget) >= 2 * 512 * 1024 // 16_384  # the largest frame, for two windows

@@ -1,4 +1,4 @@
-"""The sockets that the service listens on."""
+"""Listening sockets."""
 
 import socket
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 from server.http.sockets import CannotListen, base_url, listen, stop_accepting
 
-OURS = (
+ANOTHER_PROCESS = (
     "import sys; from server.http.sockets import listen; listen('127.0.0.1', int(sys.argv[1]), 2)"
 )
 
@@ -33,7 +33,10 @@ def test_a_port_is_not_shared_with_others(stack: ExitStack, count: int) -> None:
         with pytest.raises(CannotListen, match=f"port {port}: Address already in use"):
             listen("127.0.0.1", port, wanted)
     done = subprocess.run(
-        [sys.executable, "-c", OURS, str(port)], check=False, capture_output=True, text=True
+        [sys.executable, "-c", ANOTHER_PROCESS, str(port)],
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert "Address already in use" in done.stderr
 
@@ -48,7 +51,7 @@ def test_connections_are_distributed(stack: ExitStack) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_who_is_turned_away_does_not_connect(stack: ExitStack, host: str) -> None:
+def test_no_connection_begins_after_stop_accepting(stack: ExitStack, host: str) -> None:
     (listener,) = listen(host, 0)
     stack.enter_context(listener)
     address = listener.getsockname()[:2]

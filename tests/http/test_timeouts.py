@@ -1,4 +1,4 @@
-"""Half a request, and an answer that nobody reads, are not kept for ever."""
+"""Incomplete requests and responses that are not read end after a time."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ NO_WINDOW = (4).to_bytes(2) + (0).to_bytes(4)  # SETTINGS_INITIAL_WINDOW_SIZE
 BODY = prefixed(b"1")
 HEAD = b"POST %b HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % (ECHO, len(BODY))
 
-# What comes first, and what then comes in drops, never to be whole.
-HALVES = {
+# The start of a request, and what is sent again and again after it without completing it.
+INCOMPLETE = {
     "preface": (b"PRI * HT", b""),
     "head": (b"POST / HTTP/1.1\r\nx: ", b"x"),
     "second-head": (HEAD + BODY + b"POST / HTTP/1.1\r\nx: ", b"x"),
@@ -55,9 +55,9 @@ HALVES = {
 }
 
 
-@pytest.mark.parametrize("kind", HALVES)
-def test_half_a_request_ends_with_its_connection(kind: str) -> None:
-    start, drop = HALVES[kind]
+@pytest.mark.parametrize("kind", INCOMPLETE)
+def test_an_incomplete_request_ends_with_its_connection(kind: str) -> None:
+    start, part = INCOMPLETE[kind]
 
     async def test() -> None:
         async with (
@@ -65,12 +65,12 @@ def test_half_a_request_ends_with_its_connection(kind: str) -> None:
             connected(served) as (reader, writer),
         ):
             writer.write(start)
-            if start == PREFACE:  # which is an event; so the half must not arrive with it
+            if start == PREFACE:  # an event of its own; what is incomplete arrives apart from it
                 await reader.readexactly(9)
                 await asyncio.sleep(0.05)
                 list_frame = frame(HEADERS, 0, 1, header_block(ECHO))
                 writer.write(list_frame if kind == "header-list" else list_frame[:20])
-            async with dripping(writer, drop), asyncio.timeout(5):
+            async with dripping(writer, part), asyncio.timeout(5):
                 answer = b""
                 with suppress(ConnectionError):
                     answer = await reader.read()
@@ -82,8 +82,8 @@ def test_half_a_request_ends_with_its_connection(kind: str) -> None:
 
 
 @pytest.mark.parametrize("at", [30, len(HEAD) + 1])
-def test_half_a_request_that_was_refused_is_not_executed(at: int) -> None:
-    """Its other half comes, but its client may have sent it again elsewhere."""
+def test_an_incomplete_request_that_was_answered_with_408_is_not_executed(at: int) -> None:
+    """Its rest arrives, but its client may have sent it again elsewhere."""
 
     async def test() -> None:
         async with (
@@ -100,8 +100,8 @@ def test_half_a_request_that_was_refused_is_not_executed(at: int) -> None:
     run(test())
 
 
-@pytest.mark.parametrize("drop", [0, 1])
-def test_half_a_body_over_http_2_ends_alone(drop: int) -> None:
+@pytest.mark.parametrize("size", [0, 1])
+def test_an_incomplete_body_over_http_2_resets_its_stream_only(size: int) -> None:
     """Others on the connection, some of which take longer to answer, lose nothing."""
 
     async def test() -> None:
@@ -111,8 +111,8 @@ def test_half_a_body_over_http_2_ends_alone(drop: int) -> None:
         ):
             peer.call(1, HOLD)
             peer.send(HEADERS, END_HEADERS, 3, header_block(ECHO))
-            half = b"\0\0" + drop.to_bytes() + b"\0\0\0\0\0\3" + b"x" * drop  # DATA
-            async with dripping(peer.writer, half), asyncio.timeout(5):
+            part = b"\0\0" + size.to_bytes() + b"\0\0\0\0\0\3" + b"x" * size  # DATA
+            async with dripping(peer.writer, part), asyncio.timeout(5):
                 await peer.until(lambda: 3 in peer.resets)
             assert peer.resets == {3: CANCEL}
             peer.call(5)
@@ -125,8 +125,8 @@ def test_half_a_body_over_http_2_ends_alone(drop: int) -> None:
     run(test())
 
 
-def test_nobody_else_is_ended() -> None:
-    """Not who has a whole request under way, nor who is only there."""
+def test_no_other_connection_is_ended() -> None:
+    """Neither one with a complete request under way, nor an idle one."""
 
     async def test() -> None:
         async with (
@@ -160,7 +160,7 @@ def test_nobody_else_is_ended() -> None:
     run(test())
 
 
-def test_an_answer_that_is_not_read_ends_with_its_connection() -> None:
+def test_a_response_that_is_not_read_ends_with_its_connection() -> None:
     async def test() -> None:
         async with (
             serving(check_interval=0.1, response_stall_timeout=0.3) as served,
@@ -179,7 +179,7 @@ def test_an_answer_that_is_not_read_ends_with_its_connection() -> None:
 
 
 @pytest.mark.parametrize("also", [False, True])
-def test_an_answer_over_http_2_that_is_not_read_ends_alone(also: bool) -> None:
+def test_a_response_over_http_2_that_is_not_read_resets_its_stream_only(also: bool) -> None:
     """Whether or not the client has other calls under way."""
 
     async def test() -> None:
@@ -199,7 +199,7 @@ def test_an_answer_over_http_2_that_is_not_read_ends_alone(also: bool) -> None:
 
 
 @pytest.mark.parametrize("path", [ECHO, PLAIN])
-def test_an_answer_that_its_client_abandons_leaves_nothing_behind(path: bytes) -> None:
+def test_a_connection_that_is_lost_during_a_response_is_freed(path: bytes) -> None:
     async def test() -> None:
         async with serving() as served:
             body = prefixed(bytes(300_000))  # comes back, and is more than a window holds
@@ -219,8 +219,8 @@ def test_an_answer_that_its_client_abandons_leaves_nothing_behind(path: bytes) -
     run(test())
 
 
-def test_a_request_may_be_answered_before_it_is_whole() -> None:
-    """Once its rest has come, the connection is as good as any."""
+def test_a_request_may_be_answered_before_it_is_complete() -> None:
+    """Once its rest has arrived, the connection serves further requests."""
 
     async def test() -> None:
         async with (
@@ -239,7 +239,7 @@ def test_a_request_may_be_answered_before_it_is_whole() -> None:
 
 
 @pytest.mark.parametrize("slowly", [False, True])
-def test_a_request_that_was_answered_must_not_go_on_for_ever(slowly: bool) -> None:
+def test_the_rest_of_an_answered_request_is_bounded(slowly: bool) -> None:
     """Its client has time to read the answer."""
 
     async def test() -> None:
@@ -260,8 +260,8 @@ def test_a_request_that_was_answered_must_not_go_on_for_ever(slowly: bool) -> No
     run(test())
 
 
-def test_many_requests_may_be_ahead_one_after_the_other() -> None:
-    """As of a client that always has some of them on their way, 64 KiB in all many times over."""
+def test_pipelined_requests_may_exceed_max_read_ahead_in_all() -> None:
+    """A client may always have some of them on their way; only those at one time count."""
 
     async def test() -> None:
         async with serving() as served, connected(served) as (reader, writer):
@@ -286,8 +286,8 @@ def test_a_path_that_is_not_ascii_over_http_1(caplog: pytest.LogCaptureFixture) 
     assert "Traceback" not in caplog.text
 
 
-def test_a_client_that_pings_every_now_and_then_is_served() -> None:
-    """As gRPC's keep-alive does, for which the server must not even be idle."""
+def test_pings_keep_an_idle_connection() -> None:
+    """As gRPC's keep-alive does: a PING restarts the idle timer."""
 
     async def test() -> None:
         async with serving(h2_idle=0.3) as served, Peer.connected(served) as peer:
@@ -301,11 +301,11 @@ def test_a_client_that_pings_every_now_and_then_is_served() -> None:
     run(test())
 
 
-def test_a_connection_that_is_old_is_ended_and_loses_nothing() -> None:
+def test_an_old_connection_ends_and_loses_no_call() -> None:
     async def test() -> None:
         async with serving(h2_age=0.3) as served, Peer.connected(served) as peer:
             peer.call(1, HOLD)
-            await peer.announcement()
+            await peer.initial_goaway()
             peer.call(3)
             await peer.answer(3)
             peer.answer_ping()
@@ -318,7 +318,7 @@ def test_a_connection_that_is_old_is_ended_and_loses_nothing() -> None:
     run(test())
 
 
-def test_something_may_be_done_every_second() -> None:
+def test_every_second_is_called_every_second() -> None:
     async def test() -> None:
         times: list[float] = []
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""What becomes of connections over TLS: shaken hands halfway, read slowly, or never closed."""
+"""Connections over TLS: incomplete handshakes, slow readers, and clients that do not close."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def tls(ca: Issued, tmp_path: Path) -> TLS:
 
 @contextmanager
 def secured(served: Served, context: ssl.SSLContext) -> Iterator[ssl.SSLSocket]:
-    """Connect as a client that reads only what is asked of it. Blocks: call it in a thread."""
+    """Connect as a client that reads only when it is told to. Blocks: call it in a thread."""
     with socket.socket() as plain:
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
         plain.settimeout(20)
@@ -70,28 +70,28 @@ def secured(served: Served, context: ssl.SSLContext) -> Iterator[ssl.SSLSocket]:
             yield client
 
 
-async def nobody_is_left(served: Served) -> None:
+async def no_connection_is_left(served: Served) -> None:
     await until(lambda: not served.server.server_state.connections)
 
 
 @pytest.mark.parametrize("start", [b"", CLIENT_HELLO])
-@pytest.mark.parametrize("drop", [b"", b"\0"])
-def test_half_a_handshake_ends(ca: Issued, tls: TLS, start: bytes, drop: bytes) -> None:
-    """And nobody else does."""
+@pytest.mark.parametrize("part", [b"", b"\0"])
+def test_an_incomplete_handshake_ends(ca: Issued, tls: TLS, start: bytes, part: bytes) -> None:
+    """And no other connection does."""
 
     async def test() -> None:
         async with (
             serving(tls, check_interval=0.1, request_timeout=0.3) as served,
-            connected(served) as (half, writer),
+            connected(served) as (reader, writer),
         ):
             other, other_writer = await asyncio.open_connection(
                 HOST, served.port, ssl=Trust(ca).context(), server_hostname=HOST
             )
             other_writer.write(request(HOLD))
             writer.write(start)
-            async with dripping(writer, drop), asyncio.timeout(5):
+            async with dripping(writer, part), asyncio.timeout(5):
                 with suppress(ConnectionError):
-                    assert await half.read() == b""
+                    assert await reader.read() == b""
             await until(lambda: len(served.server.server_state.connections) == 1)
             served.app.release.set()
             assert b"200 OK" in await other.readuntil(b"0\r\n\r\n")
@@ -101,7 +101,7 @@ def test_half_a_handshake_ends(ca: Issued, tls: TLS, start: bytes, drop: bytes) 
 
 
 def test_a_handshake_is_finished_while_the_server_stops(ca: Issued, tls: TLS) -> None:
-    """Who has connected by then gets an answer, and who goes no further is not waited for."""
+    """One that goes on gets an answer, and one that does not is not waited for."""
 
     async def test() -> None:
         async with serving(tls) as served, connected(served), connected(served) as (_, writer):
@@ -113,19 +113,19 @@ def test_a_handshake_is_finished_while_the_server_stops(ca: Issued, tls: TLS) ->
 
                 def call() -> bytes:
                     with Trust(ca).context().wrap_socket(plain, server_hostname=HOST) as client:
-                        time.sleep(0.3)  # By now it has been looked at as it is.
+                        time.sleep(0.3)  # The drain has checked it by now.
                         client.sendall(request())
                         return client.recv(65_536)
 
                 assert b"200 OK" in await asyncio.to_thread(call)
-            await nobody_is_left(served)
+            await no_connection_is_left(served)
             assert time.monotonic() - began < 4
 
     run(test())
 
 
-def test_an_answer_that_is_not_read_ends_with_its_connection(ca: Issued, tls: TLS) -> None:
-    """Though TLS has encrypted and handed on all of it."""
+def test_a_response_that_is_not_read_ends_with_its_connection(ca: Issued, tls: TLS) -> None:
+    """Though TLS has encrypted all of it."""
 
     async def test() -> None:
         async with serving(tls, check_interval=0.1, response_stall_timeout=0.3) as served:
@@ -149,8 +149,8 @@ def test_an_answer_that_is_not_read_ends_with_its_connection(ca: Issued, tls: TL
     run(test())
 
 
-def test_an_answer_that_is_read_slowly_is_sent_whole(ca: Issued, tls: TLS) -> None:
-    """Although the connection has been closed on the server's side long before."""
+def test_a_response_that_is_read_slowly_is_sent_completely(ca: Issued, tls: TLS) -> None:
+    """Although the server has closed its side long before."""
 
     async def test() -> None:
         async with serving(tls, check_interval=0.1) as served:
@@ -190,7 +190,7 @@ def test_a_client_that_does_not_close_is_not_waited_for(ca: Issued, tls: TLS) ->
     run(test())
 
 
-def test_half_a_request_ends_with_its_connection(ca: Issued, tls: TLS) -> None:
+def test_an_incomplete_request_ends_with_its_connection(ca: Issued, tls: TLS) -> None:
     async def test() -> None:
         async with serving(tls, check_interval=0.1, request_timeout=0.3) as served:
             reader, writer = await asyncio.open_connection(
@@ -200,13 +200,13 @@ def test_half_a_request_ends_with_its_connection(ca: Issued, tls: TLS) -> None:
             async with asyncio.timeout(5):
                 assert b"HTTP/1.1 408 Request Timeout\r\n" in await reader.read()
             writer.close()
-            await nobody_is_left(served)
+            await no_connection_is_left(served)
 
     run(test())
 
 
 @pytest.mark.parametrize("alpn", ["h2", "http/1.1", "spdy/3", ""])
-def test_the_first_bytes_tell_what_is_spoken(ca: Issued, tls: TLS, alpn: str) -> None:
+def test_the_first_bytes_decide_the_protocol(ca: Issued, tls: TLS, alpn: str) -> None:
     """A client need not know ALPN, even for HTTP/2."""
 
     async def test() -> None:
@@ -226,7 +226,7 @@ def test_the_first_bytes_tell_what_is_spoken(ca: Issued, tls: TLS, alpn: str) ->
                 peer.call(1)
                 await peer.answer(1)
                 await served.stop()
-                await peer.announcement()
+                await peer.initial_goaway()
                 peer.answer_ping()
                 assert await peer.final_goaway() == 1
                 assert peer.goaways[1] == (1, NO_ERROR)
@@ -236,7 +236,7 @@ def test_the_first_bytes_tell_what_is_spoken(ca: Issued, tls: TLS, alpn: str) ->
 
 
 @pytest.mark.parametrize("sent", [request(), PREFACE])
-def test_who_does_not_begin_with_tls_is_ended_at_once(
+def test_a_client_without_tls_is_closed_at_once(
     tls: TLS, sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test() -> None:
@@ -245,7 +245,7 @@ def test_who_does_not_begin_with_tls_is_ended_at_once(
             async with asyncio.timeout(2):
                 with suppress(ConnectionError):
                     assert b"HTTP" not in await reader.read()
-            await nobody_is_left(served)
+            await no_connection_is_left(served)
             assert served.app.started.total() == 0
 
     run(test())

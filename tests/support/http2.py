@@ -164,13 +164,13 @@ async def connected(
 
 
 @asynccontextmanager
-async def dripping(writer: asyncio.StreamWriter, drop: bytes) -> AsyncIterator[None]:
-    """Send a drop ten times a second."""
+async def dripping(writer: asyncio.StreamWriter, part: bytes) -> AsyncIterator[None]:
+    """Send ``part`` ten times a second."""
 
     async def drip() -> None:
         with suppress(ConnectionError):
-            while drop:
-                writer.write(drop)
+            while part:
+                writer.write(part)
                 await writer.drain()
                 await asyncio.sleep(0.1)
 
@@ -202,7 +202,7 @@ class Frame(NamedTuple):
 
 
 class Peer:
-    """A client that does nothing by itself, not even what the protocol demands."""
+    """A client that sends only the frames it is told to, whatever the protocol requires."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -226,11 +226,11 @@ class Peer:
         self.writer.write(head + payload)
 
     def call(self, stream_id: int, path: bytes = ECHO) -> None:
-        """Open a stream with a whole call, whose message is the stream's id."""
+        """Open a stream with a complete call, whose message is the stream's id."""
         self.post(stream_id, path, prefixed(b"%d" % stream_id))
 
     def post(self, stream_id: int, path: bytes, body: bytes) -> None:
-        """Open a stream with a whole request."""
+        """Open a stream with a complete request."""
         self.send(HEADERS, END_HEADERS, stream_id, header_block(path))
         self.send(DATA, END_STREAM, stream_id, body)
 
@@ -266,20 +266,20 @@ class Peer:
                 if frame.flags & END_STREAM:
                     self.answered.add(frame.stream_id)
 
-    async def announcement(self) -> None:
-        """Read up to the end of the first phase's frames, and check them."""
+    async def initial_goaway(self) -> None:
+        """Read up to the PING after the initial GOAWAY, and check that."""
         await self.until(lambda: self.pings)
         assert self.goaways == [(MAX_STREAM_ID, NO_ERROR)]
 
     async def final_goaway(self) -> int:
-        """Read up to the second phase's GOAWAY, and return its last stream id."""
+        """Read up to the final GOAWAY, and return its last stream id."""
         await self.until(lambda: len(self.goaways) == 2)
         last, code = self.goaways[1]
         assert code == NO_ERROR
         return last
 
     async def answer(self, stream_id: int) -> None:
-        """Read up to the end of a stream, and check that it brought the call's own message."""
+        """Read up to the end of a stream, and check that it carried the call's own message."""
         await self.until(lambda: stream_id in self.answered)
         assert self.messages[stream_id] == prefixed(b"%d" % stream_id)
         assert stream_id not in self.resets
@@ -288,7 +288,7 @@ class Peer:
         await self.until(lambda: stream_id in self.answered or stream_id in self.resets)
 
     async def refusal(self, stream_id: int) -> None:
-        """Read up to the reset of a stream, and check that it invites to try again."""
+        """Read up to the reset of a stream, and check that the client may send it again."""
         await self.until(lambda: stream_id in self.resets)
         assert self.resets[stream_id] == REFUSED_STREAM
 
@@ -312,7 +312,7 @@ def header_block(path: bytes, *others: tuple[bytes, bytes]) -> bytes:
 
 
 def literals(*headers: tuple[bytes, bytes]) -> bytes:
-    """Headers as RFC 7541, section 6.2.2, has them: in full, and kept by nobody."""
+    """Headers as RFC 7541, section 6.2.2, has them: literals without indexing."""
     return b"".join(b"\x00" + _string(name) + _string(value) for name, value in headers)
 
 

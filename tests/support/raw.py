@@ -1,4 +1,4 @@
-"""Bytes on a socket, for what no client of HTTP would send."""
+"""Bytes on a socket, for what HTTP clients do not send."""
 
 import socket
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def head(stream_id: int, path: str, content_type: bytes = b"application/grpc") -
 
 
 def envelope(message: bytes, *, flags: int = 0, announced: int | None = None) -> bytes:
-    """Return a gRPC message, which may announce another length than it has."""
+    """Return a gRPC message, whose prefix may announce another length than it has."""
     return bytes([flags]) + (announced or len(message)).to_bytes(4) + message
 
 
@@ -46,13 +46,13 @@ def http1(path: str, *headers: str) -> bytes:
 
 @contextmanager
 def connected(port: int, seconds: float = 30) -> Iterator[socket.socket]:
-    """Connect to a service of ours."""
+    """Connect to a service on this machine."""
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
         yield connection
 
 
 def push(connection: socket.socket, chunk: bytes, times: int) -> int:
-    """Send a chunk over and over, until the server ends the connection. Returns how often."""
+    """Send a chunk ``times`` times, or until the server closes. Returns how often it was sent."""
     sent = 0
     with suppress(ConnectionError):
         while sent < times:
@@ -62,7 +62,7 @@ def push(connection: socket.socket, chunk: bytes, times: int) -> int:
 
 
 def rest(connection: socket.socket) -> bytes:
-    """Return what the server sends up to its end of the connection."""
+    """Return what the server sends until it closes the connection."""
     received = bytearray()
     with suppress(ConnectionError):
         while chunk := connection.recv(65536):
@@ -71,7 +71,7 @@ def rest(connection: socket.socket) -> bytes:
 
 
 def frames(received: bytes) -> Iterator[Frame]:
-    """Yield the whole frames among what a server of HTTP/2 has sent."""
+    """Yield the complete frames in what an HTTP/2 server has sent."""
     while len(received) >= 9:
         end = 9 + int.from_bytes(received[:3])
         if len(received) < end:
