@@ -74,6 +74,7 @@ class H2Protocol(FlowControlledH2Protocol):
         self.reject = reject
         self.phase = SERVING
         self.phase_timer: asyncio.TimerHandle | None = None
+        # Works around zttp, which ends a connection at its 4,097th stream or 257th reset.
         self.next_phase_at = nth_stream_id(self.limits.goaway_after_streams)
         self.resets = 0
         self.acknowledges_settings = False
@@ -112,6 +113,7 @@ class H2Protocol(FlowControlledH2Protocol):
                 if event.ack and self.phase == GOING_AWAY:
                     self.send_final_goaway()
             elif isinstance(event, zttp.GoAway):
+                # Works around uvicorn, which closes an idle connection at once.
                 self.send_initial_goaway()
             elif not isinstance(event, zttp.Settings | zttp.WindowUpdate):
                 yield event

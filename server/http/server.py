@@ -10,9 +10,9 @@
 5. After ``drain_timeout`` seconds, the calls that are left are cancelled and their connections
    closed.
 
-uvicorn closes the sockets at once, which resets the connections in their queues; it sends one
-GOAWAY, which loses streams on their way; and it waits for slow clients without end, or cancels
-everything.
+Works around uvicorn, which closes the sockets at once, so that the kernel resets the connections in
+their queues; sends one GOAWAY, which loses streams on their way; and waits for slow clients without
+end, or cancels everything.
 """
 
 from __future__ import annotations

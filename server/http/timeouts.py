@@ -4,8 +4,8 @@ An incomplete request ends after a time, whether its rest comes slowly or not at
 with 408 and its connection, over HTTP/2 with RST_STREAM. So does a response that is not read. A
 connection whose server side is closed ends although the client does not close its own.
 
-uvicorn and zttp have no such timeouts. All connections are checked at an interval: a timer for each
-request would cost all of them.
+Works around uvicorn and zttp, which have no such timeouts. All connections are checked at an
+interval: a timer for each request would cost all of them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class SlowClients:
         self._time = asyncio.get_running_loop().time()
         ended = 0
         for connection in list(connections):
-            # Bytes that TLS has encrypted wait in the transport below it.
+            # Works around uvloop, whose TLS transport does not count bytes that it has encrypted:
+            # they wait in the transport below it.
             unsent = connection.tcp_transport.get_write_buffer_size()
             if unsent and self._exceeds(connection, unsent, response_timeout):
                 connection.tcp_transport.abort()
