@@ -77,15 +77,16 @@ class Database:
         self.max_connections = max_connections
         self._running = 0
         self._releases: set[asyncio.Task[None]] = set()
-        # Works around databases' reading of a URL, which knows neither Unix sockets nor several
-        # hosts, and ignores most options silently: the URL goes to asyncpg as its `dsn`.
+        # Works around databases' reading of a URL, which takes one host only, and ignores most
+        # options silently: the URL goes to asyncpg as its `dsn`.
         self._databases = databases.Database(
             "postgresql:///",
             dsn=asyncpg_dsn(url),
             database=None,
-            # The first connection shows whether there is a database. More come when needed: asyncpg
-            # would restore a minimum in the background, with a traceback for each failure.
+            # The first connection shows whether there is a database. More come when needed.
             init_size=1 if eager else 0,
+            # Works around asyncpg's pool, which restores a minimum in the background and logs each
+            # failure with its traceback.
             min_size=0,
             max_size=max_connections,
             timeout=connect_timeout,
@@ -144,8 +145,8 @@ class Database:
         statement, in PostgreSQL; the task does not wait for that. Raises a PersistenceError,
         whatever the driver raises.
         """
-        # A Record of databases yields its columns' names when it is unpacked as a tuple; the
-        # mapping below it is asyncpg's own record.
+        # Works around databases' Record, which yields the names of its columns when it is unpacked
+        # as a tuple. The mapping below it is asyncpg's record.
         records = await self._run(lambda connection: connection.fetch_all(query, _dict(values)))
         return [record._mapping for record in records]
 

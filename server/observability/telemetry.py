@@ -95,7 +95,8 @@ async def sending() -> AsyncIterator[Telemetry | None]:
     try:
         yield sender
     finally:
-        # A daemon thread, which the process does not wait for: the collector may not answer.
+        # Works around the shutdown of a TracerProvider, which takes no time-out: a daemon thread,
+        # because the process does not wait for it when the collector does not answer.
         closing = threading.Thread(target=sender.close, daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, _FLUSH_SECONDS)

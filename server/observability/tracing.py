@@ -177,7 +177,10 @@ class _DiscreetTracerProvider(trace.TracerProvider):
 
 
 class _DiscreetTracer(trace.Tracer):
-    """Marks spans as failed with the type of an exception, and leaves out its message."""
+    """Marks spans as failed with the type of an exception, and leaves out its message.
+
+    Works around instrumentations, none of which has an option for that.
+    """
 
     def __init__(self, tracer: trace.Tracer) -> None:
         self._tracer = tracer

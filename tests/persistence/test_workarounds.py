@@ -1,0 +1,173 @@
+"""Canaries: what databases and asyncpg do by themselves, and ``persistence`` works around.
+
+Each test shows one fault of the plain library. One that fails after an update of the library tells
+that the workaround of its name may go: see the table in ``docs/development.md``.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import databases
+import psycopg
+import pytest
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from persistence.dsn import asyncpg_dsn
+from tests.support import databases as test_databases
+from tests.support import wire
+from tests.support.load import eventually
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def pool(url: str, **options: Any) -> AsyncIterator[asyncpg.Pool]:
+    """A plain pool of asyncpg, with one connection."""
+    options = {"min_size": 0, "init_size": 1, "max_size": 1, "timeout": 5} | options
+    pool = await asyncpg.create_pool(dsn=asyncpg_dsn(url), **options)
+    try:
+        yield pool
+    finally:
+        async with asyncio.timeout(5):
+            await pool.close()
+
+
+@asynccontextmanager
+async def database(url: str) -> AsyncIterator[databases.Database]:
+    """A plain database of databases, with one connection."""
+    opened = databases.Database(
+        "postgresql:///", dsn=asyncpg_dsn(url), database=None, min_size=1, max_size=1
+    )
+    await opened.connect()
+    try:
+        yield opened
+    finally:
+        opened._backend._pool.terminate()
+        await asyncio.sleep(0.05)  # in which the other side of its connections ends, too
+
+
+async def test_databases_ignores_options_of_a_url(database_url: str) -> None:
+    """database.py: the URL goes to asyncpg as its dsn."""
+    url = f"{database_url}&target_session_attrs=standby"
+    with pytest.raises(asyncpg.TargetServerAttributeNotMatched):
+        await asyncpg.connect(dsn=asyncpg_dsn(url))
+    async with databases.Database(url, min_size=1, max_size=1) as connected:
+        assert await connected.fetch_val("SELECT pg_is_in_recovery()") is False
+
+
+def test_databases_takes_no_url_of_several_hosts() -> None:
+    """database.py: the URL goes to asyncpg as its dsn."""
+    url = databases.DatabaseURL("postgresql://one:5432,two:5433/listings")
+    with pytest.raises(ValueError, match="Port"):
+        _ = url.port
+
+
+async def test_a_record_of_databases_unpacks_to_its_columns_names(database_url: str) -> None:
+    """database.py: fetch_all returns the records of asyncpg."""
+    async with database(database_url) as plain:
+        record = await plain.fetch_one("SELECT 1 AS first, 2 AS second")
+        assert record is not None
+        assert list(record) == ["first", "second"]
+        assert list(record._mapping.values()) == [1, 2]
+
+
+async def test_databases_compiles_a_query_each_time(
+    monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    """database.py: statements that run once an RPC run on the raw connection."""
+    compiled = []
+    compiler = SQLCompiler.__init__
+
+    def count(*args: Any, **options: Any) -> None:
+        compiled.append(args)
+        compiler(*args, **options)
+
+    monkeypatch.setattr(SQLCompiler, "__init__", count)
+    async with database(database_url) as plain:
+        for number in range(3):
+            assert await plain.fetch_val("SELECT CAST(:n AS int)", {"n": number}) == number
+    assert len(compiled) == 3
+
+
+async def test_a_transaction_of_databases_keeps_its_connection_when_cancelled(
+    database_url: str, tmp_path: Path
+) -> None:
+    """database.py: no transactions, and therefore no iterate, of databases."""
+    async with wire.counted(database_url, tmp_path) as (url, counts), database(url) as plain:
+        assert await plain.fetch_val("SELECT 1") == 1
+
+        async def read() -> None:
+            async for _ in plain.iterate("SELECT 1"):
+                pass
+
+        counts.answering.clear()
+        before = counts.round_trips
+        reading = asyncio.create_task(read())
+        await eventually(lambda: counts.round_trips > before)  # BEGIN is on its way
+        reading.cancel()
+        counts.answering.set()
+        await asyncio.gather(reading, return_exceptions=True)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await plain.fetch_val("SELECT 1")
+
+
+async def test_asyncpg_resets_a_connection_in_a_round_trip_of_its_own(
+    database_url: str, tmp_path: Path
+) -> None:
+    """database.py: _no_reset."""
+    async with wire.counted(database_url, tmp_path) as (url, counts), pool(url) as plain:
+        await plain.fetchval("SELECT 1")
+        before = counts.round_trips
+        for _ in range(10):
+            await plain.fetchval("SELECT 1")
+        assert counts.round_trips - before == 20
+
+
+async def test_asyncpg_keeps_a_cancelled_task_until_postgresql_answers(
+    database_url: str, tmp_path: Path
+) -> None:
+    """database.py: a task of its own releases the connection of a cancelled statement."""
+    async with wire.counted(database_url, tmp_path) as (url, counts), pool(url) as plain:
+        await plain.fetchval("SELECT 1")
+        counts.answering.clear()
+        before = counts.round_trips
+        cancelled = asyncio.create_task(plain.fetchval("SELECT 2"))
+        await eventually(lambda: counts.round_trips > before)
+        cancelled.cancel()
+        await asyncio.wait([cancelled], timeout=0.5)
+        assert not cancelled.done()
+        counts.answering.set()
+        with suppress(asyncio.CancelledError):
+            await cancelled
+
+
+async def test_asyncpg_keeps_a_connection_to_a_server_that_takes_no_writes(
+    database_url: str,
+) -> None:
+    """database.py: such a connection is terminated."""
+    async with pool(database_url) as plain:
+        backend = await plain.fetchval("SELECT pg_backend_pid()")
+        with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+            await plain.execute("BEGIN READ ONLY; CREATE TABLE written ()")
+        assert await plain.fetchval("SELECT pg_backend_pid()") == backend
+
+
+async def test_asyncpg_restores_a_minimum_with_a_traceback_for_each_failure(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """database.py: min_size is 0."""
+    server, name = test_databases.server_and_name(database_url)
+    async with pool(database_url, min_size=1):
+        with psycopg.connect(server, autocommit=True) as connection:
+            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false'.encode())
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s",
+                (name,),
+            )
+
+        await eventually(lambda: any(each.exc_info for each in caplog.records))
