@@ -165,7 +165,7 @@ class OrderRepository:
         scope = queries.scope_values(storefronts)
         query = queries.list_orders(tuple(given), after_key=after is not None, scoped=bool(scope))
         values = {"limit": limit, **queries.after_values(after), **given, **scope}
-        return [Order(**row) for row in await self._database.fetch_all(query, values)]
+        return [Order._make(row.values()) for row in await self._database.fetch_all(query, values)]
 
     async def list_stuck(
         self,
@@ -187,7 +187,7 @@ class OrderRepository:
         values |= queries.after_values(after) | scope
         if provider is not None:
             values["payment_provider"] = provider
-        return [Order(**row) for row in await self._database.fetch_all(query, values)]
+        return [Order._make(row.values()) for row in await self._database.fetch_all(query, values)]
 
 
 @cache
