@@ -1,4 +1,4 @@
-"""What can be wrong with a database, looked for on purpose, with what to do about it."""
+"""Checks of a database: each returns what it found, or raises Fault with a remedy."""
 
 import socket
 from collections.abc import AsyncIterator
@@ -10,20 +10,20 @@ import asyncpg
 from persistence import roles
 from persistence.dsn import asyncpg_dsn, parameters
 from persistence.errors import PersistenceError
-from persistence.roles import Right
+from persistence.roles import Privilege
 from persistence.schema import applied_migrations, migration_ids
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
-_OLDEST: Final = 13
+_MIN_VERSION: Final = 13
 """The first PostgreSQL with XID8 and pg_current_snapshot()."""
 
-_TABLES: Final = sorted({right.table for right in roles.NEEDED})
+_TABLES: Final = sorted({privilege.table for privilege in roles.REQUIRED})
 
-# Each right that the service has no use for: on its tables ($1), on columns other than those that
-# it updates ($2), in the schema, and as a role other than its own ($3). An owner has some of them,
-# and a superuser has all.
-_TOO_MUCH: Final = """
+# The privileges that the service does not need: on its tables ($1), on columns other than those it
+# updates ($2), in the schema, and by membership in a role other than its own ($3). An owner has
+# some of them, and a superuser has all.
+_SURPLUS_PRIVILEGES: Final = """
     SELECT format('%s ON %s', privilege, name)
     FROM unnest($1::text[]) name, pg_class,
         unnest('{INSERT,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) privilege
@@ -46,13 +46,16 @@ _TOO_MUCH: Final = """
     WHERE rolname NOT IN (current_user, $3) AND NOT rolsuper AND pg_has_role(oid, 'MEMBER')
 """
 
-_FEW: Final = 3  # of them, to name
+_MAX_NAMED: Final = 3  # of the surplus privileges, in a message
 
-_USERS = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidPasswordError)
+_LOGIN_ERRORS: Final = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidPasswordError,
+)
 
 
 class Fault(PersistenceError):
-    """Something is wrong. ``str`` says what, and what to do about it."""
+    """A check failed. ``str`` is for users: the problem, and the remedy."""
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(f"{problem}. {remedy}")
@@ -60,9 +63,10 @@ class Fault(PersistenceError):
 
 @asynccontextmanager
 async def connected(url: str, *, timeout: float) -> AsyncIterator[Connection]:  # noqa: ASYNC109
-    """Yield a connection for the checks below; ``timeout`` is in seconds for each step.
+    """Yield a connection for the checks to the database at ``url``, a libpq URL.
 
-    Raises Fault, or InvalidDatabaseURL.
+    ``timeout`` is in seconds, to connect and for each statement. Raises Fault, or
+    InvalidDatabaseURL.
     """
     dsn = asyncpg_dsn(url)
     try:
@@ -78,20 +82,20 @@ async def connected(url: str, *, timeout: float) -> AsyncIterator[Connection]:  
 
 
 async def check_server(connection: Connection) -> str:
-    """Return the server's version and who we are to it. Raises Fault when it is too old."""
+    """Return the server's version, the database and the user. Raises Fault when it is too old."""
     version, database, user = await _row(
         connection, "SELECT current_setting('server_version'), current_database(), current_user"
     )
-    if connection.get_server_version().major < _OLDEST:
+    if connection.get_server_version().major < _MIN_VERSION:
         raise Fault(
             f"PostgreSQL {version} is too old",
-            f"Use PostgreSQL {_OLDEST} or later, better one that is still maintained",
+            f"Use PostgreSQL {_MIN_VERSION} or later, better one that is still maintained",
         )
     return f"PostgreSQL {version}, database {database}, user {user}"
 
 
 async def check_writable(connection: Connection) -> str:
-    """Raise Fault when nothing can be written."""
+    """Raise Fault when the server or the user's sessions are read-only."""
     in_recovery, read_only = await _row(
         connection,
         "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only')::boolean",
@@ -105,16 +109,16 @@ async def check_writable(connection: Connection) -> str:
     if read_only:
         raise Fault(
             "default_transaction_read_only is on, so that nothing can be written",
-            "Find out why (a full disk? a move?), and turn it off for the server, the database "
-            "or the user where it was turned on",
+            "Find the reason (a full disk, a move), and turn it off for the server, the database "
+            "or the user, where it was turned on",
         )
     return "takes updates"
 
 
 async def require_rights(connection: Connection) -> str:
-    """Return the user. Raises Fault when they may not do what the service does.
+    """Return the user. Raises Fault when it lacks privileges that the service needs.
 
-    Missing tables do not count.
+    Tables that do not exist are left out.
     """
     user, role, lost = await _row(
         connection,
@@ -130,27 +134,32 @@ async def require_rights(connection: Connection) -> str:
     )
     if lost:
         raise Fault(
-            f"the tables are in schema {', '.join(lost)}, where {user} does not look for them",
+            f"the tables are in schema {', '.join(lost)}, which {user} may not use, or does not "
+            "have on its search_path",
             f"GRANT USAGE ON SCHEMA {lost[0]} TO {user}, and have it on the user's search_path",
         )
-    missing = [right for right in roles.NEEDED if await _has(connection, role, right) is False]
+    missing = [
+        privilege
+        for privilege in roles.REQUIRED
+        if await _has(connection, role, privilege) is False
+    ]
     if missing:
         application = await connection.fetchval("SELECT to_regrole($1)::oid", roles.APPLICATION)
         remedy = f"As the owner: GRANT {roles.APPLICATION} TO {user};"
-        if not all([await _has(connection, application, right) for right in missing]):
+        if not all([await _has(connection, application, privilege) for privilege in missing]):
             remedy = "Run `listings migrate up`, or if it has nothing to do, as the owner: "
-            remedy += " ".join(f"GRANT {right} TO {user};" for right in missing)
+            remedy += " ".join(f"GRANT {privilege} TO {user};" for privilege in missing)
         raise Fault(f"{user} lacks " + ", ".join(map(str, missing)), remedy)
     return str(user)
 
 
 async def check_rights(connection: Connection) -> str:
-    """Return whether the user may do more than the service does. Raises Fault when it is less."""
+    """Return which privileges the user has beyond those needed. Raises Fault when it lacks some."""
     user = await require_rights(connection)
-    updated = [column for right in roles.NEEDED if right.columns for column in right.columns]
-    needless = await connection.fetch(_TOO_MUCH, _TABLES, updated, roles.APPLICATION)
-    if needless:
-        some = ", ".join(row[0] for row in needless[:_FEW])
+    updated = [column for privilege in roles.REQUIRED for column in privilege.columns]
+    surplus = await connection.fetch(_SURPLUS_PRIVILEGES, _TABLES, updated, roles.APPLICATION)
+    if surplus:
+        some = ", ".join(row[0] for row in surplus[:_MAX_NAMED])
         return (
             f"{user} may do what the service does, and more, such as {some}. "
             "Better for the service is a user who has only its rights: "
@@ -159,8 +168,8 @@ async def check_rights(connection: Connection) -> str:
     return f"{user} may do what the service does, and no more"
 
 
-async def _has(connection: Connection, role: int | None, right: Right) -> bool | None:
-    """Return whether the role with that oid has ``right``; None without the role or the table."""
+async def _has(connection: Connection, role: int | None, privilege: Privilege) -> bool | None:
+    """Return whether the role with that oid has it; None when there is no such role or table."""
     has: bool | None = await connection.fetchval(
         """
         SELECT bool_and(has_column_privilege($1::oid, attrelid, attnum, $2)) FROM pg_attribute
@@ -168,13 +177,16 @@ async def _has(connection: Connection, role: int | None, right: Right) -> bool |
         AND ($4::text[] = '{}' OR attname = ANY ($4))
         """,
         role,
-        *right,
+        *privilege,
     )
     return has
 
 
 async def check_connections(connection: Connection, needed: int, explained: str) -> str:
-    """Raise Fault when the server does not allow as many connections as the service may open."""
+    """Raise Fault when the server allows fewer connections than ``needed``.
+
+    ``explained`` says in messages how many connections of what the service may open.
+    """
     allowed: int = await connection.fetchval(
         """
         SELECT least(
@@ -204,12 +216,12 @@ async def check_same(
     *,
     timeout: float,  # noqa: ASYNC109
 ) -> str:
-    """Raise Fault when ``url``, which is in ``variable``, leads to another database."""
-    which = (
+    """Raise Fault when ``url``, the value of ``variable``, leads to another database."""
+    identity = (
         "SELECT oid, pg_postmaster_start_time() FROM pg_database WHERE datname = current_database()"
     )
     async with connected(url, timeout=timeout) as other:
-        if await other.fetchrow(which) != await connection.fetchrow(which):
+        if await other.fetchrow(identity) != await connection.fetchrow(identity):
             raise Fault(
                 "it leads to another database",
                 f"Let {variable} name the same database as LISTINGS_DATABASE_URL, and its server "
@@ -219,7 +231,7 @@ async def check_same(
 
 
 async def check_schema(connection: Connection) -> str:
-    """Raise Fault when migrations are missing, were interrupted, or were undone by hand."""
+    """Raise Fault when migrations are missing, or what they made is incomplete or disabled."""
     known, applied = migration_ids(), await applied_migrations(connection.fetch)
     missing = [name for name in known if name not in applied]
     invalid = await connection.fetch(
@@ -236,8 +248,8 @@ async def check_schema(connection: Connection) -> str:
         if building:
             raise Fault(f"index {index} is being built", "Wait until that has ended")
         raise Fault(
-            f"index {index} is half-made: a migration was interrupted",
-            "Run `listings migrate up`, which makes it anew"
+            f"index {index} is invalid: a migration was interrupted",
+            "Run `listings migrate up`, which builds it again"
             if missing
             else f"Run REINDEX INDEX CONCURRENTLY {index}",
         )
@@ -257,11 +269,12 @@ async def check_schema(connection: Connection) -> str:
             "Run " + " ".join(statement for (statement,) in disabled),
         )
     if newer := sorted(applied.keys() - known):
-        return f"complete; {', '.join(newer)} came with a newer version, beside which this one runs"
+        return f"complete; {', '.join(newer)} of a newer version, beside which this one can run"
     return f"complete, up to {known[-1]}"
 
 
 def _unreachable(error: Exception, url: str, timeout: float) -> Fault:
+    """Return what to raise when connecting to ``url`` has failed with ``error``."""
     given = parameters(url)
     where = ", ".join(
         f"{name} {given[name]}" for name in ("host", "port", "dbname") if name in given
@@ -285,7 +298,7 @@ def _unreachable(error: Exception, url: str, timeout: float) -> Fault:
         case asyncpg.TargetServerAttributeNotMatched():
             problem = f"no host has target_session_attrs={given.get('target_session_attrs')}"
             remedy = f"Promote a standby or start the primary, or {correct}"
-        case _ if isinstance(error, _USERS):
+        case _ if isinstance(error, _LOGIN_ERRORS):
             problem = str(error)
             remedy = f"Let the user in (pg_hba.conf), set its password, or {correct}"
         case _:

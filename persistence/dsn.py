@@ -1,4 +1,4 @@
-"""The URL of a database, read once for all drivers: each of them reads it a little differently."""
+"""The URL of a database, parsed as libpq does, for all drivers: each parses it differently."""
 
 from urllib.parse import urlencode
 
@@ -34,9 +34,9 @@ _ASYNCPG_KNOWS = frozenset(
     }
 )
 
-# How libpq keeps a connection, and nothing that anybody relies on for safety. asyncpg would send
-# them to PostgreSQL as settings, which refuses the connection.
-_ASYNCPG_DOES_WITHOUT = frozenset(
+# How libpq maintains a connection: dropping them makes no connection less safe. asyncpg would send
+# them to PostgreSQL as settings, which rejects the connection.
+_DROPPED_FOR_ASYNCPG = frozenset(
     {
         "client_encoding",
         "connect_timeout",
@@ -55,18 +55,18 @@ _OPTIONAL = ("prefer", "disable")  # as channel_binding=prefer, gssencmode=disab
 
 
 def parameters(url: str) -> dict[str, str]:
-    """Return the connection parameters in a libpq URL, by libpq's own reading of it.
+    """Return the connection parameters in a libpq URL, as libpq itself parses it.
 
     Raises InvalidDatabaseURL.
     """
     try:
-        if url.partition("?")[0].count("@") > 1:  # messages would quote a part of the password
+        if url.partition("?")[0].count("@") > 1:  # or messages would quote a part of the password
             raise ValueError
         found = {name: str(value) for name, value in conninfo_to_dict(url).items()}
         for port in filter(None, found.get("port", "").split(",")):
             int(port)
     except (psycopg.ProgrammingError, ValueError):
-        # Their messages quote what they stumbled over, which may be the password.
+        # Their messages quote the part that cannot be parsed, which may be the password.
         raise InvalidDatabaseURL(
             "the database URL cannot be read; expected postgresql://user:password@host:port/"
             "database?option=value, with libpq's options, and special characters percent-encoded "
@@ -76,7 +76,7 @@ def parameters(url: str) -> dict[str, str]:
 
 
 def shown(url: str) -> str:
-    """Return which database a libpq URL leads to, for people: without a password.
+    """Return the database, host and user in a libpq URL, for messages: without the password.
 
     Raises InvalidDatabaseURL.
     """
@@ -87,22 +87,25 @@ def shown(url: str) -> str:
 
 
 def asyncpg_dsn(url: str) -> str:
-    """Return a libpq URL as asyncpg understands it. Raises InvalidDatabaseURL."""
+    """Return a libpq URL as asyncpg parses it.
+
+    Raises InvalidDatabaseURL, also when the URL requires what asyncpg does not support.
+    """
     kept = {}
     for name, value in parameters(url).items():
         if name in _ASYNCPG_KNOWS:
             kept[name] = value
-        elif name not in _ASYNCPG_DOES_WITHOUT and value not in _OPTIONAL:
+        elif name not in _DROPPED_FOR_ASYNCPG and value not in _OPTIONAL:
             raise InvalidDatabaseURL(
                 f"the database URL demands {name}={value}, which asyncpg cannot do; remove it"
             )
-    for name, spelled in (("host", _bracketed), ("port", _given)):
-        if name in kept:  # there may be several
+    for name, spelled in (("host", _bracketed), ("port", _or_default)):
+        if name in kept:  # a list, for several hosts
             kept[name] = ",".join(map(spelled, kept[name].split(",")))
     return f"postgresql://?{urlencode(kept)}"
 
 
-def _given(port: str) -> str:
+def _or_default(port: str) -> str:
     return port or "5432"
 
 

@@ -45,18 +45,18 @@ PAYMENT_COLUMNS: Final = (
 
 
 Storefronts: TypeAlias = Collection[int] | None
-"""The storefronts whose orders there are for a caller; None for all."""
+"""The tenant scope of a caller: the storefronts whose orders exist for it; None for all."""
 
 
 class Origin(NamedTuple):
-    """Where an update comes from, for the history: the request, and the authenticated caller."""
+    """The request that makes an update, and its authenticated caller, for the history."""
 
     request_id: str
     caller: str | None = None
 
 
 class Update(NamedTuple):
-    """What became of an update: the order as it stands, and whether it had been made before."""
+    """The result of an update: the order as it stands, and whether the update was made before."""
 
     order: Order
     replayed: bool
@@ -93,7 +93,7 @@ class PaymentEvent(NamedTuple):
 
 @dataclass(frozen=True)
 class OrderFilter:
-    """Which orders to list: those that match everything that is not None.
+    """Which orders to list: those that match all fields that are not None.
 
     ``created_from`` is inclusive, ``created_before`` is not; both are aware.
     """
@@ -107,7 +107,7 @@ class OrderFilter:
 
 
 class OrderKey(NamedTuple):
-    """Where an order stands in a list by age; the next page goes on after it."""
+    """The place of an order in a list by age, after which the next page begins."""
 
     created_at: datetime
     id: int

@@ -1,7 +1,7 @@
-"""The role of the service in PostgreSQL, and the rights that it needs there.
+"""The role of the service in PostgreSQL, and the privileges that it needs.
 
-A migration makes the role and grants it these and no others; it says why no more. The user that
-the service logs in by is a member of the role, or in the embedded PostgreSQL the role itself.
+A migration creates the role, grants it these and no others, and explains why. The user that the
+service logs in as is a member of the role, or in the embedded PostgreSQL the role itself.
 """
 
 from typing import Final, NamedTuple
@@ -11,25 +11,25 @@ from persistence.models import PAYMENT_COLUMNS
 APPLICATION: Final = "listings_app"
 
 OWNER: Final = "listings"
-"""The superuser who owns, migrates and fills the database of the embedded PostgreSQL."""
+"""The superuser that owns, migrates and seeds the database of the embedded PostgreSQL."""
 
 
-class Right(NamedTuple):
-    """A privilege on a table, or on some of its columns only."""
+class Privilege(NamedTuple):
+    """A privilege on a table, or on some of its columns."""
 
-    privilege: str
+    name: str
     table: str
     columns: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Return the right as it stands in a GRANT."""
+        """Return the privilege as GRANT takes it."""
         columns = f" ({', '.join(self.columns)})" if self.columns else ""
-        return f"{self.privilege}{columns} ON {self.table}"
+        return f"{self.name}{columns} ON {self.table}"
 
 
-NEEDED: Final = (
-    Right("SELECT", "orders"),
-    Right("UPDATE", "orders", (*PAYMENT_COLUMNS, "updated_at")),
-    Right("SELECT", "order_payment_events"),
-    Right("SELECT", "_yoyo_migration"),
+REQUIRED: Final = (
+    Privilege("SELECT", "orders"),
+    Privilege("UPDATE", "orders", (*PAYMENT_COLUMNS, "updated_at")),
+    Privilege("SELECT", "order_payment_events"),
+    Privilege("SELECT", "_yoyo_migration"),
 )

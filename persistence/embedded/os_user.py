@@ -1,8 +1,8 @@
-"""The account that PostgreSQL's programs run under: our own, or an unprivileged one for root.
+"""The account that PostgreSQL's programs run under: that of this process, or another one for root.
 
-PostgreSQL refuses to run as root. Whatever is made or removed inside the account's directory is
-therefore done by a program that has dropped to the account, and not by root: a symbolic link
-planted there leads no further than the rights of whoever planted it.
+PostgreSQL refuses to run as root. Files inside the account's directory are created and removed by
+programs that run as the account, and not as root: a symbolic link that the account has placed there
+reaches nothing that the account itself cannot reach.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from persistence.errors import EmbeddedPostgresError
 
 UNPRIVILEGED = ("postgres", "nobody")
-"""Names of the accounts that root drops to; the first that exists is taken."""
+"""Names of the accounts that root uses: the first one that exists."""
 
 _REACHABLE = """
 for path; do
@@ -29,14 +29,14 @@ done
 
 @dataclass(frozen=True)
 class Account:
-    """A user of the operating system, by number."""
+    """A user and a group of the operating system, by number."""
 
     uid: int
     gid: int
 
     @property
     def name(self) -> str:
-        """The login name, or the number where the system knows no name for it."""
+        """The login name, or the number of a user without a name."""
         try:
             return pwd.getpwuid(self.uid).pw_name
         except KeyError:
@@ -45,18 +45,19 @@ class Account:
     def run(
         self, *command: str | Path, cwd: Path = Path("/"), pass_fds: Sequence[int] = ()
     ) -> subprocess.CompletedProcess[str]:
-        """Run `command` as this account and wait for its end; its exit code is for the caller.
+        """Run ``command`` as this account in ``cwd``, and return its result, with any exit code.
 
-        The command gets a session of its own, so that Ctrl-C in the terminal reaches us alone, and
-        is waited for even when we are interrupted: half a start or stop is worse than a late one.
+        The command has a session of its own, which Ctrl-C in the terminal does not reach. An
+        interrupt of this process does not end the wait either: an incomplete start or stop is worse
+        than a late one.
 
         Raises EmbeddedPostgresError when the command cannot be executed.
         """
         switch = self.uid != os.geteuid()
-        # PGPORT, PGOPTIONS and their like are meant for the user's own servers.
+        # PGPORT, PGOPTIONS and the like are for other servers of the user.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
         environment.update(LC_ALL="C", PGCONNECT_TIMEOUT="5")
-        # In a thread, because an interrupt reaches the main one only; leaving the block waits.
+        # In a thread, because an interrupt is raised in the main one; leaving the block waits.
         with ThreadPoolExecutor(max_workers=1) as pool:
             finished = pool.submit(
                 subprocess.run,
@@ -81,18 +82,18 @@ class Account:
                 ) from error
 
     def can_reach(self, *paths: Path) -> bool:
-        """Whether this account can enter those `paths` that are directories and read the others.
+        """Return whether this account can use ``paths``: enter directories, and read other files.
 
-        The kernel is asked, as the account: mode bits do not tell of access lists.
+        The kernel decides, for the account: the mode bits do not include access lists.
         """
         return self.run("sh", "-c", _REACHABLE, "sh", *paths).returncode == 0
 
 
 def account_for(directory: Path) -> Account:
-    """The account to run PostgreSQL under in `directory`, which need not exist yet.
+    """Return the account to run PostgreSQL under in ``directory``, which need not exist.
 
-    It is our own, unless we are root: then the unprivileged account that owns the directory, and
-    otherwise the first unprivileged account there is. Raises OSError and EmbeddedPostgresError.
+    It is that of this process. For root, it is the one of ``UNPRIVILEGED`` that owns the directory,
+    or else the first one that exists. Raises OSError and EmbeddedPostgresError.
     """
     if os.geteuid() != 0:
         return Account(os.geteuid(), os.getegid())

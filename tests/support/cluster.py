@@ -16,7 +16,7 @@ import psutil
 import psycopg
 
 from persistence.embedded import location
-from persistence.embedded.location import Place
+from persistence.embedded.location import Location
 from tests.support import databases
 from tests.support.embedded import eventually, open_directory, servers_below
 
@@ -40,7 +40,7 @@ _IS_SYNCHRONOUS = """
 class Cluster:
     """A server on a Unix socket. It syncs what it commits to its disk, as by default."""
 
-    place: Place
+    place: Location
 
     @property
     def url(self) -> str:
