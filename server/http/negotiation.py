@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from uvicorn.protocols.http.auto_zttp_impl import AutoZttpProtocol
 
@@ -29,7 +29,7 @@ class OnePortProtocol(AutoZttpProtocol):
 
     @classmethod
     def of(
-        cls, turn_away: TurnAway, direct: Direct, max_request_bytes: int
+        cls, turn_away: TurnAway, direct: Direct | None, max_request_bytes: int
     ) -> type[OnePortProtocol]:
         """Return this protocol for an application.
 
@@ -39,9 +39,9 @@ class OnePortProtocol(AutoZttpProtocol):
         """
         most_ahead = cls.h1_protocol.most_ahead + max_request_bytes
         h1_protocol = type(cls.h1_protocol.__name__, (cls.h1_protocol,), {"most_ahead": most_ahead})
-        own = {
+        own: dict[str, Any] = {
             "turn_away": staticmethod(turn_away),
-            "direct": staticmethod(direct),
+            "direct": None if direct is None else staticmethod(direct),
             "h1_protocol": h1_protocol,
         }
         return type(cls.__name__, (cls,), own)

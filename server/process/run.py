@@ -101,7 +101,7 @@ async def serve(
 
     if keys is not None:
         readiness.faults.append(lambda: keys.fault)
-        keys.changed = readiness.tell
+        keys.changed = readiness.notify
     replaceable = [each for each in (tls, keys) if each is not None]
 
     def stopping() -> None:
@@ -142,7 +142,7 @@ async def serve(
 
 
 def _config(app: Application, settings: Settings, tls: TLS | None) -> uvicorn.Config:
-    protocol = OnePortProtocol.of(app.turn_away, app.direct, settings.max_request_bytes)
+    protocol = OnePortProtocol.of(app.reject, app.fast_path, settings.max_request_bytes)
     return uvicorn.Config(
         app.asgi,
         http=HandshakeProtocol.before(protocol, lambda: tls.context) if tls else protocol,

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
 import psycopg
 import pytest
+from protobuf import Message
 
 from server.gen.google.rpc.error_details_pb import ErrorInfo, RetryInfo
 from server.gen.listings.v1.orders_pb import (
@@ -20,13 +22,14 @@ from server.gen.listings.v1.orders_pb import (
     WatchOrderPaymentsResponse,
 )
 from tests.support import callers, service
-from tests.support.callers import PATH, READERS, Failure, json_client, path
+from tests.support.callers import CALLERS, PATH, READERS, Failure, json_client, path
 from tests.support.embedded import eventually
 from tests.support.orders import Orders
 from tests.support.service import Service
 
 WATCH = path(WatchOrderPaymentsRequest())
-REASON = "too many calls are waiting; nothing was written; try again"
+READ_REASON = "too many calls are waiting; try again"
+WRITE_REASON = "too many calls are waiting; nothing was written; try again"
 
 
 @contextmanager
@@ -82,12 +85,23 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     assert "Traceback" not in log.read_text()
 
 
-@pytest.mark.parametrize("caller", READERS)
-def test_refused(full: Service, caller: str) -> None:
+READ = GetOrderRequest(order_id=1)
+WRITE = UpdateOrderPaymentRequest(order_id=1, payment_status="paid")
+
+
+@pytest.mark.parametrize(
+    ("caller", "request_", "reason"),
+    [
+        *((caller, READ, READ_REASON) for caller in READERS),
+        *((caller, WRITE, WRITE_REASON) for caller in CALLERS),
+    ],
+)
+def test_refused(full: Service, caller: str, request_: Message[Any], reason: str) -> None:
+    """With a message that says of an update, and of nothing else, that it was not written."""
     with READERS[caller](full.base_url) as call, pytest.raises(Failure) as caught:
-        call(GetOrderRequest(order_id=1))
+        call(request_)
     failure = caught.value
-    assert (failure.code, failure.message) == ("resource_exhausted", REASON)
+    assert (failure.code, failure.message) == ("resource_exhausted", reason)
     retry, info = failure.details
     assert isinstance(retry, RetryInfo)
     assert retry.retry_delay is not None
@@ -100,7 +114,8 @@ def test_a_stream_refused_over_grpc(full: Service) -> None:
         stream = channel.unary_stream(WATCH)(WatchOrderPaymentsRequest().to_binary())
         with pytest.raises(grpc.RpcError) as caught:
             next(stream)
-    assert callers.grpc_failure(caught.value).code == "resource_exhausted"
+    failure = callers.grpc_failure(caught.value)
+    assert (failure.code, failure.message) == ("resource_exhausted", READ_REASON)
 
 
 def test_a_stream_refused_over_connect(full: Service) -> None:
@@ -112,7 +127,7 @@ def test_a_stream_refused_over_connect(full: Service) -> None:
     assert response.content[0] == 0x02
     assert int.from_bytes(response.content[1:5]) == len(response.content) - 5
     error = json.loads(response.content[5:])["error"]
-    assert (error["code"], error["message"]) == ("resource_exhausted", REASON)
+    assert (error["code"], error["message"]) == ("resource_exhausted", READ_REASON)
     assert len(error["details"]) == 2
 
 
