@@ -51,6 +51,6 @@ def test_zttp() -> None:
     assert found == {FAST_PATH, LOAD_SHEDDING}
 
 
-def test_what_knows_of_server_http_and_of_connectrpc() -> None:
+def test_one_module_imports_server_http_and_connectrpc() -> None:
     both = importers(("server.http",)) & importers(("connectrpc",))
     assert both == {FAST_PATH}

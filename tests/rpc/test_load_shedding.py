@@ -1,4 +1,4 @@
-"""More calls than can be served: refused at once, in the protocol of each caller."""
+"""More calls than can be served: rejected at once, in the protocol of each caller."""
 
 import json
 import socket
@@ -140,7 +140,7 @@ def test_the_answer_names_the_request(full: Service, version: int) -> None:
 
 
 def test_a_connection_is_kept(full: Service) -> None:
-    """Many refusals in a row over one connection of HTTP/1.1, with bodies that nobody has read."""
+    """Many refusals in a row over one connection of HTTP/1.1, with bodies that are not read."""
     with httpx.Client(base_url=full.base_url, trust_env=False) as client:
         streams = set()
         for _ in range(20):
@@ -157,27 +157,27 @@ def test_other_pages_are_served(full: Service) -> None:
     assert check.json() == {"status": "SERVING"}
 
 
-def told(running: Service) -> int:
-    """How many refusals the log tells of."""
+def rejected_by_log(running: Service) -> int:
+    """The sum of the rejections that the log reports."""
     entries = running.logged(level="warning", logger="server.rpc.load_shedding")
     return sum(int(each["event"].rpartition(" ")[2]) for each in entries)
 
 
-def test_the_log_tells_how_many(full: Service) -> None:
-    eventually(lambda: told(full) == full.metric("listings_queue_drops_total") > 0)
+def test_the_log_reports_how_many(full: Service) -> None:
+    eventually(lambda: rejected_by_log(full) == full.metric("listings_queue_drops_total") > 0)
 
 
-def test_the_log_tells_how_many_in_the_end(database_url: str, tmp_path: Path) -> None:
+def test_the_log_reports_all_at_the_end(database_url: str, tmp_path: Path) -> None:
     settings = {"pool_size": "1", "queue_size": "1", "statement_timeout": "60"}
     with service.running(database_url, tmp_path / "log", **settings) as running:
         for _ in range(2):  # not both of them are followed by a whole second
             with filled(running):
                 pass
         assert running.stop() == 0
-        assert told(running) == 2
+        assert rejected_by_log(running) == 2
 
 
-def test_half_requests_keep_nobody_out(database_url: str, tmp_path: Path) -> None:
+def test_incomplete_requests_do_not_count(database_url: str, tmp_path: Path) -> None:
     order_id = Orders(database_url).add()
     settings = {"pool_size": "1", "queue_size": "0"}
     with service.running(database_url, tmp_path / "log", **settings) as running, ExitStack() as st:
@@ -192,7 +192,7 @@ def test_half_requests_keep_nobody_out(database_url: str, tmp_path: Path) -> Non
                 assert call(GetOrderRequest(order_id=order_id)).order.id == order_id
 
 
-def test_watchers_keep_nobody_out(database_url: str, tmp_path: Path) -> None:
+def test_watchers_do_not_count(database_url: str, tmp_path: Path) -> None:
     order_id = Orders(database_url).add()
     request = WatchOrderPaymentsRequest(order_ids=[order_id]).to_binary()
     settings = {"pool_size": "1", "queue_size": "0"}

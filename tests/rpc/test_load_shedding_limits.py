@@ -1,4 +1,4 @@
-"""How many calls may be in, as a matter of counting."""
+"""How many calls may be in flight: the counting alone."""
 
 import logging
 
@@ -8,7 +8,7 @@ from server.rpc.load_shedding import LoadShedder
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that a test sets."""
 
     now = 0.0
 

@@ -13,7 +13,7 @@ PATH = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 
 
 def test_a_question_that_takes_time_to_give_up() -> None:
-    """The stream is closed after it, and not while somebody still waits in it."""
+    """The stream is closed after it, and not while it is still received from."""
     scope: Scope = {
         "type": "http",
         "method": "POST",

@@ -1,7 +1,7 @@
 """Canaries: what the service works around in connectrpc, Starlette and protovalidate.
 
-Each test shows a fault of the library alone. One that fails tells that a new version needs the
-workaround no longer, or that it needs another one.
+Each test shows a fault of the library alone. One that fails says that a new version no longer needs
+the workaround, or needs another one.
 """
 
 import asyncio
