@@ -45,7 +45,9 @@ def test_grpc(code: Code) -> None:
     """The same trailers, but for characters that need no escape in a message."""
     error = ERRORS[code]
     writer = GRPCServerProtocol().create_envelope_writer(proto_binary_codec(), None)
-    expected = dict(writer.end(Headers(), ConnectWireError.from_exception(error)))
+    end = writer.end(Headers(), ConnectWireError.from_exception(error))
+    assert isinstance(end, Headers)
+    expected = dict(end)
     found = {name.decode(): value.decode() for name, value in grpc_trailers(error)}
     assert found.keys() == expected.keys()
     for name in ("grpc-status", "grpc-status-details-bin"):

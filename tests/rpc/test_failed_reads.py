@@ -20,9 +20,11 @@ from tests.support import service
 from tests.support.callers import CALLERS, READERS, Failure
 from tests.support.service import Service
 
+REFERENCE: Any = Oneof("payment_session_id", "cs_1")
+
 READS: dict[str, Message[Any]] = {
     "get": GetOrderRequest(order_id=1),
-    "find": FindOrderByPaymentRequest(reference=Oneof("payment_session_id", "cs_1")),
+    "find": FindOrderByPaymentRequest(reference=REFERENCE),
     "list": ListOrdersRequest(),
     "stuck": ListStuckPaymentsRequest(older_than=Duration(seconds=3_600)),
     "events": ListOrderPaymentEventsRequest(order_id=1),

@@ -67,7 +67,7 @@ def ask(path: str, handler: Orders | None = None, **options: Any) -> asgi.Sent:
 
     async def quiet(scope: Scope, receive: Receive, send: Send) -> None:
         with suppress(ValueError):  # connectrpc raises what it has answered with
-            await application(scope, receive, send)  # type: ignore[arg-type]
+            await application(scope, receive, send)
 
     return asyncio.run(asgi.request(quiet, path, **options))
 
@@ -88,11 +88,15 @@ class TestFastPath:
         ]
         assert parameters(decode_message) == ["codec", "data", "message_class"]
         assert parameters(ConnectWireError.from_exception) == ["exc"]
-        assert dict(writer.end(Headers(), None)) == {"grpc-status": "0"}
+        end = writer.end(Headers(), None)
+        assert isinstance(end, Headers)
+        assert dict(end) == {"grpc-status": "0"}
 
     def test_attributes(self) -> None:
         application = OrderServiceASGIApplication(Orders())
-        endpoints = application._resolve_endpoints(application._service)
+        service = application._service
+        assert isinstance(service, Orders)
+        endpoints = application._resolve_endpoints(service)
         assert set(endpoints[GET].__dataclass_fields__) == {"method", "function"}
         assert list(application._metadata_interceptors) == []
 
@@ -105,7 +109,9 @@ class TestJSON:
     """The codec for JSON that connectrpc has, on protobuf-py."""
 
     def decoded(self, data: bytes) -> UpdateOrderPaymentRequest:
-        return proto_json_codec().decode(data, UpdateOrderPaymentRequest)
+        decoded = proto_json_codec().decode(data, UpdateOrderPaymentRequest)
+        assert isinstance(decoded, UpdateOrderPaymentRequest)
+        return decoded
 
     def test_nested_brackets_overflow_the_stack(self) -> None:
         code = (
@@ -146,7 +152,7 @@ class TestErrors:
         ],
     )
     def test_refusals_have_no_message(
-        self, path: str, options: dict[str, str], status: int
+        self, path: str, options: dict[str, Any], status: int
     ) -> None:
         sent = ask(path, **options)
         assert (sent.status, sent.body) == (status, b"")
@@ -190,7 +196,7 @@ class TestApplications:
 
         async def call() -> None:
             application = OrderServiceASGIApplication(opened())
-            app = Starlette(routes=[Mount(application.path, application)])  # type: ignore[arg-type]
+            app = Starlette(routes=[Mount(application.path, application)])
             async with app.router.lifespan_context(app):
                 await asgi.request(app, GET, body=b"{}")
 

@@ -1,9 +1,10 @@
 """Authorization of each RPC by the table of permissions, before its request is read."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from connectrpc.errors import ConnectError
+from connectrpc.method import MethodInfo
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from structlog.contextvars import bind_contextvars
@@ -59,7 +60,7 @@ class AuthorizationInterceptor:
         path = f"/{ctx.method.service_name}/{ctx.method.name}"
         authorization = ctx.request_headers.getall("authorization")
         try:
-            await self._authorize(path, authorization, writes=may_write(ctx.method))
+            await self._authorize(path, authorization, ctx.method)
         except _Refused as refused:
             ctx.response_headers.update(refused.headers)
             raise refused.error from refused.__cause__
@@ -75,7 +76,7 @@ class AuthorizationInterceptor:
         async def guarded(request: Request) -> Response:
             authorization = request.headers.getlist("authorization")
             try:
-                await self._authorize(path, authorization, writes=False)
+                await self._authorize(path, authorization)
             except _Refused as refused:
                 error = refused.error
                 text = f"{error.message}\n"
@@ -84,8 +85,13 @@ class AuthorizationInterceptor:
 
         return guarded
 
-    async def _authorize(self, path: str, authorization: Sequence[str], *, writes: bool) -> None:
-        """Set the principal of the call. Raises _Refused."""
+    async def _authorize(
+        self,
+        path: str,
+        authorization: Sequence[str],
+        method: MethodInfo[Any, Any] | None = None,
+    ) -> None:
+        """Set the principal of a call of ``method``, or of a page. Raises _Refused."""
         needed = self._permissions.get(path)
         if needed is None:
             text = f"{path} is not in the table of permissions"
@@ -98,6 +104,7 @@ class AuthorizationInterceptor:
             challenge = 'Bearer error="invalid_token"' if authorization else "Bearer"
             raise _Refused(unauthenticated(str(refusal), refusal.reason), challenge) from None
         except KeysUnavailable as error:
+            writes = method is not None and may_write(method)
             raise _Refused(unavailable(str(error), writes=writes)) from error
         principal.set(caller)
         bind_contextvars(subject=caller.subject)
