@@ -24,7 +24,7 @@ from server.gen.listings.v1.orders_connect import OrderService, OrderServiceASGI
 from server.observability.metrics import Metrics
 from server.observability.outcomes import UpdateOutcomes
 from server.rpc.cors import cors
-from server.rpc.errors import ErrorInterceptor, writing_paths
+from server.rpc.errors import writing_paths
 from server.rpc.fast_path import FastPath, create_fast_path
 from server.rpc.gauges import show_state
 from server.rpc.health import HealthHandler, HealthPages, Readiness
@@ -33,6 +33,7 @@ from server.rpc.interceptors.access_log import AccessLog, bind_request
 from server.rpc.interceptors.authorization import AuthorizationInterceptor
 from server.rpc.interceptors.compression import CompressionInterceptor
 from server.rpc.interceptors.deadline import DeadlineInterceptor
+from server.rpc.interceptors.errors import ErrorInterceptor
 from server.rpc.interceptors.request_hooks import RequestHooksInterceptor
 from server.rpc.interceptors.request_id import RequestIdInterceptor
 from server.rpc.interceptors.shutdown import ShutdownInterceptor

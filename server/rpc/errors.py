@@ -3,8 +3,6 @@
 The access log has the cause of an error; see ``server.rpc.interceptors.access_log``.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
 from typing import Any, Final
 
 from connectrpc.code import Code
@@ -16,7 +14,6 @@ from protobuf.wkt.google.protobuf.descriptor_pb import MethodOptions
 
 from persistence import errors
 from server.gen.google.rpc.error_details_pb import BadRequest, ErrorInfo, RetryInfo
-from server.rpc.interceptors.base import Context, Request, Response, StreamNext, UnaryNext
 
 _DOMAIN: Final = "listings.v1"
 _RETRY_DELAY: Final = RetryInfo(retry_delay=Duration(seconds=1))
@@ -37,45 +34,6 @@ _TRANSIENT: Final = {
     errors.DatabaseTimeout: (Code.DEADLINE_EXCEEDED, _MAYBE_WRITTEN, None),
     errors.TransactionConflict: (Code.ABORTED, _NOT_WRITTEN, None),
 }
-
-
-class ErrorInterceptor:
-    """Turns exceptions of a method, and of the interceptors behind this one, into Connect errors.
-
-    Without it, connectrpc answers UNKNOWN with the text of the exception, which may hold SQL, a
-    host name or a password. It does not cover ``on_start`` of metadata interceptors, which
-    connectrpc runs before the request is read.
-    """
-
-    async def intercept_unary(
-        self,
-        call_next: UnaryNext[Request, Response],
-        request: Request,
-        ctx: Context,
-    ) -> Response:
-        """Hand ``request`` on. Raises ConnectError and nothing else."""
-        try:
-            return await call_next(request, ctx)
-        except ConnectError:
-            raise
-        except Exception as error:
-            raise connect_error(error, ctx.method) from error
-
-    async def intercept_server_stream(
-        self,
-        call_next: StreamNext[Request, Response],
-        request: Request,
-        ctx: Context,
-    ) -> AsyncIterator[Response]:
-        """Hand ``request`` on. Raises ConnectError and nothing else, in the stream or before it."""
-        try:
-            async with aclosing(call_next(request, ctx)) as responses:
-                async for response in responses:
-                    yield response
-        except ConnectError:
-            raise
-        except Exception as error:
-            raise connect_error(error, ctx.method) from error
 
 
 def may_write(method: MethodInfo[Any, Any]) -> bool:
