@@ -18,7 +18,7 @@ from server.auth.claims import ClaimNames
 from server.auth.jwks_client import TokenKeys
 from server.auth.jwt import TokenVerifier
 from server.auth.permissions import permissions
-from server.rpc.interceptors.authorization import Authorize
+from server.rpc.interceptors.authorization import AuthorizationInterceptor
 
 Costs = dict[str, tuple[float, float]]
 """By algorithm: the seconds for a token that is new, and for one seen before."""
@@ -65,13 +65,13 @@ def _tokens(private: Any, algorithm: str) -> list[str]:
 async def _cost(keys: TokenKeys, tokens: list[str]) -> tuple[float, float]:
     names = ClaimNames("scope", "storefronts")
     verifier = TokenVerifier(keys, issuer="issuer", audience="listings", leeway=10, names=names)
-    authorize = Authorize(permissions(), (), verifier)
+    authorize = AuthorizationInterceptor(permissions(), (), verifier)
     new = [await _timed(authorize, token) for token in tokens]
     seen = [await _timed(authorize, tokens[n % _CALLERS]) for n in range(_TIMES)]
     return median(new), median(seen)
 
 
-async def _timed(authorize: Authorize, token: str) -> float:
+async def _timed(authorize: AuthorizationInterceptor, token: str) -> float:
     method = MethodInfo(
         name="GetOrder",
         service_name="listings.v1.OrderService",

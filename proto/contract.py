@@ -1,9 +1,10 @@
-"""Holds the protos against ``contract.binpb``, the contract as it landed last.
+"""Compares the protos with ``contract.binpb``, the contract that was accepted last.
 
     python -m proto.contract check
     python -m proto.contract accept [--force]
 
-``contract.binpb`` is a FileDescriptorSet of our protos and their imports, without comments.
+``contract.binpb`` is a FileDescriptorSet of the project's protos and their imports. It has no
+comments.
 """
 
 import argparse
@@ -18,16 +19,18 @@ from protobuf.wkt import FileDescriptorSet
 
 from proto.generate import PROTO, own_protos, protoc
 
-_LANDED = PROTO / "contract.binpb"
+_ACCEPTED = PROTO / "contract.binpb"
 
 
 def main() -> None:
     """Run the command that the command line names."""
-    parser = argparse.ArgumentParser(prog="contract", description="The contract that landed last.")
+    parser = argparse.ArgumentParser(
+        prog="contract", description="The contract that was accepted last."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("check", help="lint the protos, and hold them against the contract")
-    accepting = commands.add_parser("accept", help="make the protos as they are the contract")
-    accepting.add_argument("--force", action="store_true", help="even if that breaks clients")
+    commands.add_parser("check", help="lint the protos, and compare them with the contract")
+    accepting = commands.add_parser("accept", help="make the present protos the contract")
+    accepting.add_argument("--force", action="store_true", help="accept a breaking change, too")
     arguments = parser.parse_args()
     if arguments.command == "check":
         check()
@@ -36,25 +39,26 @@ def main() -> None:
 
 
 def check() -> None:
-    """Exit with 1 unless the protos are clean, and are what ``contract.binpb`` holds."""
+    """Exit with 1 unless the protos pass buf's lint and equal ``contract.binpb``."""
     with _image() as image:
         _lint(image)
         _refuse_breaking(image)
-        if _own_files(_contract(image)) != _own_files(_LANDED.read_bytes()):
+        if _own_files(_contract(image)) != _own_files(_ACCEPTED.read_bytes()):
             raise SystemExit(
-                "The protos differ from the contract that landed last, in nothing that buf calls "
-                "breaking. Accept them with `./justw contract`, and commit proto/contract.binpb."
+                "The protos differ from the contract that was accepted last, in nothing that buf "
+                "calls breaking. Accept them with `./justw contract`, and commit "
+                "proto/contract.binpb."
             )
 
 
 def accept(*, force: bool) -> None:
     """Write ``contract.binpb``. Exit with 1 on a breaking change, unless ``force`` is set."""
     with _image() as image:
-        if _LANDED.exists() and not force:
+        if _ACCEPTED.exists() and not force:
             _refuse_breaking(image)
         contract = _contract(image)
-        if not _LANDED.exists() or _own_files(contract) != _own_files(_LANDED.read_bytes()):
-            _LANDED.write_bytes(contract)
+        if not _ACCEPTED.exists() or _own_files(contract) != _own_files(_ACCEPTED.read_bytes()):
+            _ACCEPTED.write_bytes(contract)
 
 
 @contextmanager
@@ -73,15 +77,15 @@ def _lint(image: Path) -> None:
 
 
 def _refuse_breaking(image: Path) -> None:
-    if not _buf("breaking", image, f"--against={_LANDED}"):
+    if not _buf("breaking", image, f"--against={_ACCEPTED}"):
         raise SystemExit(
-            "This breaks clients of the contract that landed last. If there are none, accept it "
-            "with `./justw contract --force`."
+            "This breaks clients of the contract that was accepted last. If there are none, "
+            "accept it with `./justw contract --force`."
         )
 
 
 def _buf(command: str, image: Path, *options: str) -> bool:
-    """Run buf on our files of ``image``, leaving out their imports; return whether it passed."""
+    """Run buf on the project's files in ``image``, without imports. Return whether it passes."""
     buf = Path(sysconfig.get_path("scripts"), "buf")
     own = [f"--path={directory}" for directory in _own_directories()]
     config = f"--config={PROTO / 'buf.yaml'}"
@@ -90,7 +94,7 @@ def _buf(command: str, image: Path, *options: str) -> bool:
 
 
 def _contract(image: Path) -> bytes:
-    """Return ``image`` without comments, and without where in the files each thing stands."""
+    """Return ``image`` without comments and source positions."""
     files = FileDescriptorSet.from_binary(image.read_bytes())
     for file in files.file:
         file.clear_field("source_code_info")

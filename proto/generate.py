@@ -2,8 +2,9 @@
 
     python -m proto.generate
 
-Does nothing when nothing has changed since the last time. Third-party protos come as descriptors
-from the installed packages, so there are no copies of them here, and no network is needed.
+Does nothing when its inputs have not changed since the last run. Third-party protos come as
+descriptors from the installed packages, so there are no copies of them here, and no network is
+needed.
 """
 
 import fcntl
@@ -20,16 +21,16 @@ PROTO = Path(__file__).resolve().parent
 _ROOT = PROTO.parent
 _OUTPUT = _ROOT / "server" / "gen"
 _FINGERPRINT = ".fingerprint"
-_PERMISSIONS = PROTO / "permissions.toml"  # goes along with the code
+_PERMISSIONS = PROTO / "permissions.toml"  # copied beside the generated code
 
-# Generated along with our own: the errors of our responses, and the health service.
+# Generated, too: the details of errors, and the health service.
 _THIRD_PARTY = (
     "google/rpc/error_details.proto",
     "google/rpc/status.proto",
     "grpc_health/v1/health.proto",
 )
 
-# The code for the validation rules is generated already, in the protovalidate package.
+# The protovalidate package contains the generated code of the validation rules.
 _OPTIONS = "map_imports=buf/**:protovalidate._gen"
 
 
@@ -38,7 +39,7 @@ def main() -> None:
     fingerprint = _fingerprint()
     if _is_current(fingerprint):
         return
-    # Two runs at a time must not take the package away from each other.
+    # Of two runs at a time, one must not replace the package that the other has just written.
     with (_OUTPUT.parent / "gen.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _is_current(fingerprint):
@@ -46,14 +47,14 @@ def main() -> None:
 
 
 def own_protos() -> list[str]:
-    """Return our protos, as an import in a proto names them."""
+    """Return the paths of the project's protos, as imports in a proto name them, sorted."""
     return sorted(path.relative_to(PROTO).as_posix() for path in PROTO.rglob("*.proto"))
 
 
 def protoc(*arguments: str) -> None:
-    """Run protoc over ``arguments``, which may name our protos and the third-party ones.
+    """Run protoc with ``arguments``, which may name the project's protos and third-party ones.
 
-    Exits with protoc's own messages when it fails.
+    Raises SystemExit, after protoc's own messages, when it fails.
     """
     with tempfile.NamedTemporaryFile(suffix=".binpb") as third_party:
         third_party.write(_third_party_descriptors())
@@ -65,7 +66,7 @@ def protoc(*arguments: str) -> None:
 
 
 def _fingerprint() -> str:
-    """Hash what the generated code depends on; the lock file stands for the plugins' versions."""
+    """Return a hash of the inputs; the lock file among them has the plugins' versions."""
     digest = hashlib.sha256()
     inputs = [Path(__file__), _ROOT / "requirements" / "dev.txt", _PERMISSIONS]
     for path in inputs + [PROTO / name for name in own_protos()]:
@@ -97,7 +98,7 @@ def _generate(fingerprint: str) -> None:
 
 
 def _third_party_descriptors() -> bytes:
-    """Return, as a serialised FileDescriptorSet, all that is not ours."""
+    """Return the third-party protos as a serialised FileDescriptorSet."""
     from google.protobuf import any_pb2
     from google.rpc import error_details_pb2, status_pb2
     from grpc_health.v1 import health_pb2
@@ -113,7 +114,7 @@ def _third_party_descriptors() -> bytes:
         files[file.name] = file.proto
 
     add(validate_pb.desc())
-    # They import google/protobuf/duration.proto too, which the validation rules have brought.
+    # Their import google/protobuf/duration.proto is among the imports of the validation rules.
     for module in (any_pb2, error_details_pb2, status_pb2, health_pb2):
         proto = FileDescriptorProto.from_binary(module.DESCRIPTOR.serialized_pb)
         files[proto.name] = proto

@@ -1,18 +1,19 @@
-"""The composition root: the parts of the service are wired together here, and nowhere else."""
+"""The composition root: handlers, interceptors and mounts are wired here, and nowhere else."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from enum import Flag, auto
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from connectrpc.codec import Codec, proto_binary_codec
 from connectrpc.interceptor import Interceptor
+from connectrpc.server import ConnectASGIApplication
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from persistence.database import Database
-from persistence.history import PaymentHistory
 from persistence.orders import OrderRepository
 from persistence.watch import ChangeFeed
 from server.auth.claims import ClaimNames
@@ -20,46 +21,61 @@ from server.auth.jwt import Keys, TokenVerifier
 from server.auth.permissions import permissions
 from server.gen.grpc_health.v1.health_connect import Health, HealthASGIApplication
 from server.gen.listings.v1.orders_connect import OrderService, OrderServiceASGIApplication
-from server.http import Reject
 from server.observability.metrics import Metrics
 from server.observability.outcomes import UpdateOutcomes
 from server.rpc.cors import cors
-from server.rpc.errors import ErrorInterceptor, overloaded
-from server.rpc.fast_path import DirectMethods
+from server.rpc.errors import writing_paths
+from server.rpc.fast_path import FastPath, create_fast_path
 from server.rpc.gauges import show_state
 from server.rpc.health import HealthHandler, HealthPages, Readiness
-from server.rpc.interceptors.access_log import Calls, take_note
-from server.rpc.interceptors.authorization import Authorize
+from server.rpc.index_page import index_page
+from server.rpc.interceptors.access_log import AccessLog, bind_request
+from server.rpc.interceptors.authorization import AuthorizationInterceptor
 from server.rpc.interceptors.compression import CompressionInterceptor
 from server.rpc.interceptors.deadline import DeadlineInterceptor
-from server.rpc.interceptors.on_request import OnRequest
+from server.rpc.interceptors.errors import ErrorInterceptor
+from server.rpc.interceptors.request_hooks import RequestHooksInterceptor
 from server.rpc.interceptors.request_id import RequestIdInterceptor
-from server.rpc.interceptors.token_expiry import EndWithToken
+from server.rpc.interceptors.shutdown import ShutdownInterceptor
+from server.rpc.interceptors.token_expiry import TokenExpiryInterceptor
 from server.rpc.interceptors.validation import validate
 from server.rpc.json_codec import StrictJSONCodec
-from server.rpc.load_shedding import Admission, Admitted, GrpcGate
+from server.rpc.load_shedding import (
+    GrpcRejection,
+    LoadShedder,
+    LoadSheddingMiddleware,
+    Rejections,
+)
 from server.rpc.order_service import OrderHandler
-from server.rpc.reflection import reflection
-from server.rpc.static_errors import PreparedError
-from server.rpc.unrouted import ExplainRefusals
+from server.rpc.reflection import reflection_services
+from server.rpc.unrouted import UnroutedMiddleware
 from server.settings import Settings
 
 if TYPE_CHECKING:
     from server.observability.tracing import Telemetry
 
-_SERVICES: Final = (OrderService.desc(), Health.desc())
+_LOGGED: Final = (OrderService.desc(), Health.desc())
 
 
 class Application(NamedTuple):
-    """The service, and what the server that runs it has to know of it."""
+    """The service, and what the server that runs it needs of it."""
 
     asgi: Starlette
-    reject: Reject
-    """Answers in its place when it has too much to do."""
-    answer: DirectMethods
-    """Answers in its place what most calls are."""
+    reject: GrpcRejection
+    """Answers an HTTP/2 request in place of ``asgi``, by headers alone, or returns None."""
+    fast_path: FastPath | None
+    """Begins a call over HTTP/2 in place of ``asgi``, or returns None; None where it is off."""
     every_second: Callable[[], object]
-    """To be called about once a second, and at the end."""
+    """To be called about once a second, and when the process stops."""
+
+
+class _On(Flag):
+    """The services that an interceptor serves."""
+
+    ORDERS = auto()
+    HEALTH = auto()
+    REFLECTION = auto()
+    ALL = ORDERS | HEALTH | REFLECTION
 
 
 def create_app(  # noqa: PLR0913 - its parts
@@ -71,84 +87,95 @@ def create_app(  # noqa: PLR0913 - its parts
     keys: Keys | None = None,
     telemetry: "Telemetry | None" = None,
 ) -> Application:
-    """Return the service, on parts that its caller opens.
+    """Return the service, on parts that its caller opens and closes.
 
-    Without ``keys``, everybody may do everything.
+    Without ``keys``, every caller has every permission.
     """
-    tracing: list[Interceptor] = []
-    if telemetry is not None:
-        tracing = [telemetry.interceptor, OnRequest(telemetry.bind_trace_id)]
     metrics = Metrics()
-    calls = Calls(metrics, settings.log_sample, _SERVICES, quiet="grpc.")
+    access_log = AccessLog(metrics, settings.log_sample, _LOGGED, quiet="grpc.")
     verifier = None if keys is None else _verifier(settings, keys)
-    authorize = Authorize(permissions(), settings.public, verifier)
-    end_with_token = EndWithToken(settings.jwt_leeway)
-    compression = CompressionInterceptor()
+    authorization = AuthorizationInterceptor(permissions(), settings.public, verifier)
+    traced: list[tuple[Interceptor, _On]] = []
+    if telemetry is not None:
+        traced = [
+            (telemetry.interceptor, _On.ORDERS),
+            # Inside of the span that has the id.
+            (RequestHooksInterceptor(telemetry.bind_trace_id), _On.ORDERS),
+        ]
+
+    # In the order in which a call meets them. Those at the front that know headers alone (on_start
+    # and on_end) run before connectrpc reads the request, and end in reverse order; the others wrap
+    # the method, the first of them outermost.
+    chain: list[tuple[Interceptor, _On]] = [
+        (access_log, _On.ALL),  # ends last, and logs the error that the caller gets
+        (CompressionInterceptor(), _On.ALL),  # changes an error, which the log is to have
+        (RequestIdInterceptor(), _On.ORDERS),  # so that a call without a permission has its id
+        (authorization, _On.ALL),  # before the request costs anything
+        *traced,  # only calls that are authorized make spans
+        (ErrorInterceptor(), _On.ORDERS | _On.HEALTH),  # translates what all below it raise
+        (TokenExpiryInterceptor(settings.jwt_leeway), _On.ALL),
+        (ShutdownInterceptor(readiness.stopping), _On.REFLECTION),
+        # Masks a request in the log first: a violation of a rule is logged, too.
+        (RequestHooksInterceptor(bind_request, validate), _On.ORDERS),
+        (DeadlineInterceptor(settings.statement_timeout), _On.ORDERS),  # the method's time alone
+    ]
     codecs: list[Codec[Any, Any]] = [proto_binary_codec(), StrictJSONCodec()]
-    orders = OrderServiceASGIApplication(
-        OrderHandler(
-            OrderRepository(
-                database,
-                guard_status=settings.status_guard,
-                processes=settings.worker_count,
-                batch_span=nullcontext if telemetry is None else telemetry.batch_span,
-                committed=feed.notify,
-            ),
-            PaymentHistory(database),
-            feed,
-            UpdateOutcomes(metrics.updates),
-        ),
-        # The first four come before a request is read.
-        interceptors=[
-            calls,
-            compression,
-            RequestIdInterceptor(),
-            authorize,
-            *tracing,
-            ErrorInterceptor(),
-            end_with_token,
-            OnRequest(take_note, validate),
-            DeadlineInterceptor(settings.statement_timeout),
-        ],
-        codecs=codecs,
-        read_max_bytes=settings.max_request_bytes,
+
+    def serve(
+        application: Callable[..., ConnectASGIApplication[Any]], handler: object, service: _On
+    ) -> ConnectASGIApplication[Any]:
+        return application(
+            handler,
+            interceptors=[each for each, services in chain if service in services],
+            codecs=codecs,
+            read_max_bytes=settings.max_request_bytes,
+        )
+
+    repository = OrderRepository(
+        database,
+        guard_status=settings.status_guard,
+        processes=settings.worker_count,
+        batch_span=nullcontext if telemetry is None else telemetry.batch_span,
+        committed=feed.notify,
     )
-    health = HealthASGIApplication(
-        HealthHandler(readiness),
-        interceptors=[calls, compression, authorize, ErrorInterceptor(), end_with_token],
-        codecs=codecs,
-        read_max_bytes=settings.max_request_bytes,
-    )
-    before: list[Interceptor] = [calls, compression, authorize, end_with_token]
-    limit = settings.max_request_bytes
-    others = (health, *reflection(readiness.stopping, before, codecs, limit))
-    admission = Admission(settings.pool_size, settings.queue_size)
-    refusal = PreparedError(overloaded())
-    show_state(metrics, calls, database, feed, readiness)
+    outcomes = UpdateOutcomes(metrics.updates)
+    handler = OrderHandler(repository, PaymentHistory(database), feed, outcomes)
+    orders = serve(OrderServiceASGIApplication, handler, _On.ORDERS)
+    others = [
+        serve(HealthASGIApplication, HealthHandler(readiness), _On.HEALTH),
+        *(serve(*each, _On.REFLECTION) for each in reflection_services()),
+    ]
+    shedder = LoadShedder(settings.pool_size, settings.queue_size)
+    rejections = Rejections(shedder, writing_paths(OrderService.desc()), access_log.count_shed)
+    explained = partial(UnroutedMiddleware, on_unrouted=access_log.log_unrouted)
     pages = HealthPages(readiness)
-    explain = partial(ExplainRefusals, refused=calls.refused)
-    admitted = Admitted(explain(orders), admission, refusal, calls.dropped)
     app = Starlette(
         routes=[
-            Mount(orders.path, app=admitted),
-            *(Mount(service.path, app=explain(service)) for service in others),
+            Mount(orders.path, LoadSheddingMiddleware(explained(orders), shedder, rejections)),
+            *(Mount(service.path, explained(service)) for service in others),
+            Route("/", index_page),
             Route("/livez", pages.live),
             Route("/readyz", pages.ready),
-            Route("/metrics", authorize.page("/metrics", metrics.page)),
-            Mount("/", app=explain(Response(status_code=404))),
+            Route("/metrics", authorization.guard("/metrics", metrics.page)),
+            Mount("/", explained(Response(status_code=404))),
         ],
         middleware=cors(settings.cors_origins),
     )
-    # It would be for targets that are no path, and fails where their query is no text.
+    # Starlette would redirect targets that are not a path, and fails if their query is not text.
     app.router.redirect_slashes = False
-    direct = DirectMethods(orders, [f"{orders.path}/UpdateOrderPayment"], admission, limit)
-    gate = GrpcGate(admission, orders.path, refusal, calls.dropped)
+    show_state(metrics, access_log, database, feed, readiness)
 
     def every_second() -> None:
         metrics.look()
-        admission.look()
+        shedder.poll()
 
-    return Application(app, gate, direct, every_second)
+    updates = [f"{orders.path}/UpdateOrderPayment"]
+    return Application(
+        app,
+        GrpcRejection(shedder, orders.path, rejections),
+        create_fast_path(orders, updates, shedder, settings.max_request_bytes),
+        every_second,
+    )
 
 
 def _verifier(settings: Settings, keys: Keys) -> TokenVerifier:

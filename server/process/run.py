@@ -95,7 +95,7 @@ async def serve(
 
     if keys is not None:
         readiness.faults.append(lambda: keys.fault)
-        keys.changed = readiness.tell
+        keys.changed = readiness.notify
     replaceable = [each for each in (tls, keys) if each is not None]
 
     def stopping() -> None:
@@ -151,7 +151,7 @@ def _server(  # noqa: PLR0913 - what it hands on
         limits=Limits(max_read_ahead=Limits().max_read_ahead + settings.max_request_bytes),
         tls=(lambda: tls.context) if tls else None,
         reject=app.reject,
-        answer=app.answer,
+        answer=app.fast_path,
         headers=_HEADERS.items(),
         started=started,
         stopping=stopping,

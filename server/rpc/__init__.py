@@ -1,5 +1,5 @@
-"""The RPCs: handlers, codecs, error mapping, and what stands between them and HTTP.
+"""The RPCs: handlers, codecs, errors, interceptors, and the layers between them and HTTP.
 
-May import ``auth``, ``observability``, ``persistence`` and generated code; ``fast_path`` and
-``load_shedding`` also ``http``.
+May import ``auth``, ``observability``, ``persistence`` and generated code; ``fast_path`` also
+``http`` and private parts of connectrpc.
 """

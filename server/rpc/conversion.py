@@ -1,4 +1,4 @@
-"""Rows of the tables as messages of the contract."""
+"""Records of the database as protobuf messages."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ from server.gen.listings.v1.orders_pb import Order, OrderPaymentEvent, PaymentSt
 
 
 def order_message(order: OrderRecord) -> Order:
-    """Return ``order`` as the contract has it."""
+    """Return ``order`` as a message."""
     return Order(
         id=order.id,
         order_number=order.order_number,
@@ -36,7 +36,7 @@ def order_message(order: OrderRecord) -> Order:
 
 
 def event_message(event: EventRecord) -> OrderPaymentEvent:
-    """Return ``event`` as the contract has it."""
+    """Return ``event`` as a message."""
     return OrderPaymentEvent(
         id=event.id,
         order_id=event.order_id,

@@ -1,6 +1,6 @@
-"""What browsers let pages of other origins do here, where there are such pages.
+"""Cross-origin resource sharing: which pages may call from a browser, with which headers.
 
-https://connectrpc.com/docs/cors lists what Connect, gRPC-Web and gRPC need.
+https://connectrpc.com/docs/cors lists the headers that Connect, gRPC-Web and gRPC need.
 """
 
 from collections.abc import Collection
@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from server.rpc.interceptors.request_id import REQUEST_ID
 
-_ASKED: Final = (
+_REQUEST_HEADERS: Final = (
     "Authorization",
     "Connect-Protocol-Version",
     "Connect-Timeout-Ms",
@@ -26,7 +26,7 @@ _ASKED: Final = (
     "X-User-Agent",
     REQUEST_ID,
 )
-_ANSWERED: Final = (
+_RESPONSE_HEADERS: Final = (
     "Connect-Content-Encoding",
     "Grpc-Message",
     "Grpc-Status",
@@ -35,11 +35,11 @@ _ANSWERED: Final = (
     REQUEST_ID,
 )
 
-_REMEMBERED: Final = 7200  # seconds for which a preflight holds; Chromium allows no more
+_MAX_AGE: Final = 7200  # seconds for which a browser keeps a preflight; Chromium keeps none longer
 
 
 def cors(origins: Collection[str]) -> list[Middleware]:
-    """Return the middleware that lets pages of these origins call, none if there are none."""
+    """Return the middleware that lets pages of ``origins`` call; none if there are none."""
     if not origins:
         return []
     return [
@@ -47,8 +47,8 @@ def cors(origins: Collection[str]) -> list[Middleware]:
             CORSMiddleware,
             allow_origins=origins,
             allow_methods=("GET", "POST"),
-            allow_headers=_ASKED,
-            expose_headers=_ANSWERED,
-            max_age=_REMEMBERED,
+            allow_headers=_REQUEST_HEADERS,
+            expose_headers=_RESPONSE_HEADERS,
+            max_age=_MAX_AGE,
         )
     ]

@@ -1,92 +1,81 @@
-"""What a caller is told when something goes wrong. The log is told the cause: see ``calls``."""
+"""Exceptions as Connect errors: the code, the message and the details that a caller gets.
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+The access log has the cause of an error; see ``server.rpc.interceptors.access_log``.
+"""
+
 from typing import Any, Final
 
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
-from protobuf import Message
+from connectrpc.method import IdempotencyLevel, MethodInfo
+from protobuf import DescService, Message
 from protobuf.wkt import Duration
+from protobuf.wkt.google.protobuf.descriptor_pb import MethodOptions
 
 from persistence import errors
 from server.gen.google.rpc.error_details_pb import BadRequest, ErrorInfo, RetryInfo
-from server.rpc.interceptors.base import Context, Request, Response, StreamNext, UnaryNext
 
-_DOMAIN = "listings.v1"
-_RETRY_DELAY = RetryInfo(retry_delay=Duration(seconds=1))
+_DOMAIN: Final = "listings.v1"
+_RETRY_DELAY: Final = RetryInfo(retry_delay=Duration(seconds=1))
 
-# What may succeed when it is tried again, and says so: the code, what became of an update, and a
-# reason where the message does not say it all. The first that fits.
-_UNTOUCHED = "nothing was written; try again"
-_UNKNOWN = "an update may or may not have been made; send the same again"
-_PASSING: Final = {
-    errors.DatabaseFull: (Code.UNAVAILABLE, _UNTOUCHED, "DATABASE_FULL"),
-    errors.DatabaseReadOnly: (Code.UNAVAILABLE, _UNTOUCHED, "DATABASE_READ_ONLY"),
-    errors.DatabaseUnreachable: (Code.UNAVAILABLE, _UNTOUCHED, None),
-    errors.DatabaseUnavailable: (Code.UNAVAILABLE, _UNKNOWN, None),
-    errors.DatabaseTimeout: (Code.DEADLINE_EXCEEDED, _UNKNOWN, None),
-    errors.TransactionConflict: (Code.ABORTED, _UNTOUCHED, None),
+# How messages of errors that may pass end: of a method that may write, they say what became of
+# the update; of one without side effects, there is nothing to say.
+_NOT_WRITTEN: Final = "nothing was written; try again"
+_MAYBE_WRITTEN: Final = "an update may or may not have been made; send the same again"
+_NOTHING_TO_WRITE: Final = "try again"
+
+# Errors that may pass: the code, what became of an update, and a reason where the code does not
+# tell one from another. The first class that fits counts.
+_TRANSIENT: Final = {
+    errors.DatabaseFull: (Code.UNAVAILABLE, _NOT_WRITTEN, "DATABASE_FULL"),
+    errors.DatabaseReadOnly: (Code.UNAVAILABLE, _NOT_WRITTEN, "DATABASE_READ_ONLY"),
+    errors.DatabaseUnreachable: (Code.UNAVAILABLE, _NOT_WRITTEN, None),
+    errors.DatabaseUnavailable: (Code.UNAVAILABLE, _MAYBE_WRITTEN, None),
+    errors.DatabaseTimeout: (Code.DEADLINE_EXCEEDED, _MAYBE_WRITTEN, None),
+    errors.TransactionConflict: (Code.ABORTED, _NOT_WRITTEN, None),
 }
 
 
-class ErrorInterceptor:
-    """Turns whatever a handler raises into a Connect error.
+def may_write(method: MethodInfo[Any, Any]) -> bool:
+    """Return whether the contract does not mark ``method`` as NO_SIDE_EFFECTS."""
+    return method.idempotency_level is not IdempotencyLevel.NO_SIDE_EFFECTS
 
-    Stands outermost. Without it the runtime answers UNKNOWN with the exception's text, which may
-    hold SQL, a host name or a password.
+
+def writing_paths(service: DescService) -> frozenset[str]:
+    """Return the paths of those methods of ``service`` that the contract lets write."""
+    return frozenset(
+        f"/{service.type_name}/{method.name}"
+        for method in service.methods
+        if method.idempotency != MethodOptions.IdempotencyLevel.NO_SIDE_EFFECTS
+    )
+
+
+def overloaded(*, writes: bool) -> ConnectError:
+    """Return RESOURCE_EXHAUSTED for a call that is rejected because too many others wait.
+
+    ``writes`` says whether the method may write.
     """
-
-    async def intercept_unary(
-        self,
-        call_next: UnaryNext[Request, Response],
-        request: Request,
-        ctx: Context,
-    ) -> Response:
-        """Hand ``request`` on, and translate what is raised."""
-        try:
-            return await call_next(request, ctx)
-        except ConnectError:
-            raise
-        except Exception as error:
-            raise connect_error(error) from error
-
-    async def intercept_server_stream(
-        self,
-        call_next: StreamNext[Request, Response],
-        request: Request,
-        ctx: Context,
-    ) -> AsyncIterator[Response]:
-        """Hand ``request`` on, and translate what is raised, in the stream or before it."""
-        try:
-            async with aclosing(call_next(request, ctx)) as responses:
-                async for response in responses:
-                    yield response
-        except ConnectError:
-            raise
-        except Exception as error:
-            raise connect_error(error) from error
-
-
-def overloaded() -> ConnectError:
-    """Return RESOURCE_EXHAUSTED for a call that finds too many others waiting."""
-    text = f"too many calls are waiting; {_UNTOUCHED}"
+    text = f"too many calls are waiting; {_NOT_WRITTEN if writes else _NOTHING_TO_WRITE}"
     return ConnectError(Code.RESOURCE_EXHAUSTED, text, [_RETRY_DELAY, _info("OVERLOADED")])
 
 
 def unauthenticated(text: str, reason: str) -> ConnectError:
-    """Return UNAUTHENTICATED, for a call without a token that is good."""
+    """Return UNAUTHENTICATED, for a call without a valid token."""
     return ConnectError(Code.UNAUTHENTICATED, text, [_info(reason)])
 
 
 def permission_denied(text: str, **metadata: str) -> ConnectError:
-    """Return PERMISSION_DENIED, for a caller who is known, and may not do this."""
+    """Return PERMISSION_DENIED, for an authenticated caller who lacks a permission."""
     return ConnectError(Code.PERMISSION_DENIED, text, [_info("PERMISSION_MISSING", **metadata)])
 
 
-def unavailable(text: str) -> ConnectError:
-    """Return UNAVAILABLE, for what may succeed soon, and has not begun."""
-    return ConnectError(Code.UNAVAILABLE, f"{text}; {_UNTOUCHED}", [_RETRY_DELAY])
+def unavailable(text: str, *, writes: bool) -> ConnectError:
+    """Return UNAVAILABLE, for a call that may succeed soon, and has not begun.
+
+    ``writes`` says whether the method may write.
+    """
+    outcome = _NOT_WRITTEN if writes else _NOTHING_TO_WRITE
+    return ConnectError(Code.UNAVAILABLE, f"{text}; {outcome}", [_RETRY_DELAY])
 
 
 def invalid_field(field: str, description: str, reason: str) -> ConnectError:
@@ -97,20 +86,24 @@ def invalid_field(field: str, description: str, reason: str) -> ConnectError:
     )
 
 
-def connect_error(error: Exception) -> ConnectError:
-    """Return what a caller is told of ``error``, which is nothing, if it is the service's own."""
+def connect_error(error: Exception, method: MethodInfo[Any, Any]) -> ConnectError:
+    """Return what a caller of ``method`` gets for ``error``.
+
+    A fault of the service is INTERNAL, and its text stays in the log.
+    """
     if refusal := _refusal(error):
         return refusal
-    for kind, (code, outcome, reason) in _PASSING.items():
+    for kind, (code, outcome, reason) in _TRANSIENT.items():
         if isinstance(error, kind):
             details: list[Message[Any]] = [] if code is Code.DEADLINE_EXCEEDED else [_RETRY_DELAY]
             details += [_info(reason)] if reason else []
-            return ConnectError(code, f"{error}; {outcome}", details)
+            end = outcome if may_write(method) else _NOTHING_TO_WRITE
+            return ConnectError(code, f"{error}; {end}", details)
     return ConnectError(Code.INTERNAL, "internal error")
 
 
 def _refusal(error: Exception) -> ConnectError | None:
-    """Return what a caller is told that can do something about ``error``."""
+    """Return the error for a caller who can do something about it, or None."""
     code, text, info = Code.FAILED_PRECONDITION, str(error), None
     match error:
         case errors.OrderNotFound() | errors.PaymentNotFound():

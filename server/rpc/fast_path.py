@@ -1,78 +1,103 @@
-"""gRPC's way to a method that most calls take, without ASGI in between.
+"""The gRPC fast path: from an HTTP/2 stream to the handler of a unary method, without ASGI.
 
-ASGI takes a response apart into messages that each pass through every layer, and the runtime reads
+ASGI takes a response apart into messages that each pass through every layer, and connectrpc reads
 each gRPC call as a stream, with tasks and generators that one small message does not need. An
-update by gRPC took twice the service's time that way (see ``benchmarks/RESULTS.md``). So a call
-that is nothing out of the ordinary goes from its HTTP/2 stream to the Connect handler directly:
-through the same interceptors, in the same order, with the same context.
+update by gRPC took twice the service's time that way (see ``benchmarks/RESULTS.md``). A call on the
+fast path runs the same interceptors, in the same order, with the same context.
 
-Whatever is not as expected is left to the application from its beginning, by ``hand_over``: other
-protocols, a header that wants an explanation, compression, a body that is not one message.
+A call that is not as expected goes to the application instead, from its beginning (``hand_over``):
+another protocol, an unreadable header, compression, a body that is not exactly one message.
+
+This is the only module that uses private parts of connectrpc. If they are not as expected, the fast
+path is off, and all calls go to the application.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping
 from contextvars import Context
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import zttp
-from connectrpc._interceptor_async import MetadataInterceptorsRun
-from connectrpc._protocol import ConnectWireError
-from connectrpc._protocol_grpc import GRPCServerProtocol
-from connectrpc._server_async import ConnectASGIApplication
-from connectrpc._server_shared import EndpointUnary
-from connectrpc._shared import decode_message
 from connectrpc.code import Code
 from connectrpc.codec import proto_binary_codec
 from connectrpc.errors import ConnectError
 from connectrpc.request import Headers, RequestContext
+from connectrpc.server import ConnectASGIApplication
 
 from server.http import H2Connection
-from server.rpc.load_shedding import Admission
+from server.rpc.load_shedding import LoadShedder
 
 _CODEC: Final = proto_binary_codec()
-_PROTOCOL: Final = GRPCServerProtocol()
-_WRITER: Final = _PROTOCOL.create_envelope_writer(_CODEC, None)
+
+_mismatch: Exception | None = None
+try:
+    from connectrpc._interceptor_async import MetadataInterceptorsRun
+    from connectrpc._protocol import ConnectWireError
+    from connectrpc._protocol_grpc import GRPCServerProtocol
+    from connectrpc._server_shared import EndpointUnary
+    from connectrpc._shared import decode_message
+
+    _PROTOCOL: Final = GRPCServerProtocol()
+    _WRITER: Final = _PROTOCOL.create_envelope_writer(_CODEC, None)
+except (ImportError, AttributeError, TypeError) as error:
+    _mismatch = error
 
 _CONTENT_TYPES: Final = ("application/grpc", "application/grpc+proto")
-_ANSWER_HEADERS: Final = ((b"content-type", b"application/grpc+proto"),)
+_RESPONSE_HEADERS: Final = ((b"content-type", b"application/grpc+proto"),)
+_OK_TRAILERS: Final = [(b"grpc-status", b"0")]
 
 # https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md: a flag and the length.
 _PREFIX: Final = 5
 
-_RawHeaders = list[tuple[bytes, bytes]]
+_RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
+
+_log = logging.getLogger(__name__)
 
 
-def _raw(headers: Any) -> _RawHeaders:
-    return [(name.encode(), value.encode()) for name, value in headers.allitems()]
+def create_fast_path(
+    application: ConnectASGIApplication[Any],
+    methods: Collection[str],
+    shedder: LoadShedder,
+    max_request_bytes: int,
+) -> FastPath | None:
+    """Return the fast path to ``methods``, the paths of unary methods of ``application``.
+
+    Returns None, and logs a warning, if connectrpc's private parts are not as expected.
+    """
+    mismatch = _mismatch
+    if mismatch is None:
+        try:
+            return FastPath(application, methods, shedder, max_request_bytes)
+        except (AttributeError, TypeError) as error:
+            mismatch = error
+    _log.warning("gRPC fast path off: connectrpc is not as expected: %s", mismatch)
+    return None
 
 
-_OK_TRAILERS: Final = _raw(_WRITER.end(Headers(), None))
-
-
-class DirectMethods:
-    """Finds the calls that can take the direct way."""
+class FastPath:
+    """Begins the calls that can take the fast path."""
 
     def __init__(
         self,
         application: ConnectASGIApplication[Any],
         methods: Collection[str],
-        admission: Admission,
+        shedder: LoadShedder,
         max_request_bytes: int,
     ) -> None:
-        """``methods`` are the paths of unary methods of ``application``."""
+        """Raises AttributeError or TypeError, if connectrpc is not as expected."""
         endpoints: Mapping[str, Any] = application._resolve_endpoints(application._service)
         self._endpoints: dict[bytes, EndpointUnary[Any, Any]] = {
             path.encode(): endpoints[path] for path in methods
         }
-        self.interceptors: Sequence[Any] = application._metadata_interceptors
-        self.admission = admission
-        self.most = _PREFIX + max_request_bytes
+        self.interceptors = application._metadata_interceptors
+        self.shedder = shedder
+        self.max_body = _PREFIX + max_request_bytes
 
-    def __call__(self, connection: H2Connection, event: zttp.Request) -> DirectCall | None:
-        """Return the call that begins with ``event``, or None for one that takes the usual way."""
+    def __call__(self, connection: H2Connection, event: zttp.Request) -> FastPathCall | None:
+        """Return the call that begins with ``event``, or None to leave it to the application."""
         endpoint = self._endpoints.get(event.target)
         if endpoint is None or event.method != b"POST":
             return None
@@ -93,28 +118,28 @@ class DirectMethods:
             or headers.get("grpc-encoding", "identity") != "identity"
         ):
             return None
-        return DirectCall(self, connection, event, endpoint, context)
+        return FastPathCall(self, connection, event, endpoint, context)
 
 
-class DirectCall:
-    """One call. To the connection, it is what uvicorn's ``RequestResponseCycle`` is to it."""
+class FastPathCall:
+    """One call, in the place of uvicorn's ``RequestResponseCycle``, with the same attributes."""
 
     def __init__(
         self,
-        methods: DirectMethods,
+        fast_path: FastPath,
         connection: H2Connection,
         event: zttp.Request,
         endpoint: EndpointUnary[Any, Any],
         context: RequestContext[Any, Any],
     ) -> None:
-        self._methods = methods
+        self._fast_path = fast_path
         self._connection = connection
         self._event = event
         self._endpoint = endpoint
         self._context = context
         self._task: asyncio.Task[None] | None = None
-        self._expired = False
-        self._is_in = False
+        self._is_expired = False
+        self._is_in_flight = False
         self.stream = connection.conn.stream(event.stream_id)
         self.body = bytearray()
         self.more_body = True
@@ -123,53 +148,53 @@ class DirectCall:
         self.response_complete = False
 
     @property
-    def message_event(self) -> DirectCall:
-        """What uvicorn sets. As an attribute, it would leave each call to the garbage collector."""
+    def message_event(self) -> FastPathCall:
+        """What uvicorn sets. As an attribute it would be a cycle for the garbage collector."""
         return self
 
     def set(self) -> None:
-        """Act upon what has changed: uvicorn sets ``message_event`` then."""
+        """Act upon a change of the attributes above: uvicorn sets ``message_event`` after each."""
         if self.disconnected:
             if self.response_complete:
                 return
             if self._task is None:
                 self.response_complete = True
-                # Not now: uvicorn is going through all calls of a connection that is lost.
+                # Not at once: uvicorn iterates over the calls of a connection that is lost.
                 self._connection.loop.call_soon(self._end, context=Context())
             else:
                 self._task.cancel()
         elif self._task is None:
-            # Whether there is room may have changed since the headers came.
-            if self.more_body and len(self.body) <= self._methods.most:
+            if self.more_body and len(self.body) <= self._fast_path.max_body:
                 return
-            if self._is_one_message() and not self._methods.admission.is_full:
+            # The load shedder may have become full since the headers came.
+            if self._is_one_message() and not self._fast_path.shedder.is_full:
                 self._begin()
             else:
                 self._connection.hand_over(self._event, self)
 
     def _begin(self) -> None:
-        # Now, and not when the task starts: others may come in with the same read.
-        self._methods.admission.enter()
-        self._is_in = True
+        # Counted before the task starts: the same read may bring more calls.
+        self._fast_path.shedder.enter()
+        self._is_in_flight = True
         self._task = self._connection.loop.create_task(self._run(), context=Context())
         self._connection.tasks.add(self._task)
-        self._task.add_done_callback(self._ended)
+        self._task.add_done_callback(self._on_done)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _on_done(self, task: asyncio.Task[None]) -> None:
         self._connection.tasks.discard(task)
         self._leave()
         self._end()
 
     def _leave(self) -> None:
-        if self._is_in:
-            self._is_in = False
-            self._methods.admission.leave()
+        if self._is_in_flight:
+            self._is_in_flight = False
+            self._fast_path.shedder.leave()
 
     def _is_one_message(self) -> bool:
         size = len(self.body) - _PREFIX
         return (
             not self.more_body
-            and 0 <= size <= self._methods.most - _PREFIX
+            and 0 <= size <= self._fast_path.max_body - _PREFIX
             and self.body[:_PREFIX] == b"\0" + size.to_bytes(4)
         )
 
@@ -180,22 +205,22 @@ class DirectCall:
             if connection.flow.write_paused:
                 await connection.flow.drain()
             if not self.disconnected:
-                self._answer(message, error)
+                self._respond(message, error)
         except Exception:
-            connection.logger.exception("Exception in a direct call")
+            connection.logger.exception("gRPC fast path: unexpected exception")
             if not connection.transport.is_closing():
                 self.stream.reset()
                 connection.flush()
 
     async def _call(self) -> tuple[bytes, Exception | None]:
-        """Call the method, and return its answer, or what there is in its place.
+        """Call the method. Return its encoded response and None, or b"" and the error.
 
-        What the interceptors see is what they see in the runtime's own ``_handle_request``.
+        Runs the interceptors as connectrpc's ``_handle_request`` does.
         """
-        methods, context = self._methods, self._context
-        run = MetadataInterceptorsRun(methods.interceptors, context)
+        context = self._context
+        run = MetadataInterceptorsRun(self._fast_path.interceptors, context)
         message, error = b"", None
-        timer = self._timer()
+        timer = self._start_timer()
         try:
             try:
                 await run.start()
@@ -208,7 +233,7 @@ class DirectCall:
         except asyncio.CancelledError:
             if self.disconnected:
                 error = ConnectError(Code.CANCELED, "Client disconnected")
-            elif self._expired:
+            elif self._is_expired:
                 error = error or ConnectError(Code.DEADLINE_EXCEEDED, "Request timed out")
             else:
                 error = ConnectError(Code.CANCELED, "Request was cancelled")
@@ -216,24 +241,24 @@ class DirectCall:
         finally:
             if timer:
                 timer.cancel()
-            error = await run.end(error)  # unless that has been done
+            error = await run.end(error)  # does nothing where it has been called before
         return message, error
 
-    def _timer(self) -> asyncio.TimerHandle | None:
-        """Have the call cancelled when the time is over that its caller gives it."""
+    def _start_timer(self) -> asyncio.TimerHandle | None:
+        """Have the call cancelled at its caller's deadline, if it has one."""
         timeout_ms = self._context.timeout_ms
         if timeout_ms is None:
             return None
         return self._connection.loop.call_later(timeout_ms / 1000, self._expire)
 
     def _expire(self) -> None:
-        self._expired = True
+        self._is_expired = True
         if self._task is not None:
             self._task.cancel()
 
-    def _answer(self, message: bytes, error: Exception | None) -> None:
+    def _respond(self, message: bytes, error: Exception | None) -> None:
         connection, stream, context = self._connection, self.stream, self._context
-        headers = [*connection.server_state.default_headers, *_ANSWER_HEADERS]
+        headers = [*connection.server_state.default_headers, *_RESPONSE_HEADERS]
         headers += _raw(context.response_headers)
         self._leave()
         stream.send_response(200, headers)
@@ -251,3 +276,8 @@ class DirectCall:
     def _end(self) -> None:
         self.response_complete = True
         self._connection.on_response_complete(self.stream.stream_id)
+
+
+def _raw(headers: Any) -> _RawHeaders:
+    """Return ``headers``, as connectrpc has them, as zttp takes them."""
+    return [(name.encode(), value.encode()) for name, value in headers.allitems()]

@@ -1,18 +1,22 @@
-"""What the metrics show of the present state of a process."""
+"""Gauges of the present state of a process."""
 
 from persistence.database import Database
 from persistence.watch import ChangeFeed
 from server.observability.metrics import Metrics
 from server.rpc.health import Readiness
-from server.rpc.interceptors.access_log import Calls
+from server.rpc.interceptors.access_log import AccessLog
 
 
 def show_state(
-    metrics: Metrics, calls: Calls, database: Database, feed: ChangeFeed, readiness: Readiness
+    metrics: Metrics,
+    access_log: AccessLog,
+    database: Database,
+    feed: ChangeFeed,
+    readiness: Readiness,
 ) -> None:
-    """Have ``metrics`` show how busy these are, and whether they are ready."""
+    """Add gauges to ``metrics``: of calls, watchers, the pool and readiness."""
     gauge = metrics.gauge
-    gauge("listings_rpcs_in_flight", "RPCs under way.", lambda: calls.in_flight)
+    gauge("listings_rpcs_in_flight", "RPCs under way.", lambda: access_log.in_flight)
     gauge("listings_watchers", "Streams of WatchOrderPayments.", lambda: feed.watchers)
     gauge(
         "listings_pool_size",

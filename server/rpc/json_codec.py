@@ -1,9 +1,9 @@
-"""The JSON of requests, read strictly.
+"""A strict JSON codec for requests.
 
-The runtime's own reader takes the last of two equal names, drops names that it does not know,
-reads the order id "1_0" as 10, and ends the whole process with a stack overflow on some 14,000
-nested brackets. Where a misread number is another customer's order, and a misspelt field a payment
-that was acknowledged and not stored, each of these is an error.
+connectrpc's own codec takes the last of two equal names, drops unknown names, reads the order id
+"1_0" as 10, and crashes the process with a stack overflow on some 14,000 nested brackets. Here each
+of these is an error: a misread number is another customer's order, and a misspelt field a payment
+that is acknowledged and not stored.
 """
 
 import json
@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import cache
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from connectrpc.code import Code
 from connectrpc.codec import proto_json_codec
@@ -28,12 +28,12 @@ from protobuf import (
 
 from server.gen.google.rpc.error_details_pb import BadRequest
 
-_MAX_DEPTH = 100  # as other implementations of protobuf have it
-_MAX_ERROR_CHARACTERS = 300  # an error may quote what it refuses
-_MAX_NAME_CHARACTERS = 100
+_MAX_DEPTH: Final = 100  # the recursion limit of protobuf's C++ and Java implementations
+_MAX_ERROR_CHARACTERS: Final = 300  # an error may quote the request
+_MAX_NAME_CHARACTERS: Final = 100
 
-# A string is skipped whole, so that brackets within it do not count. The possessive *+ and the
-# optional quote keep it at one pass over any input, also over one that never closes its string.
+# A string is one token, so that brackets within it do not count. The possessive *+ and the optional
+# closing quote keep the scan linear for any input, also for a string without an end.
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 # https://protobuf.dev/programming-guides/json: an integer may be a string, and have an exponent.
@@ -51,18 +51,21 @@ _M = TypeVar("_M", bound=Message[Any])
 
 
 class StrictJSONCodec:
-    """A ``connectrpc.codec.Codec`` for JSON that refuses what is ambiguous."""
+    """A ``connectrpc.codec.Codec`` for protobuf's JSON that refuses ambiguous input.
+
+    https://protobuf.dev/programming-guides/json
+    """
 
     def name(self) -> str:
-        """Return what stands behind ``application/`` in the content type."""
+        """Return the suffix of the content type ``application/json``."""
         return "json"
 
     def encode(self, message: Message[Any]) -> bytes:
-        """Return ``message`` as protobuf's JSON."""
+        """Return ``message`` as JSON."""
         return proto_json_codec().encode(message)
 
     def decode(self, data: bytes | bytearray, message_class: type[_M]) -> _M:
-        """Return the message that ``data`` holds.
+        """Return the message in ``data``.
 
         Raises ConnectError: INVALID_ARGUMENT, with a ``google.rpc.BadRequest`` where one field is
         at fault.
@@ -88,7 +91,7 @@ class StrictJSONCodec:
 
 
 class _Float(float):
-    """A number with a fraction or an exponent, which knows how it was spelled."""
+    """A number with a fraction or an exponent, and its text."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -163,9 +166,9 @@ def _check_scalar(name: str, kind: ScalarType, given: object) -> None:
 
 
 def _is_integer(text: str) -> bool:
-    """Whether ``text`` is an integer that the runtime's own reader, which uses floats, gets right.
+    """Return whether ``text`` is an integer that connectrpc's codec reads exactly.
 
-    Of a number with a fraction or an exponent, that reader makes the nearest float.
+    It reads a number with a fraction or an exponent as the nearest float.
     """
     if not _NUMBER.fullmatch(text):
         return False

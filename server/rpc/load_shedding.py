@@ -1,88 +1,95 @@
-"""How many calls are let in, so that those that are let in are answered soon.
+"""Load shedding: how many calls may be in flight, so that those in flight are answered soon.
 
-A call is in here from the moment that its request is complete until its first answer. As many as
-the pool has connections can work; the others wait, for the database or for the processor. A burst
+A call is in flight from the moment that its request is complete until its first answer. As many as
+the pool has connections can run; the others wait, for the database or for the processor. A burst
 may fill the queue. Once it has been full, there is more work than can be done, and the queue is
-kept short until nobody waits and nobody has been refused for a second: with a long one, as many
+kept short until no call waits and none has been rejected for a second: with a long queue, as many
 calls are answered as with a short one, only later.
 
 How short depends on how fast calls are answered. One call a connection keeps a slow database busy.
 Where thousands are answered a second, as many come while the process does not get the processor for
-some milliseconds, and turning those away would keep the queue short for ever.
+some milliseconds, and rejecting those would keep the queue short for ever.
 
-A refusal has to cost next to nothing, or it takes the time that the others need. One by the
+A rejection has to cost next to nothing, or it takes the time that the other calls need. One by the
 handler cost as much as an answer: at 1,200 calls a second, of which a process could answer 1,050,
-it answered 91. By the middleware here one takes 90 us, and gRPC, which most callers use, is refused
-before there is a task for the call, in 26 us.
+it answered 91. By the middleware here one takes 90 us, and gRPC, which most callers use, is
+rejected before there is a task for the call, in 26 us.
 """
 
 import logging
 import time
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Collection
+from typing import Final, TypeAlias
 
 import zttp
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.rpc.static_errors import PreparedError
+from server.rpc.error_encoding import RawHeaders
+from server.rpc.errors import overloaded
+from server.rpc.protocols import GRPC, protocol_of
+from server.rpc.static_errors import StaticError
 
-# Once the queue has been full, as many calls may be in as are answered in so many seconds, and at
-# the least those at work and one call that waits for each connection.
-_SHORT_SECONDS = 0.05
-_SHORT_QUEUE = 1
-_CALM = 1.0  # seconds without a refusal after which it may be long again
+# Once the queue has been full, as many calls may be in flight as are answered in so many seconds,
+# and at least those that run and one call that waits for each connection.
+_SHORT_SECONDS: Final = 0.05
+_SHORT_QUEUE: Final = 1
+_CALM: Final = 1.0  # seconds without a rejection after which the queue may be long again
 
-Dropped: TypeAlias = Callable[[str, str], object]
-"""Is told the path and the content type of each call that was refused."""
+OnReject: TypeAlias = Callable[[str, str], object]
+"""Called with the path and the content type of each call that is rejected."""
 
 _log = logging.getLogger(__name__)
 
 
-class Admission:
-    """Counts the calls that are in, and says when there are too many."""
+class LoadShedder:
+    """Counts the calls in flight, and says when there are too many."""
 
     def __init__(
-        self, at_once: int, queue: int, clock: Callable[[], float] = time.monotonic
+        self, concurrency: int, queue: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """``at_once`` calls can work, and up to ``queue`` more may wait."""
+        """Let ``concurrency`` calls run and up to ``queue`` more wait.
+
+        ``clock`` returns seconds.
+        """
         self.in_flight = 0
-        """How many calls are in: at work, or waiting."""
-        self.refused = 0
-        """How many have been refused so far."""
-        self._at_once = at_once
-        self._most = at_once + queue
-        self._fewest = at_once * (1 + _SHORT_QUEUE)
-        self._most_when_short = min(self._most, self._fewest)
+        """How many calls run or wait."""
+        self.rejected = 0
+        """How many calls have been rejected so far."""
+        self._concurrency = concurrency
+        self._max_in_flight = concurrency + queue
+        self._min_in_flight = concurrency * (1 + _SHORT_QUEUE)
+        self._max_when_short = min(self._max_in_flight, self._min_in_flight)
         self._is_short = False
         self._clock = clock
-        self._calm_at = self._looked_at = clock()
-        self._told = 0
-        self._left = 0
+        self._calm_at = self._polled_at = clock()
+        self._logged = 0
+        self._answered = 0
 
     @property
     def is_full(self) -> bool:
-        """Whether nobody may come in."""
-        return self.in_flight >= (self._most_when_short if self._is_short else self._most)
+        """Whether the next call is to be rejected."""
+        return self.in_flight >= (self._max_when_short if self._is_short else self._max_in_flight)
 
-    def look(self) -> None:
-        """Take note of what has happened since this was called before, a second ago.
+    def poll(self) -> None:
+        """Measure how many calls are answered a second, and log how many were rejected.
 
-        That is how many calls have left, and how many were refused: the log is told of these.
+        To be called about once a second.
         """
         now = self._clock()
-        rate = self._left / max(now - self._looked_at, _SHORT_SECONDS)
-        self._looked_at, self._left = now, 0
-        self._most_when_short = min(self._most, max(self._fewest, round(rate * _SHORT_SECONDS)))
-        if self.refused > self._told:
-            _log.warning("overload: calls refused: %d", self.refused - self._told)
-            self._told = self.refused
+        rate = self._answered / max(now - self._polled_at, _SHORT_SECONDS)
+        self._polled_at, self._answered = now, 0
+        short = max(self._min_in_flight, round(rate * _SHORT_SECONDS))
+        self._max_when_short = min(self._max_in_flight, short)
+        if self.rejected > self._logged:
+            _log.warning("overload: calls rejected: %d", self.rejected - self._logged)
+            self._logged = self.rejected
 
-    def refuse(self) -> None:
-        """Count one that was refused, because it was full."""
+    def reject(self) -> None:
+        """Count a call that is rejected, because ``is_full``."""
         self._is_short = True
         self._calm_at = self._clock() + _CALM
-        self.refused += 1
+        self.rejected += 1
 
     def enter(self) -> None:
         """Count a call in."""
@@ -91,54 +98,71 @@ class Admission:
     def leave(self) -> None:
         """Count a call out."""
         self.in_flight -= 1
-        self._left += 1
-        if self._is_short and self.in_flight <= self._at_once and self._clock() >= self._calm_at:
+        self._answered += 1
+        if (
+            self._is_short
+            and self.in_flight <= self._concurrency
+            and self._clock() >= self._calm_at
+        ):
             self._is_short = False
 
 
-class GrpcGate:
-    """Turns away gRPC calls that there is no room for, before they reach the application."""
+class Rejections:
+    """Counts rejected calls, and has the answers to them."""
 
     def __init__(
-        self, admission: Admission, service: str, refusal: PreparedError, dropped: Dropped
+        self, shedder: LoadShedder, writing_paths: Collection[str], on_reject: OnReject
     ) -> None:
-        """``service`` is the path below which calls need to be admitted."""
-        self._admission = admission
-        self._dropped = dropped
+        """``writing_paths`` are those of methods that may write."""
+        self._shedder = shedder
+        self._writing_paths = writing_paths
+        self._on_reject = on_reject
+        self._write = StaticError(overloaded(writes=True))
+        self._read = StaticError(overloaded(writes=False))
+
+    def reject(self, path: str, content_type: str) -> StaticError:
+        """Count a call that is rejected, and return its answer."""
+        self._shedder.reject()
+        self._on_reject(path, content_type)
+        return self._write if path in self._writing_paths else self._read
+
+
+class GrpcRejection:
+    """Rejects gRPC calls by headers alone, before the application runs."""
+
+    def __init__(self, shedder: LoadShedder, service: str, rejections: Rejections) -> None:
+        """``service`` is the path below which calls are counted."""
+        self._shedder = shedder
         self._prefix = f"{service}/".encode()
-        self._refusal = refusal
+        self._rejections = rejections
 
-    def __call__(self, request: zttp.Request) -> list[tuple[bytes, bytes]] | None:
-        """Return the headers that refuse ``request``, or None for one that may go on."""
-        if self._admission.is_full and request.path.startswith(self._prefix):
-            answer = self._refusal.grpc_headers(request.headers)
-            if answer is not None:
-                self._admission.refuse()
-                self._dropped(request.path.decode("latin-1"), "application/grpc")
-            return answer
-        return None
+    def __call__(self, request: zttp.Request) -> RawHeaders | None:
+        """Return the headers that answer ``request``, or None for one that goes on."""
+        if not self._shedder.is_full or not request.path.startswith(self._prefix):
+            return None
+        headers = request.headers
+        content_type = dict(headers).get(b"content-type", b"").decode("latin-1")
+        if protocol_of(content_type) != GRPC:
+            return None
+        path = request.path.decode("latin-1")
+        return self._rejections.reject(path, content_type).trailers_only(headers)
 
 
-class Admitted:
-    """ASGI middleware that lets in what ``admission`` has room for."""
+class LoadSheddingMiddleware:
+    """ASGI middleware that rejects requests while there are too many calls in flight."""
 
-    def __init__(
-        self, app: ASGIApp, admission: Admission, refusal: PreparedError, dropped: Dropped
-    ) -> None:
-        """``refusal`` answers in place of ``app`` where there is no room."""
+    def __init__(self, app: ASGIApp, shedder: LoadShedder, rejections: Rejections) -> None:
         self._app = app
-        self._dropped = dropped
-        self._admission = admission
-        self._refusal = refusal
+        self._shedder = shedder
+        self._rejections = rejections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request on, or refuse it."""
-        if self._admission.is_full:
-            self._admission.refuse()
-            self._dropped(scope["path"], Headers(scope=scope).get("content-type", ""))
-            await self._refusal(scope, receive, send)
+        """Hand the request on, or reject it."""
+        if self._shedder.is_full:
+            content_type = Headers(scope=scope).get("content-type", "")
+            await self._rejections.reject(scope["path"], content_type)(scope, receive, send)
             return
-        call = _Call(self._admission, receive, send)
+        call = _Call(self._shedder, receive, send)
         try:
             await self._app(scope, call.receive, call.send)
         finally:
@@ -146,24 +170,25 @@ class Admitted:
 
 
 class _Call:
-    """Notices when the request is complete, and when the first answer comes.
+    """Notices when a request is complete, and when its first answer is sent.
 
-    The runtime asks for more of a request once its caller may call; also of one by GET, which has
-    no more, to hear when the caller goes away.
+    connectrpc receives the whole request before it runs the method, and after that it receives
+    again, to learn of a disconnect. A request by GET, which has no body, is complete then.
     """
 
-    __slots__ = ("_admission", "_is_in", "_receive", "_send", "_was_in")
+    __slots__ = ("_has_entered", "_is_in", "_receive", "_send", "_shedder")
 
-    def __init__(self, admission: Admission, receive: Receive, send: Send) -> None:
-        self._admission = admission
+    def __init__(self, shedder: LoadShedder, receive: Receive, send: Send) -> None:
+        self._shedder = shedder
         self._receive = receive
         self._send = send
-        self._was_in = self._is_in = False
+        self._has_entered = self._is_in = False
 
     async def receive(self) -> Message:
         message = await self._receive()
-        if not self._was_in and not message.get("more_body"):
-            self.enter()
+        if not self._has_entered and not message.get("more_body"):
+            self._has_entered = self._is_in = True
+            self._shedder.enter()
         return message
 
     async def send(self, message: Message) -> None:
@@ -171,11 +196,7 @@ class _Call:
             self.leave()
         await self._send(message)
 
-    def enter(self) -> None:
-        self._was_in = self._is_in = True
-        self._admission.enter()
-
     def leave(self) -> None:
         if self._is_in:
             self._is_in = False
-            self._admission.leave()
+            self._shedder.leave()

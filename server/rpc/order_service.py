@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from connectrpc.request import RequestContext
+from protobuf import Message
 from protobuf.wkt import Timestamp
 
 from persistence.errors import IdempotencyKeyReused, PaymentStatusRefused
@@ -37,12 +38,13 @@ from server.gen.listings.v1.orders_pb import (
 from server.observability.outcomes import UpdateOutcomes
 from server.rpc.conversion import event_message, order_message
 from server.rpc.errors import permission_denied
+from server.rpc.interceptors.base import Context
 from server.rpc.interceptors.request_id import request_id
-from server.rpc.pagination import Page
+from server.rpc.pagination import PageRequest
 
 
 class OrderHandler(OrderService):
-    """Implements ``OrderService``. What each rpc does, and its errors, stand in the proto."""
+    """Implements ``OrderService``. The proto documents each rpc and its errors."""
 
     def __init__(
         self,
@@ -62,8 +64,8 @@ class OrderHandler(OrderService):
         ctx: RequestContext[UpdateOrderPaymentRequest, UpdateOrderPaymentResponse],
     ) -> UpdateOrderPaymentResponse:
         """Write the payment fields that are set in ``request``."""
-        # A payment field has the same name in the request as in the table. One that is not set
-        # reads as empty, and one that is set to that the rules in the proto have refused.
+        # A payment field has the same name in the request as in the table. A field that is not set
+        # reads as empty; the rules in the proto refuse one that is set to an empty value.
         params = {name: value for name in PAYMENT_COLUMNS if (value := getattr(request, name))}
         caller = principal.get()
         origin = Origin(request_id(ctx), caller and caller.subject)
@@ -79,18 +81,16 @@ class OrderHandler(OrderService):
             success=True, order=order_message(update.order), replayed=update.replayed
         )
 
-    async def get_order(
-        self, request: GetOrderRequest, _ctx: RequestContext[Any, Any]
-    ) -> GetOrderResponse:
+    async def get_order(self, request: GetOrderRequest, _ctx: Context) -> GetOrderResponse:
         """Return one order."""
         order = await self._orders.get(request.order_id, _storefronts())
         return GetOrderResponse(order=order_message(order))
 
     async def find_order_by_payment(
-        self, request: FindOrderByPaymentRequest, _ctx: RequestContext[Any, Any]
+        self, request: FindOrderByPaymentRequest, _ctx: Context
     ) -> FindOrderByPaymentResponse:
         """Return the order that has, or had, a payment reference."""
-        assert request.reference is not None  # noqa: S101 - the rules in the proto see to it
+        assert request.reference is not None  # noqa: S101 - a rule in the proto requires it
         order = await self._orders.find_by_payment(
             request.reference.field,
             request.reference.value,
@@ -99,12 +99,10 @@ class OrderHandler(OrderService):
         )
         return FindOrderByPaymentResponse(order=order_message(order))
 
-    async def list_orders(
-        self, request: ListOrdersRequest, _ctx: RequestContext[Any, Any]
-    ) -> ListOrdersResponse:
+    async def list_orders(self, request: ListOrdersRequest, _ctx: Context) -> ListOrdersResponse:
         """Return a page of orders, newest first."""
         storefront_id = _permitted_storefront(request)
-        page = Page(request)
+        page = PageRequest(request)
         wanted = OrderFilter(
             payment_status=_given(request, "payment_status"),
             payment_provider=_given(request, "payment_provider"),
@@ -115,15 +113,15 @@ class OrderHandler(OrderService):
         )
         storefronts = _storefronts() if storefront_id is None else None
         found = await self._orders.list_orders(wanted, page.limit, page.after, storefronts)
-        orders, token = page.cut(found, _order_key)
+        orders, token = page.split(found, _order_key)
         return ListOrdersResponse(orders=list(map(order_message, orders)), next_page_token=token)
 
     async def list_stuck_payments(
-        self, request: ListStuckPaymentsRequest, _ctx: RequestContext[Any, Any]
+        self, request: ListStuckPaymentsRequest, _ctx: Context
     ) -> ListStuckPaymentsResponse:
         """Return a page of orders whose payments are stuck, oldest first."""
-        assert request.older_than is not None  # noqa: S101 - the rules in the proto see to it
-        page = Page(request)
+        assert request.older_than is not None  # noqa: S101 - a rule in the proto requires it
+        page = PageRequest(request)
         unchanged_since = datetime.now(UTC) - request.older_than.to_timedelta()
         found = await self._orders.list_stuck(
             unchanged_since,
@@ -132,30 +130,30 @@ class OrderHandler(OrderService):
             page.after,
             _storefronts(),
         )
-        orders, token = page.cut(found, _order_key)
+        orders, token = page.split(found, _order_key)
         return ListStuckPaymentsResponse(
             orders=list(map(order_message, orders)), next_page_token=token
         )
 
     async def list_order_payment_events(
-        self, request: ListOrderPaymentEventsRequest, _ctx: RequestContext[Any, Any]
+        self, request: ListOrderPaymentEventsRequest, _ctx: Context
     ) -> ListOrderPaymentEventsResponse:
-        """Return a page of what happened to one order's payment, oldest first."""
-        page = Page(request)
+        """Return a page of the events of one order's payment, oldest first."""
+        page = PageRequest(request)
         after_id = page.after.id if page.after else 0
         storefronts = _storefronts()
         found = await self._history.list_events(request.order_id, page.limit, after_id, storefronts)
-        if not found:  # maybe there is no such order, which this raises
+        if not found:  # raises OrderNotFound if there is no such order
             await self._orders.get(request.order_id, storefronts)
-        events, token = page.cut(found, _event_key)
+        events, token = page.split(found, _event_key)
         return ListOrderPaymentEventsResponse(
             events=list(map(event_message, events)), next_page_token=token
         )
 
     async def watch_order_payments(
-        self, request: WatchOrderPaymentsRequest, _ctx: RequestContext[Any, Any]
+        self, request: WatchOrderPaymentsRequest, _ctx: Context
     ) -> AsyncIterator[WatchOrderPaymentsResponse]:
-        """Send what happens to some payments, as it is committed."""
+        """Send the events of some payments, as they are committed."""
         storefront_id = _permitted_storefront(request)
         wanted = EventFilter(
             frozenset(request.order_ids),
@@ -171,15 +169,17 @@ class OrderHandler(OrderService):
 
 
 def _storefronts() -> frozenset[int] | None:
-    """Return the storefronts whose orders there are for the caller, None for all."""
+    """Return the storefronts whose orders the caller may see, None for all."""
     caller = principal.get()
     return caller and caller.storefronts
 
 
-def _permitted_storefront(request: Any) -> int | None:
-    """Return the storefront that ``request`` names, if it does.
+def _permitted_storefront(
+    request: ListOrdersRequest | WatchOrderPaymentsRequest,
+) -> int | None:
+    """Return the storefront that ``request`` names, or None.
 
-    Raises ConnectError, PERMISSION_DENIED, when there are no orders of it for the caller.
+    Raises ConnectError, PERMISSION_DENIED, if the caller may not see its orders.
     """
     storefront_id: int | None = _given(request, "storefront_id")
     allowed = _storefronts()
@@ -189,14 +189,15 @@ def _permitted_storefront(request: Any) -> int | None:
     return storefront_id
 
 
-def _given(request: Any, name: str) -> Any:
+def _given(request: Message[Any], name: str) -> Any:
+    """Return the value of a field, None if it is not set."""
     return getattr(request, name) if request.has_field(name) else None
 
 
 def _limit(timestamp: Timestamp | None) -> datetime | None:
-    """Return a limit of a time range, in the microseconds that PostgreSQL's times have.
+    """Return a limit of a time range in microseconds, the resolution of PostgreSQL's times.
 
-    Rounded up: what is not before the one is not before the other either.
+    It is rounded up, so that the same orders are before it and not before it.
     """
     if timestamp is None:
         return None

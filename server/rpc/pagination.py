@@ -1,8 +1,7 @@
-"""Pages of a list, as https://google.aip.dev/158 has them.
+"""Pagination of lists by page size and page token: https://google.aip.dev/158.
 
-A page token says after which entry the next page goes on, so that every page is found through an
-index. It also carries a hash of what the list is filtered by: in another list, that would be
-another place.
+A page token holds the key of the last entry of a page, so that the next page is found through an
+index, and a hash of the list's filters, so that a token is refused where the filters differ.
 """
 
 import base64
@@ -28,26 +27,30 @@ _TOKEN = struct.Struct(">8sqq")  # hash of the filters, microseconds since 1970,
 _Entry = TypeVar("_Entry")
 
 
-class Page:
-    """The page that a request asks for, by its ``page_size`` and ``page_token``."""
+class PageRequest:
+    """The page that a request asks for, by its fields ``page_size`` and ``page_token``."""
 
     def __init__(self, request: Message[Any]) -> None:
-        """Raises ConnectError, when the token is not one of this list."""
-        size: int = getattr(request, "page_size")  # noqa: B009 - the type has none
+        """Raises ConnectError, INVALID_ARGUMENT, for a token that is not one of this list."""
+        size: int = getattr(request, "page_size")  # noqa: B009 - no field of Message
         self._size = min(size or DEFAULT_SIZE, MAX_SIZE)
         self._filters = _hash_of_filters(request)
         token: str = getattr(request, "page_token")  # noqa: B009
         self.after = self._parse(token) if token else None
+        """The key of the last entry of the page before, None for the first page."""
 
     @property
     def limit(self) -> int:
-        """How many entries to read: one more than are returned, to know of a next page."""
+        """How many entries to read: one more than the page has, to know whether a page follows."""
         return self._size + 1
 
-    def cut(
+    def split(
         self, entries: Sequence[_Entry], key: Callable[[_Entry], OrderKey]
     ) -> tuple[Sequence[_Entry], str]:
-        """Return the entries of the page out of ``limit``, and the token of the next one."""
+        """Return the entries of the page, and the token of the next one, "" if there is none.
+
+        ``entries`` are up to ``limit``; ``key`` returns what they are ordered by.
+        """
         page = entries[: self._size]
         if len(page) == len(entries):
             return page, ""
@@ -63,9 +66,9 @@ class Page:
             )
             key = OrderKey(_EPOCH + timedelta(microseconds=microseconds), id_)
         except (binascii.Error, struct.error, ValueError, OverflowError) as error:
-            raise _refusal("is not the next_page_token of a page") from error
+            raise _invalid_token("is not the next_page_token of a page") from error
         if filters != self._filters:
-            raise _refusal("is of a list with other filters; begin again without it")
+            raise _invalid_token("is of a list with other filters; begin again without it")
         return key
 
 
@@ -77,5 +80,5 @@ def _hash_of_filters(request: Message[Any]) -> bytes:
     return hashlib.sha256(name.encode() + b"\0" + filters.to_binary()).digest()[:8]
 
 
-def _refusal(description: str) -> ConnectError:
+def _invalid_token(description: str) -> ConnectError:
     return invalid_field("page_token", description, "PAGE_TOKEN_INVALID")

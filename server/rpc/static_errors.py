@@ -1,121 +1,57 @@
-"""An error as each protocol has it, made once and sent often.
+"""An error that is encoded once for each protocol, and sent often.
 
-For answers that have to cost next to nothing. Those of a method are the runtime's.
+For answers that have to cost next to nothing.
 """
 
-import base64
-import json
 from collections.abc import Iterable
-from typing import TypeAlias
-from urllib.parse import quote
+from typing import Final
 
-from connectrpc.code import Code
 from connectrpc.errors import ConnectError
-from protobuf.wkt import Any
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from server.gen.google.rpc.status_pb import Status
+from server.rpc.error_encoding import EncodedError, RawHeaders, encode, send_error
 from server.rpc.interceptors.request_id import REQUEST_ID
+from server.rpc.protocols import CONNECT, GRPC, GRPC_WEB, is_connect_stream, protocol_of
 
-# https://grpc.io/docs/guides/status-codes and https://connectrpc.com/docs/protocol#error-codes
-_NUMBERS = {Code.RESOURCE_EXHAUSTED: (8, 429), Code.UNIMPLEMENTED: (12, 501)}
-
-Headers: TypeAlias = list[tuple[bytes, bytes]]
-
-_GRPC, _GRPC_WEB = b"application/grpc", b"application/grpc-web"
-_REQUEST_ID = REQUEST_ID.encode()
-_END_OF_STREAM = {"connect": 0x02, "grpc-web": 0x80}  # the flags of the last envelope
+_REQUEST_ID: Final = REQUEST_ID.encode()
 
 
-class PreparedError:
+class StaticError:
     """An ASGI application that answers every request with one error."""
 
     def __init__(self, error: ConnectError) -> None:
-        """``error`` has one of the codes whose numbers are listed above."""
-        self._grpc_code, self._http_status = _NUMBERS[error.code]
-        self._trailers = self._as_trailers(error)
-        self._trailers_envelope = _envelope(
-            _END_OF_STREAM["grpc-web"],
-            b"".join(b"%s: %s\r\n" % trailer for trailer in self._trailers),
-        )
-        self._json = json.dumps(_as_json(error)).encode()
-        self._end_stream_envelope = _envelope(
-            _END_OF_STREAM["connect"], json.dumps({"error": _as_json(error)}).encode()
-        )
+        self._connect_stream = encode(error, CONNECT, stream=True)
+        self._encoded = {each: encode(error, each) for each in (CONNECT, GRPC, GRPC_WEB)}
 
-    def grpc_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers | None:
-        """Return the one block of headers that answers a gRPC request with ``headers``.
+    def trailers_only(self, request_headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
+        """Return the block of headers that is the whole answer to a gRPC request.
 
-        None if it is of another protocol.
+        The Trailers-Only response of
+        https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses.
         """
-        content_type, own = _told(headers)
-        return own + self._trailers if _is_grpc(content_type) else None
+        content_type, request_id = _echoed(request_headers)
+        encoded = self._encoded[GRPC]
+        return [(b"content-type", content_type), *request_id, *encoded.trailers]
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        """Answer, in the protocol that the request's content type names."""
-        content_type, headers = _told(scope["headers"])
-        status, body = 200, b""
-        trailers: Headers = []
-        if _is_grpc(content_type):
-            trailers = self._trailers
-        elif content_type.startswith(_GRPC_WEB):
-            body = self._trailers_envelope
-        elif content_type.startswith(b"application/connect+"):
-            body = self._end_stream_envelope
-        else:
-            status, body = self._http_status, self._json
-            headers[0] = (b"content-type", b"application/json")
-        start: Message = {
-            "type": "http.response.start",
-            "status": status,
-            "headers": headers,
-            "trailers": bool(trailers),
-        }
-        await send(start)
-        await send({"type": "http.response.body", "body": body})
-        if trailers:
-            await send({"type": "http.response.trailers", "headers": trailers})
+        """Answer in the protocol of the request."""
+        content_type, request_id = _echoed(scope["headers"])
+        encoded = self._encoded_for(content_type.decode("latin-1"))
+        headers = [(b"content-type", encoded.content_type or content_type), *request_id]
+        await send_error(send, encoded, headers)
 
-    def _as_trailers(self, error: ConnectError) -> Headers:
-        # https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
-        details = [
-            Any(type_url=f"type.googleapis.com/{each.type_name}", value=each.message_bytes)
-            for each in error.details
-        ]
-        status = Status(code=self._grpc_code, message=error.message, details=details)
-        return [
-            (b"grpc-status", b"%d" % self._grpc_code),
-            (b"grpc-message", quote(error.message, safe=" ;,").encode()),
-            (b"grpc-status-details-bin", _base64(status.to_binary()).encode()),
-        ]
+    def _encoded_for(self, content_type: str) -> EncodedError:
+        if is_connect_stream(content_type):
+            return self._connect_stream
+        return self._encoded[protocol_of(content_type)]
 
 
-def _told(request_headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, Headers]:
-    """Return the content type of a request, and the headers that its answer takes over."""
-    content_type, answer = b"", [(b"content-type", b"")]
+def _echoed(request_headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, RawHeaders]:
+    """Return the content type of a request and the header of its id, which the answer repeats."""
+    content_type, request_id = b"", []
     for name, value in request_headers:
         if name == b"content-type":
             content_type = value
-            answer[0] = (name, value)
         elif name == _REQUEST_ID:
-            answer.append((name, value))
-    return content_type, answer
-
-
-def _is_grpc(content_type: bytes) -> bool:
-    return content_type.startswith(_GRPC) and not content_type.startswith(_GRPC_WEB)
-
-
-def _as_json(error: ConnectError) -> dict[str, object]:
-    details = [
-        {"type": each.type_name, "value": _base64(each.message_bytes)} for each in error.details
-    ]
-    return {"code": error.code.value, "message": error.message, "details": details}
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode().rstrip("=")
-
-
-def _envelope(flags: int, data: bytes) -> bytes:
-    return bytes([flags]) + len(data).to_bytes(4) + data
+            request_id.append((name, value))
+    return content_type, request_id

@@ -1,152 +1,149 @@
-"""Clear answers to requests that never reach a method.
+"""Explanations for requests that never reach a method.
 
-Connect answers an unknown method, HTTP method or content type with a bare 404, 405 or 415, as its
-specification has it, and a header or a query that is not text with an exception's words. Here each
-of them gets an explanation in the protocol that it speaks.
+connectrpc answers an unknown method, HTTP method or content type with a bare 404, 405 or 415, as
+the Connect specification has it, and a header or a query that is not text with the words of a
+Python exception. Here each of them gets a message, in the protocol of the request.
 """
 
-import json
 from collections.abc import Callable
-from typing import TypeAlias
-from urllib.parse import quote, unquote_to_bytes
+from typing import Final, NamedTuple, TypeAlias
+from urllib.parse import unquote_to_bytes
 
+from connectrpc.code import Code
+from connectrpc.errors import ConnectError
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_UNIMPLEMENTED = b"12"  # https://grpc.io/docs/guides/status-codes
+from server.rpc.error_encoding import EncodedError, encode, grpc_trailers, send_error
+from server.rpc.protocols import CONNECT, GRPC, protocol_of
 
-_EXPLANATIONS = {
-    404: ("unimplemented", "{path} is not a method of this server"),
-    405: ("unimplemented", "{path} does not take HTTP {method}; use {allow}"),
+_EXPLANATIONS: Final = {
+    404: (Code.UNIMPLEMENTED, "{path} is not a method of this server"),
+    405: (Code.UNIMPLEMENTED, "{path} does not take HTTP {method}; use {allow}"),
     415: (
-        "invalid_argument",
+        Code.INVALID_ARGUMENT,
         "content type {type} is not understood; use application/json, application/proto, "
         "application/grpc or application/grpc-web, and for a stream application/connect+json or "
         "application/connect+proto instead of the first two",
     ),
 }
 
-Refused: TypeAlias = Callable[[Scope, str, str], object]
-"""Is told what was refused, with which code, and why."""
+_UNREADABLE_HEADER: Final = "a header cannot be read"
 
-_RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
+OnUnrouted: TypeAlias = Callable[[Scope, str, str], object]
+"""Called with a request, the code that it is answered with, and the message."""
 
 
-class ExplainRefusals:
-    """ASGI middleware around an application whose bare refusals want an explanation."""
+class _Refusal(NamedTuple):
+    status: int
+    """The HTTP status, for Connect."""
+    code: Code
+    message: str
 
-    def __init__(self, app: ASGIApp, refused: Refused) -> None:
-        """``refused`` is told of each refusal, unless it is certain that no RPC was meant."""
+    def as_connect(self, headers: Headers | None = None) -> Response:
+        """Return the refusal as a Connect error, with ``headers`` of the answer it replaces."""
+        body = encode(ConnectError(self.code, self.message), CONNECT).body
+        kept = {name: value for name, value in (headers or {}).items() if name != "content-length"}
+        return Response(body, self.status, kept, media_type="application/json")
+
+
+class UnroutedMiddleware:
+    """ASGI middleware that explains what the application behind it refuses without a message."""
+
+    def __init__(self, app: ASGIApp, on_unrouted: OnUnrouted) -> None:
+        """``on_unrouted`` is called unless the request cannot have been meant as an RPC."""
         self._app = app
-        self._refused = refused
+        self._on_unrouted = on_unrouted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request on, and explain a refusal that comes back without a word."""
+        """Hand the request on, or explain why not; explain a refusal that comes back bare."""
         content_type = Headers(scope=scope).get("content-type", "")
+        protocol = protocol_of(content_type)
         refusal = None
         if not all(value.isascii() for _, value in scope["headers"]):
-            refusal = 400, "invalid_argument", "a header is not ASCII text"
+            refusal = _Refusal(400, Code.INVALID_ARGUMENT, "a header is not ASCII text")
         elif not _is_text(scope["query_string"]):
             text = "the query is not UTF-8; send a binary message in base64, with base64=1"
-            refusal = 400, "invalid_argument", text
-        elif scope["http_version"] != "2" and _is_grpc(content_type):
+            refusal = _Refusal(400, Code.INVALID_ARGUMENT, text)
+        elif scope["http_version"] != "2" and protocol == GRPC:
             text = "gRPC needs HTTP/2; over HTTP/1.1 there are gRPC-Web and Connect"
-            refusal = 505, "unimplemented", text
+            refusal = _Refusal(505, Code.UNIMPLEMENTED, text)
         if refusal is not None:
-            self._tell(scope, *refusal[1:])
-            await _connect_error(*refusal)(scope, receive, send)
+            self._report(scope, refusal.code, refusal.message)
+            await refusal.as_connect()(scope, receive, send)
             return
-        answered = False
+        is_replaced = False
 
         async def explain(message: Message) -> None:
-            nonlocal answered
+            nonlocal is_replaced
             if message["type"] == "http.response.start":
-                headers = Headers(raw=message["headers"])
-                if message["status"] in _EXPLANATIONS and "content-type" not in headers:
-                    answered = True
-                    code, text = _explanation(message["status"], headers, scope)
-                    self._tell(scope, code, text)
-                    refusal = message["status"], code, text
-                    await _explain(refusal, headers, scope, receive, send)
-                elif message["status"] == 400:  # of a header; one of a method has been seen
-                    self._tell(scope, "invalid_argument", "a header cannot be read")
-                elif "grpc-status" in headers and headers["content-type"] == "application/grpc":
-                    self._tell(scope, "invalid_argument", "a header cannot be read")
-                    answered = True
-                    await _send_grpc_status(send, message["headers"])
-            if not answered:
+                status = message["status"]
+                if status == 200:
+                    # Most answers: only gRPC has errors among them that matter here.
+                    is_replaced = protocol == GRPC and await self._resent(scope, message, send)
+                elif status in _EXPLANATIONS:
+                    headers = Headers(raw=message["headers"])
+                    if "content-type" not in headers:
+                        is_replaced = True
+                        await self._explain(status, headers, scope, receive, send)
+                elif status == 400:  # of a header; for one of a method the RPC has been logged
+                    self._report(scope, Code.INVALID_ARGUMENT, _UNREADABLE_HEADER)
+            if not is_replaced:
                 await send(message)
 
         await self._app(scope, receive, explain)
 
-    def _tell(self, scope: Scope, code: str, text: str) -> None:
+    async def _resent(self, scope: Scope, start: Message, send: Send) -> bool:
+        """Send a Trailers-Only response of gRPC in two parts; return False if it is not one.
+
+        A status among the headers counts only where the stream ends with them, which ASGI cannot
+        express, and grpcio would report UNKNOWN.
+        """
+        headers = start["headers"]
+        trailers = [pair for pair in headers if pair[0].startswith(b"grpc-")]
+        if not any(name == b"grpc-status" for name, _ in trailers):
+            return False
+        self._report(scope, Code.INVALID_ARGUMENT, _UNREADABLE_HEADER)
+        others = [pair for pair in headers if pair not in trailers]
+        await send_error(send, EncodedError(200, trailers=trailers), others)
+        return True
+
+    async def _explain(
+        self, status: int, headers: Headers, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer with a message in place of a bare ``status`` with ``headers``."""
+        content_type = Headers(scope=scope).get("content-type", "")
+        code, template = _EXPLANATIONS[status]
+        text = template.format(
+            path=scope["path"],
+            method=scope["method"],
+            allow=headers.get("allow"),
+            type=content_type or "(none)",
+        )
+        self._report(scope, code, text)
+        protocol = protocol_of(content_type)
+        if protocol == CONNECT or scope["method"] != "POST":
+            await _Refusal(status, code, text).as_connect(headers)(scope, receive, send)
+            return
+        # gRPC has UNIMPLEMENTED for each of them, also for a content type.
+        trailers = grpc_trailers(ConnectError(Code.UNIMPLEMENTED, text))
+        own = [(b"content-type", content_type.encode())]
+        if protocol == GRPC:
+            await send_error(send, EncodedError(200, trailers=trailers), own)
+        else:  # the status may stand among the headers, where there is no message before it
+            await send_error(send, EncodedError(200), own + trailers)
+
+    def _report(self, scope: Scope, code: Code, text: str) -> None:
         is_below_a_service = bool(scope["root_path"])
         if is_below_a_service or scope["method"] == "POST":
-            self._refused(scope, code, text)
-
-
-def _is_grpc(content_type: str) -> bool:
-    return content_type.startswith("application/grpc") and not content_type.startswith(
-        "application/grpc-web"
-    )
+            self._on_unrouted(scope, code.value, text)
 
 
 def _is_text(query: bytes) -> bool:
-    """Return whether a query is UTF-8; where it is not, the runtime would replace what it has."""
+    """Return whether a query is UTF-8; connectrpc would replace what is not."""
     try:
         unquote_to_bytes(query).decode()
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _explanation(status: int, headers: Headers, scope: Scope) -> tuple[str, str]:
-    code, template = _EXPLANATIONS[status]
-    return code, template.format(
-        path=scope["path"],
-        method=scope["method"],
-        allow=headers.get("allow"),
-        type=Headers(scope=scope).get("content-type") or "(none)",
-    )
-
-
-async def _explain(
-    refusal: tuple[int, str, str], headers: Headers, scope: Scope, receive: Receive, send: Send
-) -> None:
-    status, code, text = refusal
-    content_type = Headers(scope=scope).get("content-type", "")
-    if scope["method"] != "POST" or not content_type.startswith("application/grpc"):
-        await _connect_error(status, code, text, headers)(scope, receive, send)
-        return
-    grpc_headers = [
-        (b"content-type", content_type.encode()),
-        (b"grpc-status", _UNIMPLEMENTED),
-        (b"grpc-message", quote(text, safe=" /:;,()").encode()),
-    ]
-    if content_type.startswith("application/grpc-web"):
-        await send({"type": "http.response.start", "status": 200, "headers": grpc_headers})
-        await send({"type": "http.response.body", "body": b""})
-    else:
-        await _send_grpc_status(send, grpc_headers)
-
-
-async def _send_grpc_status(send: Send, headers: _RawHeaders) -> None:
-    """Answer gRPC with a status and no message.
-
-    As trailers after the headers: a status among the headers counts only where the stream ends
-    with them, which an ASGI server cannot say, and grpcio would report UNKNOWN.
-    """
-    trailers = [pair for pair in headers if pair[0].startswith(b"grpc-")]
-    others = [pair for pair in headers if pair not in trailers]
-    start = {"type": "http.response.start", "status": 200, "headers": others, "trailers": True}
-    await send(start)
-    await send({"type": "http.response.body", "body": b""})
-    await send({"type": "http.response.trailers", "headers": trailers})
-
-
-def _connect_error(status: int, code: str, text: str, headers: Headers | None = None) -> Response:
-    """Return an error in the form of https://connectrpc.com/docs/protocol, with ``headers``."""
-    body = json.dumps({"code": code, "message": text})
-    kept = {name: value for name, value in (headers or {}).items() if name != "content-length"}
-    return Response(body, status, kept, media_type="application/json")

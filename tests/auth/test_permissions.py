@@ -30,7 +30,7 @@ from server.gen.listings.v1.orders_pb import (
     UpdateOrderPaymentRequest,
     WatchOrderPaymentsRequest,
 )
-from server.rpc.interceptors.authorization import Authorize
+from server.rpc.interceptors.authorization import AuthorizationInterceptor
 from tests.support.codes import ASK, OK, Called
 from tests.support.orders import Orders
 from tests.support.reading import find
@@ -255,7 +255,7 @@ def test_the_table_has_every_method_that_is_served_and_no_other() -> None:
 
 def test_a_method_that_is_not_in_the_table_is_refused() -> None:
     table = {path: needed for path, needed in permissions().items() if "GetOrder" not in path}
-    authorize = Authorize(table, (), None)
+    authorize = AuthorizationInterceptor(table, (), None)
 
     def begin(name: str) -> None:
         info = MethodInfo(

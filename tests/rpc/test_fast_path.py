@@ -1,6 +1,6 @@
-"""gRPC's direct way to an update answers what the usual way does, to whatever comes by it.
+"""The gRPC fast path to an update answers what the way through ASGI answers.
 
-A call with an empty header grpc-encoding goes the usual way, and is otherwise the same.
+A call with an empty header grpc-encoding goes through ASGI, and is otherwise the same.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from tests.support.raw import envelope
 from tests.support.service import Service
 
 PATH: Final = path(UpdateOrderPaymentRequest()).encode()
-USUAL: Final = (b"grpc-encoding", b"")
+THROUGH_ASGI: Final = (b"grpc-encoding", b"")
 MISSING: Final = 10**15
 
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-class Told(NamedTuple):
-    """What an answer says, without what differs from call to call."""
+class Answered(NamedTuple):
+    """An answer, without what differs from call to call."""
 
     code: str
     headers: dict[str, str]
@@ -44,7 +44,7 @@ def order_id(orders: Orders) -> int:
     return orders.add()
 
 
-def told(answer: Answer) -> Told:
+def answered(answer: Answer) -> Answered:
     headers = dict(answer.headers)
     for name in ("date", "x-request-id", "grpc-encoding"):
         headers.pop(name, None)
@@ -52,10 +52,10 @@ def told(answer: Answer) -> Told:
     if answer.code == OK:
         response = UpdateOrderPaymentResponse.from_binary(answer.body[5:])
         order_id = response.order.id if response.order else None
-    return Told(answer.code, headers, answer.trailers, order_id)
+    return Answered(answer.code, headers, answer.trailers, order_id)
 
 
-def was_direct(answer: Answer) -> bool:
+def was_fast(answer: Answer) -> bool:
     return "grpc-encoding" not in answer.headers
 
 
@@ -67,7 +67,7 @@ async def both_ways(
         client = Client(reader, writer)
         writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         client.send(http2.SETTINGS)
-        for stream_id, more in ((1, ()), (3, (USUAL,))):
+        for stream_id, more in ((1, ()), (3, (THROUGH_ASGI,))):
             block = http2.header_block(
                 PATH, *({b"content-type": b"application/grpc"} | dict(headers)).items(), *more
             )
@@ -87,15 +87,15 @@ def wanted(order_id: int, **values: str) -> bytes:
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["at-once", "apart"])
-def test_what_is_whole_goes_directly(running: Service, order_id: int, apart: bool) -> None:
+def test_a_whole_message_takes_the_fast_path(running: Service, order_id: int, apart: bool) -> None:
     body = envelope(wanted(order_id, payment_status="paid"))
     chunks = [body[:3], body[3:9], b"", body[9:]] if apart else [body]
-    direct, usual = asyncio.run(both_ways(running, chunks, apart=apart))
-    assert was_direct(direct)
-    assert not was_direct(usual)
-    assert told(direct) == told(usual)
-    assert told(direct).code == "ok"
-    assert told(direct).order_id == order_id
+    fast, through_asgi = asyncio.run(both_ways(running, chunks, apart=apart))
+    assert was_fast(fast)
+    assert not was_fast(through_asgi)
+    assert answered(fast) == answered(through_asgi)
+    assert answered(fast).code == "ok"
+    assert answered(fast).order_id == order_id
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def test_what_is_whole_goes_directly(running: Service, order_id: int, apart: boo
 )
 def test_what_is_refused(running: Service, body: bytes, code: str) -> None:
     chunks = [body[n : n + 16_000] for n in range(0, len(body), 16_000)] or [b""]
-    direct, usual = asyncio.run(both_ways(running, chunks))
-    assert told(direct) == told(usual)
-    assert told(direct).code == code
+    fast, through_asgi = asyncio.run(both_ways(running, chunks))
+    assert answered(fast) == answered(through_asgi)
+    assert answered(fast).code == code
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,9 @@ def test_what_is_refused(running: Service, body: bytes, code: str) -> None:
 )
 def test_headers(running: Service, order_id: int, name: bytes, value: bytes, code: str) -> None:
     body = envelope(wanted(order_id, payment_status="paid"))
-    direct, usual = asyncio.run(both_ways(running, [body], [(name, value)]))
-    assert told(direct) == told(usual)
-    assert told(direct).code == code
+    fast, through_asgi = asyncio.run(both_ways(running, [body], [(name, value)]))
+    assert answered(fast) == answered(through_asgi)
+    assert answered(fast).code == code
 
 
 @given(
@@ -162,16 +162,16 @@ def test_whatever_the_body(running: Service, parts: list[bytes], cuts: list[int]
     body = b"".join(parts)
     edges = [0, *sorted(min(each, len(body)) for each in cuts), len(body)]
     chunks = [body[start:end] for start, end in itertools.pairwise(edges)]
-    direct, usual = asyncio.run(both_ways(running, chunks))
-    assert told(direct) == told(usual)
+    fast, through_asgi = asyncio.run(both_ways(running, chunks))
+    assert answered(fast) == answered(through_asgi)
 
 
 @pytest.mark.parametrize("by_reset", [True, False], ids=["reset", "close"])
-def test_one_who_goes_away(running: Service, orders: Orders, by_reset: bool) -> None:
-    """Before the request is whole, and while its update waits for somebody else's."""
+def test_a_caller_that_cancels(running: Service, orders: Orders, by_reset: bool) -> None:
+    """Before the request is whole, and while its update waits for a lock."""
     held = orders.add()
 
-    async def go_away() -> None:
+    async def cancel() -> None:
         async with http2.connected(running) as (reader, writer):
             client = Client(reader, writer)
             writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
@@ -191,7 +191,7 @@ def test_one_who_goes_away(running: Service, orders: Orders, by_reset: bool) -> 
             await eventually(lambda: running.metric("listings_rpcs_in_flight") == 0)
 
     with orders.locked(held):
-        asyncio.run(go_away())
+        asyncio.run(cancel())
     assert orders.row(held)["payment_status"] == "pending"
     method = PATH.decode().lstrip("/")
     series = {"method": method, "code": "canceled", "protocol": "grpc"}

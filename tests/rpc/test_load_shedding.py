@@ -1,4 +1,4 @@
-"""More calls than can be served: refused at once, in the protocol of each caller."""
+"""More calls than can be served: rejected at once, in the protocol of each caller."""
 
 import json
 import socket
@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
 import psycopg
 import pytest
+from protobuf import Message
 
 from server.gen.google.rpc.error_details_pb import ErrorInfo, RetryInfo
 from server.gen.listings.v1.orders_pb import (
@@ -20,13 +22,14 @@ from server.gen.listings.v1.orders_pb import (
     WatchOrderPaymentsResponse,
 )
 from tests.support import callers, service
-from tests.support.callers import PATH, READERS, Failure, json_client, path
+from tests.support.callers import CALLERS, PATH, READERS, Failure, json_client, path
 from tests.support.embedded import eventually
 from tests.support.orders import Orders
 from tests.support.service import Service
 
 WATCH = path(WatchOrderPaymentsRequest())
-REASON = "too many calls are waiting; nothing was written; try again"
+READ_REASON = "too many calls are waiting; try again"
+WRITE_REASON = "too many calls are waiting; nothing was written; try again"
 
 
 @contextmanager
@@ -82,12 +85,23 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     assert "Traceback" not in log.read_text()
 
 
-@pytest.mark.parametrize("caller", READERS)
-def test_refused(full: Service, caller: str) -> None:
+READ = GetOrderRequest(order_id=1)
+WRITE = UpdateOrderPaymentRequest(order_id=1, payment_status="paid")
+
+
+@pytest.mark.parametrize(
+    ("caller", "request_", "reason"),
+    [
+        *((caller, READ, READ_REASON) for caller in READERS),
+        *((caller, WRITE, WRITE_REASON) for caller in CALLERS),
+    ],
+)
+def test_refused(full: Service, caller: str, request_: Message[Any], reason: str) -> None:
+    """With a message that says of an update, and of nothing else, that it was not written."""
     with READERS[caller](full.base_url) as call, pytest.raises(Failure) as caught:
-        call(GetOrderRequest(order_id=1))
+        call(request_)
     failure = caught.value
-    assert (failure.code, failure.message) == ("resource_exhausted", REASON)
+    assert (failure.code, failure.message) == ("resource_exhausted", reason)
     retry, info = failure.details
     assert isinstance(retry, RetryInfo)
     assert retry.retry_delay is not None
@@ -100,7 +114,8 @@ def test_a_stream_refused_over_grpc(full: Service) -> None:
         stream = channel.unary_stream(WATCH)(WatchOrderPaymentsRequest().to_binary())
         with pytest.raises(grpc.RpcError) as caught:
             next(stream)
-    assert callers.grpc_failure(caught.value).code == "resource_exhausted"
+    failure = callers.grpc_failure(caught.value)
+    assert (failure.code, failure.message) == ("resource_exhausted", READ_REASON)
 
 
 def test_a_stream_refused_over_connect(full: Service) -> None:
@@ -112,7 +127,7 @@ def test_a_stream_refused_over_connect(full: Service) -> None:
     assert response.content[0] == 0x02
     assert int.from_bytes(response.content[1:5]) == len(response.content) - 5
     error = json.loads(response.content[5:])["error"]
-    assert (error["code"], error["message"]) == ("resource_exhausted", REASON)
+    assert (error["code"], error["message"]) == ("resource_exhausted", READ_REASON)
     assert len(error["details"]) == 2
 
 
@@ -125,7 +140,7 @@ def test_the_answer_names_the_request(full: Service, version: int) -> None:
 
 
 def test_a_connection_is_kept(full: Service) -> None:
-    """Many refusals in a row over one connection of HTTP/1.1, with bodies that nobody has read."""
+    """Many refusals in a row over one connection of HTTP/1.1, with bodies that are not read."""
     with httpx.Client(base_url=full.base_url, trust_env=False) as client:
         streams = set()
         for _ in range(20):
@@ -142,27 +157,27 @@ def test_other_pages_are_served(full: Service) -> None:
     assert check.json() == {"status": "SERVING"}
 
 
-def told(running: Service) -> int:
-    """How many refusals the log tells of."""
+def rejected_by_log(running: Service) -> int:
+    """The sum of the rejections that the log reports."""
     entries = running.logged(level="warning", logger="server.rpc.load_shedding")
     return sum(int(each["event"].rpartition(" ")[2]) for each in entries)
 
 
-def test_the_log_tells_how_many(full: Service) -> None:
-    eventually(lambda: told(full) == full.metric("listings_queue_drops_total") > 0)
+def test_the_log_reports_how_many(full: Service) -> None:
+    eventually(lambda: rejected_by_log(full) == full.metric("listings_queue_drops_total") > 0)
 
 
-def test_the_log_tells_how_many_in_the_end(database_url: str, tmp_path: Path) -> None:
+def test_the_log_reports_all_at_the_end(database_url: str, tmp_path: Path) -> None:
     settings = {"pool_size": "1", "queue_size": "1", "statement_timeout": "60"}
     with service.running(database_url, tmp_path / "log", **settings) as running:
         for _ in range(2):  # not both of them are followed by a whole second
             with filled(running):
                 pass
         assert running.stop() == 0
-        assert told(running) == 2
+        assert rejected_by_log(running) == 2
 
 
-def test_half_requests_keep_nobody_out(database_url: str, tmp_path: Path) -> None:
+def test_incomplete_requests_do_not_count(database_url: str, tmp_path: Path) -> None:
     order_id = Orders(database_url).add()
     settings = {"pool_size": "1", "queue_size": "0"}
     with service.running(database_url, tmp_path / "log", **settings) as running, ExitStack() as st:
@@ -177,7 +192,7 @@ def test_half_requests_keep_nobody_out(database_url: str, tmp_path: Path) -> Non
                 assert call(GetOrderRequest(order_id=order_id)).order.id == order_id
 
 
-def test_watchers_keep_nobody_out(database_url: str, tmp_path: Path) -> None:
+def test_watchers_do_not_count(database_url: str, tmp_path: Path) -> None:
     order_id = Orders(database_url).add()
     request = WatchOrderPaymentsRequest(order_ids=[order_id]).to_binary()
     settings = {"pool_size": "1", "queue_size": "0"}

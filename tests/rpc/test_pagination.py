@@ -17,7 +17,7 @@ from server.gen.listings.v1.orders_pb import (
     ListOrdersRequest,
     ListStuckPaymentsRequest,
 )
-from server.rpc.pagination import DEFAULT_SIZE, MAX_SIZE, Page
+from server.rpc.pagination import DEFAULT_SIZE, MAX_SIZE, PageRequest
 
 int64s = st.integers(-(2**63), 2**63 - 1)
 keys = st.builds(OrderKey, st.datetimes(timezones=st.just(UTC)), int64s)
@@ -27,15 +27,15 @@ HASH_SIZE: Final = 8
 
 def next_token(request: Message[Any], key: OrderKey) -> str:
     """The token of the page after the one of ``request``, whose last entry is at ``key``."""
-    page = Page(request)
-    entries, token = page.cut([key] * page.limit, lambda each: each)
+    page = PageRequest(request)
+    entries, token = page.split([key] * page.limit, lambda each: each)
     assert len(entries) == page.limit - 1
     return token
 
 
 def refusal(request: Message[Any]) -> ConnectError:
     with pytest.raises(ConnectError) as caught:
-        Page(request)
+        PageRequest(request)
     return caught.value
 
 
@@ -43,7 +43,7 @@ def refusal(request: Message[Any]) -> ConnectError:
 def test_any_key_comes_back(key: OrderKey) -> None:
     token = next_token(ListOrdersRequest(buyer_id=7), key)
 
-    assert Page(ListOrdersRequest(buyer_id=7, page_token=token)).after == key
+    assert PageRequest(ListOrdersRequest(buyer_id=7, page_token=token)).after == key
 
 
 @given(token=st.text(min_size=1) | st.binary(min_size=1).map(lambda b: b.hex()))
@@ -63,7 +63,7 @@ def test_a_token_that_was_made_up_is_refused_or_is_a_key(forged: bytes) -> None:
     made_up = base64.urlsafe_b64encode(token[:HASH_SIZE] + forged).decode()
 
     try:
-        after = Page(ListOrdersRequest(page_token=made_up)).after
+        after = PageRequest(ListOrdersRequest(page_token=made_up)).after
     except ConnectError as error:
         assert error.code is Code.INVALID_ARGUMENT
     else:
@@ -102,7 +102,7 @@ def test_the_same_fields_of_another_method_are_another_list() -> None:
 def test_pages_may_change_their_size(size: int) -> None:
     token = next_token(ListOrdersRequest(buyer_id=7, page_size=3), KEY)
 
-    assert Page(ListOrdersRequest(buyer_id=7, page_size=size, page_token=token)).after == KEY
+    assert PageRequest(ListOrdersRequest(buyer_id=7, page_size=size, page_token=token)).after == KEY
 
 
 @pytest.mark.parametrize(
@@ -110,20 +110,20 @@ def test_pages_may_change_their_size(size: int) -> None:
     [(0, DEFAULT_SIZE), (1, 1), (1_000, 1_000), (1_001, MAX_SIZE), (2**31 - 1, MAX_SIZE)],
 )
 def test_the_size_of_a_page(asked: int, given: int) -> None:
-    page = Page(ListOrdersRequest(page_size=asked))
+    page = PageRequest(ListOrdersRequest(page_size=asked))
     entries = [OrderKey(KEY.created_at, number) for number in range(page.limit)]
 
     assert page.after is None
     assert page.limit == given + 1
-    assert page.cut(entries, lambda each: each)[0] == entries[:given]
-    assert page.cut(entries, lambda each: each)[1]
-    assert page.cut(entries[:given], lambda each: each) == (entries[:given], "")
-    assert page.cut([], lambda each: each) == ([], "")
+    assert page.split(entries, lambda each: each)[0] == entries[:given]
+    assert page.split(entries, lambda each: each)[1]
+    assert page.split(entries[:given], lambda each: each) == (entries[:given], "")
+    assert page.split([], lambda each: each) == ([], "")
 
 
 def test_the_token_is_of_the_last_entry_that_was_returned() -> None:
     entries = [OrderKey(KEY.created_at, number) for number in range(3)]
 
-    page, token = Page(ListOrdersRequest(page_size=2)).cut(entries, lambda each: each)
+    page, token = PageRequest(ListOrdersRequest(page_size=2)).split(entries, lambda each: each)
 
-    assert Page(ListOrdersRequest(page_token=token)).after == page[-1]
+    assert PageRequest(ListOrdersRequest(page_token=token)).after == page[-1]

@@ -108,7 +108,7 @@ def test_nesting_is_bounded_before_decoding(running: Service, version: str, begi
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_bad_question_whose_asker_is_gone(running: Service, version: str) -> None:
-    """It is nobody's error then: asyncio logs those that nobody has looked at."""
+    """asyncio would log an exception that is not retrieved."""
     requests = [_JSON.request(path(version), b"{", (b"connect-timeout-ms", b"0"))] * 20
 
     assert set(asyncio.run(exchange.send(running, requests))) == {"deadline_exceeded"}

@@ -6,13 +6,14 @@ import pytest
 from connectrpc.codec import proto_binary_codec
 from starlette.types import Message, Scope
 
-from server.rpc.reflection import reflection
+from server.rpc.interceptors.shutdown import ShutdownInterceptor
+from server.rpc.reflection import reflection_services
 
 PATH = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 
 
 def test_a_question_that_takes_time_to_give_up() -> None:
-    """The stream is closed after it, and not while somebody still waits in it."""
+    """The stream is closed after it, and not while it is still received from."""
     scope: Scope = {
         "type": "http",
         "method": "POST",
@@ -35,7 +36,13 @@ def test_a_question_that_takes_time_to_give_up() -> None:
         async def send(_message: Message) -> None:
             pass
 
-        app, _ = reflection(asyncio.Event(), [], [proto_binary_codec()], read_max_bytes=1_000)
+        application, service = reflection_services()[0]
+        app = application(
+            service,
+            interceptors=[ShutdownInterceptor(asyncio.Event())],
+            codecs=[proto_binary_codec()],
+            read_max_bytes=1_000,
+        )
         call = asyncio.ensure_future(app(scope, receive, send))
         await waits.wait()
         call.cancel()

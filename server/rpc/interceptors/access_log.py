@@ -1,7 +1,7 @@
-"""What becomes of each RPC: a line in the log, and counts for Prometheus.
+"""One line in the log and one count for Prometheus for each RPC.
 
-An RPC that reaches its method is seen by an interceptor that stands before all others, save for
-tracing. One that does not is told of by whoever has refused it.
+An RPC that connectrpc routes to a method is logged by the interceptor here, which starts before all
+others and ends after them. The parts that answer an RPC before that report it by a method here.
 """
 
 import logging
@@ -14,7 +14,6 @@ from typing import Any, Final
 import structlog
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
-from connectrpc.request import RequestContext
 from prometheus_client import Counter, Histogram
 from protobuf import DescService, Message
 from starlette.datastructures import Headers
@@ -24,11 +23,14 @@ from structlog.contextvars import bind_contextvars, get_contextvars
 from persistence.errors import WatchEnded
 from server.observability.logging import conceal, is_concealed, without_tokens
 from server.observability.metrics import Metrics
+from server.rpc.interceptors.base import Context
 from server.rpc.interceptors.request_id import REQUEST_ID, is_request_id
+from server.rpc.protocols import protocol_of
 
 _OK: Final = "ok"
 
-# The codes that speak of the service rather than of its caller, and how they are logged.
+# The levels of codes that report a state of the service; other codes, which report a mistake of the
+# caller, are INFO.
 _LEVELS: Final = {
     Code.UNKNOWN.value: logging.ERROR,
     Code.INTERNAL.value: logging.ERROR,
@@ -38,23 +40,28 @@ _LEVELS: Final = {
     Code.ABORTED.value: logging.WARNING,
 }
 
-_LONGEST_PATH = 200  # characters of one that leads nowhere
+_MAX_PATH: Final = 200  # characters that are logged of a path without a method
 
-_was_seen: ContextVar[bool] = ContextVar("was_seen", default=False)
+# Whether the interceptor has seen the RPC that the current task serves.
+_is_intercepted: ContextVar[bool] = ContextVar("is_intercepted", default=False)
 
 _log = logging.getLogger(__name__)
 
 
-class Calls:
-    """Keeps the record. Stands before other interceptors, where it sees how each call ends."""
+class AccessLog:
+    """Logs and counts RPCs, as the first metadata interceptor of the chain.
+
+    connectrpc runs ``on_end`` in the reverse order of ``on_start``, so that the first interceptor
+    sees the error that the caller gets.
+    """
 
     def __init__(
         self, metrics: Metrics, sample: float, services: Collection[DescService], quiet: str
     ) -> None:
-        """Keep the record of ``services``.
+        """Log RPCs, and count those of ``services`` by their methods, others as "unknown".
 
-        ``sample`` is the share of lines that are written for RPCs that just went well. Those of
-        services whose names begin with ``quiet``, which are for probes and tools, are for DEBUG.
+        ``sample`` is the share, from 0 to 1, of successful RPCs that are logged. Successful RPCs
+        of services whose names begin with ``quiet`` are logged at DEBUG.
         """
         self.in_flight = 0
         """How many RPCs have begun and not ended."""
@@ -69,28 +76,26 @@ class Calls:
         }
         self._series: dict[tuple[str, str, str, str], tuple[str, Counter, Histogram]] = {}
 
-    async def on_start(self, _ctx: RequestContext[Any, Any]) -> float:
-        """Take note that an RPC has begun."""
-        _was_seen.set(True)
+    async def on_start(self, _ctx: Context) -> float:
+        """Count an RPC in. Return when it began, in seconds of ``time.perf_counter``."""
+        _is_intercepted.set(True)
         self.in_flight += 1
         return time.perf_counter()
 
-    async def on_end(
-        self, began: float, ctx: RequestContext[Any, Any], error: Exception | None
-    ) -> None:
-        """Count an RPC that has ended, and log it."""
+    async def on_end(self, began: float, ctx: Context, error: Exception | None) -> None:
+        """Count an RPC out, and log it."""
         seconds = time.perf_counter() - began
         self.in_flight -= 1
         code = _OK if error is None else _code(error)
         content_type = ctx.request_headers.get("content-type", "")
         protocol = protocol_of(content_type)
         service = ctx.method.service_name
-        method, count, duration = self._of(service, ctx.method.name, code, protocol)
+        method, count, duration = self._series_of(service, ctx.method.name, code, protocol)
         count.inc()
         duration.observe(seconds)
         if code == _OK:
             level = logging.DEBUG if service.startswith(self._quiet) else logging.INFO
-            if self._sample < 1 and "outcome" not in get_contextvars() and self._is_left_out():
+            if self._sample < 1 and "outcome" not in get_contextvars() and self._is_sampled_out():
                 return
         else:
             level = _level(error, code)
@@ -102,18 +107,22 @@ class Calls:
             "caller": ctx.client_address,
         }
         if error is not None:
-            entry |= _why(error, level)
+            entry |= _error_fields(error, level)
         self._write(level, entry)
 
-    def refused(self, scope: Scope, code: str, message: str) -> None:
-        """Count an RPC that was refused before this could see it, and log it."""
-        if _was_seen.get():
+    def log_unrouted(self, scope: Scope, code: str, message: str) -> None:
+        """Log and count a request that was refused before the interceptor could see it.
+
+        ``code`` and ``message`` are those of the answer. A request that the interceptor has seen is
+        left to it.
+        """
+        if _is_intercepted.get():
             return
         headers = Headers(scope=scope)
         path, protocol = scope["path"], protocol_of(headers.get("content-type", ""))
         self._count(path, code, protocol)
         entry: dict[str, object] = {
-            "method": without_tokens(path.lstrip("/"))[:_LONGEST_PATH],
+            "method": without_tokens(path.lstrip("/"))[:_MAX_PATH],
             "protocol": protocol,
             "code": code,
             "caller": ":".join(map(str, scope["client"] or ())),
@@ -123,24 +132,24 @@ class Calls:
             entry["request_id"] = request_id
         self._write(logging.INFO, entry)
 
-    def dropped(self, path: str, content_type: str) -> None:
-        """Count an RPC that there was no room for. It has no line in the log: there are many."""
+    def count_shed(self, path: str, content_type: str) -> None:
+        """Count an RPC that load shedding rejected. It is not logged: there may be very many."""
         self._metrics.queue_drops.inc()
         self._count(path, Code.RESOURCE_EXHAUSTED.value, protocol_of(content_type))
 
     def _write(self, level: int, entry: Mapping[str, object]) -> None:
         try:
             self._log.log(level, "rpc", **entry)
-        except Exception:  # what was done is done, and its caller must be told so
+        except Exception:  # the RPC has ended, and its caller must get the answer
             _log.exception("an RPC could not be logged")
 
     def _count(self, path: str, code: str, protocol: str) -> None:
-        """Count an RPC by a path that may be anything, and then is no label of a metric."""
+        """Count an RPC by its path; one without a method is "unknown", to bound the labels."""
         method = path.lstrip("/")
         known = method if method in self._methods else "unknown"
         self._metrics.rpcs.labels(known, code, protocol).inc()
 
-    def _of(
+    def _series_of(
         self, service: str, name: str, code: str, protocol: str
     ) -> tuple[str, Counter, Histogram]:
         key = service, name, code, protocol
@@ -152,23 +161,16 @@ class Calls:
             found = self._series[key] = method, count, duration
         return found
 
-    def _is_left_out(self) -> bool:
-        return random.random() >= self._sample  # noqa: S311 - it is no secret
+    def _is_sampled_out(self) -> bool:
+        return random.random() >= self._sample  # noqa: S311 - not for security
 
 
-def take_note(request: Message[Any]) -> None:
-    """Have entries of the log tell the order while ``request`` is served, and no identifier."""
+def bind_request(request: Message[Any]) -> None:
+    """Add the order id to log entries while ``request`` is served, and mask its identifiers."""
     conceal(request)
     order_id = getattr(request, "order_id", None)
     if order_id is not None:
         bind_contextvars(order_id=order_id)
-
-
-def protocol_of(content_type: str) -> str:
-    """Return the name of the protocol that a request of this content type speaks."""
-    if not content_type.startswith("application/grpc"):
-        return "connect"
-    return "grpc_web" if content_type.startswith("application/grpc-web") else "grpc"
 
 
 def _code(error: Exception) -> str:
@@ -177,29 +179,33 @@ def _code(error: Exception) -> str:
 
 def _level(error: Exception | None, code: str) -> int:
     if error is not None and isinstance(error.__cause__, WatchEnded):
-        return logging.INFO  # as every stop of a process has it
+        return logging.INFO  # every stop of a process ends its streams like that
     return _LEVELS.get(code, logging.INFO)
 
 
-def _why(error: Exception, level: int) -> dict[str, object]:
-    """Return what is logged of an error: for one of the service's own, all there is to know."""
-    told: dict[str, object] = {"error": _told(error) if isinstance(error, ConnectError) else ""}
+def _error_fields(error: Exception, level: int) -> dict[str, object]:
+    """Return what is logged of an error: with a traceback, for a fault of the service."""
+    message = _message(error) if isinstance(error, ConnectError) else ""
+    fields: dict[str, object] = {"error": message}
     if level == logging.ERROR:
-        told["exc_info"] = error.__cause__ or error
+        fields["exc_info"] = error.__cause__ or error
     elif level == logging.WARNING and (cause := _root_cause(error)):
-        told["cause"] = cause
-    return told
+        fields["cause"] = cause
+    return fields
 
 
-def _told(error: ConnectError) -> str:
-    """Return what the caller was told; before a request was read, without what quotes it."""
+def _message(error: ConnectError) -> str:
+    """Return the message for the caller, without a part that may quote a request.
+
+    A message may quote identifiers of a request that is not masked, because it was not decoded.
+    """
     if is_concealed() or error.details:
         return error.message
     return error.message.partition(":")[0]
 
 
 def _root_cause(error: Exception) -> str | None:
-    """Return the innermost cause that has something to say; a time-out's own has not."""
+    """Return the innermost cause with a text; that of a time-out has none."""
     found, cause = None, error.__cause__
     while cause is not None:
         found = f"{type(cause).__name__}: {cause}" if str(cause) else found

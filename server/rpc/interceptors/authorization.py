@@ -1,11 +1,10 @@
-"""Who may call what: held against the table of permissions before a request is even read."""
+"""Authorization of each RPC by the table of permissions, before its request is read."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from connectrpc.code import Code
 from connectrpc.errors import ConnectError
-from connectrpc.request import RequestContext
+from connectrpc.method import MethodInfo
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from structlog.contextvars import bind_contextvars
@@ -13,28 +12,34 @@ from structlog.contextvars import bind_contextvars
 from server.auth.jwks_client import KeysUnavailable
 from server.auth.jwt import INVALID, TokenRefused, TokenVerifier
 from server.auth.principal import principal
-from server.rpc.errors import connect_error, permission_denied, unauthenticated, unavailable
+from server.rpc.error_encoding import HTTP_STATUS
+from server.rpc.errors import (
+    connect_error,
+    may_write,
+    permission_denied,
+    unauthenticated,
+    unavailable,
+)
+from server.rpc.interceptors.base import Context
 
 _MISSING: Final = "TOKEN_MISSING"
 
 _CHALLENGE: Final = "www-authenticate"
 
-_STATUSES: Final = {Code.UNAUTHENTICATED: 401, Code.PERMISSION_DENIED: 403, Code.UNAVAILABLE: 503}
-
-_Page: TypeAlias = Callable[[Request], Awaitable[Response]]
+_Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 class _Refused(Exception):
-    """Somebody may not call. The answer is ``error``, with ``headers``."""
+    """A caller may not call. The answer is ``error``, with ``headers``."""
 
     def __init__(self, error: ConnectError, challenge: str | None = None) -> None:
-        """``challenge`` says what would help, as RFC 6750, section 3, has it."""
+        """``challenge`` is the value of WWW-Authenticate: RFC 6750, section 3."""
         self.error = error
         self.headers = {} if challenge is None else {_CHALLENGE: challenge}
 
 
-class Authorize:
-    """Lets an RPC begin whose caller may call it. Stands before whatever reads the request."""
+class AuthorizationInterceptor:
+    """Lets an RPC begin if its caller has the permission that its method needs."""
 
     def __init__(
         self,
@@ -42,45 +47,51 @@ class Authorize:
         public: Collection[str],
         verifier: TokenVerifier | None,
     ) -> None:
-        """``permissions`` has the one that each path needs.
+        """``permissions`` maps each path to the permission that it needs.
 
-        Those that are ``public`` need no token, and none does without a ``verifier``.
+        A permission in ``public`` needs no token. Without a ``verifier``, no path needs one.
         """
         self._permissions = permissions
         self._public = public
         self._verifier = verifier
 
-    async def on_start(self, ctx: RequestContext[Any, Any]) -> None:
+    async def on_start(self, ctx: Context) -> None:
         """Raises ConnectError: UNAUTHENTICATED, PERMISSION_DENIED, or UNAVAILABLE."""
         path = f"/{ctx.method.service_name}/{ctx.method.name}"
+        authorization = ctx.request_headers.getall("authorization")
         try:
-            await self._admit(path, ctx.request_headers.getall("authorization"))
+            await self._authorize(path, authorization, ctx.method)
         except _Refused as refused:
             ctx.response_headers.update(refused.headers)
             raise refused.error from refused.__cause__
-        except Exception as error:  # ErrorInterceptor stands behind, and hears of requests only
-            raise connect_error(error) from error
+        except Exception as error:  # ErrorInterceptor does not cover on_start
+            raise connect_error(error, ctx.method) from error
 
-    async def on_end(
-        self, _token: None, _ctx: RequestContext[Any, Any], _error: Exception | None
-    ) -> None:
-        """Do nothing; a metadata interceptor has to have it."""
+    async def on_end(self, _token: None, _ctx: Context, _error: Exception | None) -> None:
+        """Do nothing; connectrpc takes no metadata interceptor without it."""
 
-    def page(self, path: str, page: _Page) -> _Page:
-        """Return ``page`` for those who may see what is at ``path``."""
+    def guard(self, path: str, endpoint: _Endpoint) -> _Endpoint:
+        """Return ``endpoint`` of Starlette, for callers who have the permission for ``path``."""
 
         async def guarded(request: Request) -> Response:
+            authorization = request.headers.getlist("authorization")
             try:
-                await self._admit(path, request.headers.getlist("authorization"))
+                await self._authorize(path, authorization)
             except _Refused as refused:
                 error = refused.error
                 text = f"{error.message}\n"
-                return PlainTextResponse(text, _STATUSES[error.code], refused.headers)
-            return await page(request)
+                return PlainTextResponse(text, HTTP_STATUS[error.code], refused.headers)
+            return await endpoint(request)
 
         return guarded
 
-    async def _admit(self, path: str, authorization: Sequence[str]) -> None:
+    async def _authorize(
+        self,
+        path: str,
+        authorization: Sequence[str],
+        method: MethodInfo[Any, Any] | None = None,
+    ) -> None:
+        """Set the principal of a call of ``method``, or of a page. Raises _Refused."""
         needed = self._permissions.get(path)
         if needed is None:
             text = f"{path} is not in the table of permissions"
@@ -93,7 +104,8 @@ class Authorize:
             challenge = 'Bearer error="invalid_token"' if authorization else "Bearer"
             raise _Refused(unauthenticated(str(refusal), refusal.reason), challenge) from None
         except KeysUnavailable as error:
-            raise _Refused(unavailable(str(error))) from error
+            writes = method is not None and may_write(method)
+            raise _Refused(unavailable(str(error), writes=writes)) from error
         principal.set(caller)
         bind_contextvars(subject=caller.subject)
         if needed not in caller.permissions:
@@ -105,7 +117,7 @@ class Authorize:
 
 
 def _bearer(authorization: Sequence[str]) -> str:
-    """Return the token of a request. Raises TokenRefused."""
+    """Return the token of a request, by RFC 6750, section 2.1. Raises TokenRefused."""
     if not authorization:
         raise TokenRefused(_MISSING, "a token is needed: send Authorization: Bearer TOKEN")
     scheme, _, token = authorization[0].partition(" ")

@@ -1,4 +1,4 @@
-"""What an interceptor hands a request on to: another one, or the method itself."""
+"""Types of connectrpc's interceptors: of the next one in the chain, or of the method itself."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar

@@ -1,27 +1,24 @@
-"""Messages that are marked as compressed, when no header says how.
+"""Messages that are marked as compressed, when no header names the compression.
 
-https://github.com/grpc/grpc/blob/master/doc/compression.md calls that INTERNAL, and so does the
-runtime. Here INTERNAL is a fault of the service, which wakes somebody up, and this is one of the
-caller.
+https://github.com/grpc/grpc/blob/master/doc/compression.md calls that INTERNAL, and so does
+connectrpc. Here INTERNAL is a fault of the service, which raises an alarm, and this is a fault of
+the caller.
 """
-
-from typing import Any
 
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
-from connectrpc.request import RequestContext
+
+from server.rpc.interceptors.base import Context
 
 
 class CompressionInterceptor:
-    """Calls them invalid. Stands before ErrorInterceptor, and after what logs errors."""
+    """Answers them with INVALID_ARGUMENT. The access log starts before it, to see that answer."""
 
-    async def on_start(self, _ctx: RequestContext[Any, Any]) -> None:
-        """Do nothing; a metadata interceptor has to have it."""
+    async def on_start(self, _ctx: Context) -> None:
+        """Do nothing; connectrpc takes no metadata interceptor without it."""
 
-    async def on_end(
-        self, _token: None, _ctx: RequestContext[Any, Any], error: Exception | None
-    ) -> None:
-        """Raises ConnectError for such a message: the one fault for which the runtime has INTERNAL.
+    async def on_end(self, _token: None, _ctx: Context, error: Exception | None) -> None:
+        """Raises ConnectError for such a message: connectrpc's only INTERNAL of its own.
 
         A fault of the service has a cause, which ErrorInterceptor gives it.
         """

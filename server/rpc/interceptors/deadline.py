@@ -1,6 +1,6 @@
-"""How long a call may take whose caller sets no deadline, or a later one.
+"""A limit on the time of a call whose caller sets no deadline, or a later one.
 
-The caller's own deadline, by grpc-timeout or Connect-Timeout-Ms, is the runtime's. Either of them
+connectrpc enforces the caller's own deadline, by grpc-timeout or Connect-Timeout-Ms. Either of them
 cancels the handler's task, which cancels the statement in PostgreSQL.
 """
 
@@ -13,10 +13,10 @@ from server.rpc.interceptors.base import Context, Request, Response, StreamNext,
 
 
 class DeadlineInterceptor:
-    """Ends a call that has no answer in time. Stands inside of ErrorInterceptor."""
+    """Cancels a call that has no answer in time. ErrorInterceptor translates what it raises."""
 
     def __init__(self, seconds: float) -> None:
-        """``seconds`` are for an answer, or for the first message of a stream."""
+        """``seconds`` limit the time to an answer, or to the first message of a stream."""
         self._seconds = seconds
 
     async def intercept_unary(
@@ -25,7 +25,7 @@ class DeadlineInterceptor:
         request: Request,
         ctx: Context,
     ) -> Response:
-        """Hand ``request`` on. Raises DatabaseTimeout: it is all that a handler waits for."""
+        """Hand ``request`` on. Raises DatabaseTimeout: a handler waits for nothing else."""
         try:
             async with asyncio.timeout(self._seconds):
                 return await call_next(request, ctx)

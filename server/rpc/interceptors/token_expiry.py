@@ -1,4 +1,4 @@
-"""Streams end with the token that they began with."""
+"""Streams end when the token that they began with expires."""
 
 import asyncio
 import time
@@ -14,11 +14,11 @@ from server.rpc.errors import unauthenticated
 from server.rpc.interceptors.base import Context, Request, Response
 
 
-class EndWithToken:
-    """Ends a stream to a caller whose token has expired in the meantime."""
+class TokenExpiryInterceptor:
+    """Ends a stream when the token of its caller expires."""
 
     def __init__(self, leeway: float) -> None:
-        """``leeway`` is how many seconds longer than it says a token is good."""
+        """``leeway`` is for how many seconds after its expiry a token is valid."""
         self._leeway = leeway
 
     async def intercept_server_stream(
@@ -27,10 +27,10 @@ class EndWithToken:
         request: Request,
         ctx: Context,
     ) -> AsyncIterator[Response]:
-        """Hand ``request`` on. Raises ConnectError, UNAUTHENTICATED, when the time has come."""
+        """Hand ``request`` on. Raises ConnectError, UNAUTHENTICATED, when the token expires."""
         stream = cast(AsyncGenerator[Response], call_next(request, ctx))
         async with aclosing(stream) as responses:
-            end = self._end()
+            end = self._expiry()
             while True:
                 try:
                     async with asyncio.timeout_at(end):
@@ -39,15 +39,15 @@ class EndWithToken:
                     return
                 except TimeoutError:
                     raise _expired() from None
-                # Where there always is a next response, nothing is waited for.
+                # A stream that never waits gives the timer no chance to fire.
                 if end is not None and asyncio.get_running_loop().time() >= end:
                     raise _expired()
                 yield response
 
     intercept_bidi_stream = intercept_server_stream
 
-    def _end(self) -> float | None:
-        """Return when the token ends, by the clock of the event loop."""
+    def _expiry(self) -> float | None:
+        """Return when the token expires, in seconds of the event loop's clock; None for never."""
         caller = principal.get()
         if caller is None:
             return None

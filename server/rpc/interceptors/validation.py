@@ -1,4 +1,4 @@
-"""The rules written in the proto, enforced before a handler runs."""
+"""The ``buf.validate`` rules in the proto, enforced before a method runs."""
 
 from typing import Any, Final
 
@@ -9,23 +9,23 @@ from protobuf import Message
 
 from server.gen.google.rpc.error_details_pb import BadRequest
 
-_MOST_NAMED: Final = 20  # what gRPC's clients take as trailers is some KiB
+_MAX_VIOLATIONS: Final = 20  # gRPC clients accept a few KiB of trailers
 
 
 def validate(request: Message[Any]) -> None:
-    """Refuse a request that breaks a ``buf.validate`` rule.
+    """Check a request against the rules.
 
     Raises ConnectError: INVALID_ARGUMENT with a ``google.rpc.BadRequest``, which names the field,
     what is wrong with it and, as the reason, the rule. A rule about the whole message names no
-    field. Of very many that are broken, it names the first ones.
+    field. At most the first 20 violations are named.
     """
     violations = protovalidate.collect_violations(request, fail_fast=True)
     if not violations:
         return
-    # In a list that is too long, it would take a second to tell what is wrong with each element.
+    # In a list that is too long, a check of each element would take a second.
     if violations[0].proto.rule_id != "repeated.max_items":
         violations = protovalidate.collect_violations(request)
-    raise _refusal(violations[:_MOST_NAMED])
+    raise _refusal(violations[:_MAX_VIOLATIONS])
 
 
 def _refusal(violations: list[protovalidate.Violation]) -> ConnectError:

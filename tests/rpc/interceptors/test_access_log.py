@@ -13,7 +13,7 @@ from connectrpc.request import Headers, RequestContext
 from server.gen.listings.v1.orders_connect import OrderService
 from server.gen.listings.v1.orders_pb import GetOrderRequest, GetOrderResponse
 from server.observability.metrics import Metrics
-from server.rpc.interceptors.access_log import Calls
+from server.rpc.interceptors.access_log import AccessLog
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def broken_log() -> Iterator[None]:
 
 @pytest.mark.usefixtures("broken_log")
 def test_a_log_that_is_broken_fails_no_call(caplog: pytest.LogCaptureFixture) -> None:
-    calls = Calls(Metrics(), 1.0, (OrderService.desc(),), quiet="grpc.")
+    access_log = AccessLog(Metrics(), 1.0, (OrderService.desc(),), quiet="grpc.")
     context: RequestContext[Any, Any] = RequestContext(
         method=MethodInfo(
             name="GetOrder",
@@ -46,8 +46,8 @@ def test_a_log_that_is_broken_fails_no_call(caplog: pytest.LogCaptureFixture) ->
 
     async def call() -> None:
         scope: dict[str, Any] = {"type": "http", "path": "/nowhere", "headers": [], "client": None}
-        calls.refused(scope, "unimplemented", "there is no such method")
-        await calls.on_end(await calls.on_start(context), context, None)
+        access_log.log_unrouted(scope, "unimplemented", "there is no such method")
+        await access_log.on_end(await access_log.on_start(context), context, None)
 
     with caplog.at_level(logging.ERROR):
         asyncio.run(call())

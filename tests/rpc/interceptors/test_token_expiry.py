@@ -9,7 +9,7 @@ from connectrpc.errors import ConnectError
 
 from server.auth.principal import Principal, principal
 from server.rpc.interceptors.base import Context
-from server.rpc.interceptors.token_expiry import EndWithToken
+from server.rpc.interceptors.token_expiry import TokenExpiryInterceptor
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +33,7 @@ class Numbers:
 
 def begun(numbers: Numbers, leeway: float = 0) -> AsyncGenerator[int]:
     ctx: Context = None  # type: ignore[assignment] # it is handed on
-    stream = EndWithToken(leeway).intercept_server_stream(numbers, None, ctx)
+    stream = TokenExpiryInterceptor(leeway).intercept_server_stream(numbers, None, ctx)
     assert isinstance(stream, AsyncGenerator)
     return stream
 

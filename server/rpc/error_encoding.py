@@ -1,0 +1,121 @@
+"""A ``ConnectError`` as each protocol writes it on the wire.
+
+For answers that are given outside of connectrpc. Errors of a method are encoded by connectrpc.
+"""
+
+import base64
+import json
+from collections.abc import Sequence
+from typing import Final, NamedTuple, TypeAlias
+from urllib.parse import quote
+
+from connectrpc.code import Code
+from connectrpc.errors import ConnectError
+from protobuf.wkt import Any
+from starlette.types import Message, Send
+
+from server.gen.google.rpc.status_pb import Status
+from server.rpc.protocols import GRPC, GRPC_WEB, Protocol
+
+RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
+
+HTTP_STATUS: Final = {
+    Code.CANCELED: 499,
+    Code.UNKNOWN: 500,
+    Code.INVALID_ARGUMENT: 400,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.PERMISSION_DENIED: 403,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.FAILED_PRECONDITION: 400,
+    Code.ABORTED: 409,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNIMPLEMENTED: 501,
+    Code.INTERNAL: 500,
+    Code.UNAVAILABLE: 503,
+    Code.DATA_LOSS: 500,
+    Code.UNAUTHENTICATED: 401,
+}
+"""https://connectrpc.com/docs/protocol#error-codes, in the order of gRPC's numbers."""
+
+GRPC_STATUS: Final = {code: number for number, code in enumerate(HTTP_STATUS, start=1)}
+"""https://grpc.io/docs/guides/status-codes"""
+
+# The flags of the last envelope of a stream.
+_CONNECT_END_STREAM: Final = 0x02
+_GRPC_WEB_TRAILERS: Final = 0x80
+
+
+class EncodedError(NamedTuple):
+    """An error on the wire, without the headers that differ from request to request."""
+
+    status: int
+    """The HTTP status."""
+    body: bytes = b""
+    trailers: Sequence[tuple[bytes, bytes]] = ()
+    content_type: bytes | None = None
+    """None where the error has the content type of its request."""
+
+
+def encode(error: ConnectError, protocol: Protocol, *, stream: bool = False) -> EncodedError:
+    """Return ``error`` in ``protocol``; ``stream`` says whether a Connect method is a stream."""
+    if protocol == GRPC:
+        return EncodedError(200, trailers=grpc_trailers(error))
+    if protocol == GRPC_WEB:
+        lines = b"".join(b"%s: %s\r\n" % trailer for trailer in grpc_trailers(error))
+        return EncodedError(200, _envelope(_GRPC_WEB_TRAILERS, lines))
+    if stream:
+        end = json.dumps({"error": _connect_json(error)}).encode()
+        return EncodedError(200, _envelope(_CONNECT_END_STREAM, end))
+    body = json.dumps(_connect_json(error)).encode()
+    return EncodedError(HTTP_STATUS[error.code], body, content_type=b"application/json")
+
+
+def grpc_trailers(error: ConnectError) -> RawHeaders:
+    """Return the trailers that carry ``error`` in gRPC."""
+    number = GRPC_STATUS[error.code]
+    trailers = [
+        (b"grpc-status", b"%d" % number),
+        (b"grpc-message", quote(error.message, safe=" /:;,()").encode()),
+    ]
+    if error.details:
+        details = [
+            Any(type_url=f"type.googleapis.com/{each.type_name}", value=each.message_bytes)
+            for each in error.details
+        ]
+        status = Status(code=number, message=error.message, details=details)
+        trailers.append((b"grpc-status-details-bin", _base64(status.to_binary()).encode()))
+    return trailers
+
+
+async def send_error(send: Send, encoded: EncodedError, headers: RawHeaders) -> None:
+    """Answer an ASGI request with ``encoded``, and with ``headers`` for this request."""
+    start: Message = {
+        "type": "http.response.start",
+        "status": encoded.status,
+        "headers": headers,
+        "trailers": bool(encoded.trailers),
+    }
+    await send(start)
+    await send({"type": "http.response.body", "body": encoded.body})
+    if encoded.trailers:
+        await send({"type": "http.response.trailers", "headers": encoded.trailers})
+
+
+def _connect_json(error: ConnectError) -> dict[str, object]:
+    fields: dict[str, object] = {"code": error.code.value, "message": error.message}
+    if error.details:
+        fields["details"] = [
+            {"type": each.type_name, "value": _base64(each.message_bytes)} for each in error.details
+        ]
+    return fields
+
+
+def _base64(data: bytes) -> str:
+    """Return ``data`` in base64 without padding, as both protocols have it."""
+    return base64.b64encode(data).decode().rstrip("=")
+
+
+def _envelope(flags: int, data: bytes) -> bytes:
+    return bytes([flags]) + len(data).to_bytes(4) + data

@@ -1,0 +1,88 @@
+"""What errors that may pass say of an update, and of methods without side effects."""
+
+from typing import Any
+
+import pytest
+from connectrpc.errors import ConnectError
+from connectrpc.method import IdempotencyLevel, MethodInfo
+
+from persistence import errors
+from server.gen.listings.v1.orders_connect import OrderService, OrderServiceASGIApplication
+from server.rpc.errors import connect_error, may_write, overloaded, unavailable, writing_paths
+
+UPDATE = "/listings.v1.OrderService/UpdateOrderPayment"
+
+NOT_WRITTEN = "nothing was written; try again"
+MAYBE_WRITTEN = "an update may or may not have been made; send the same again"
+
+TRANSIENT = {
+    errors.DatabaseFull: NOT_WRITTEN,
+    errors.DatabaseReadOnly: NOT_WRITTEN,
+    errors.DatabaseUnreachable: NOT_WRITTEN,
+    errors.DatabaseUnavailable: MAYBE_WRITTEN,
+    errors.DatabaseTimeout: MAYBE_WRITTEN,
+    errors.TransactionConflict: NOT_WRITTEN,
+}
+
+
+class Unserved(OrderService):
+    """The methods, as they are in the contract."""
+
+
+def methods() -> dict[str, MethodInfo[Any, Any]]:
+    application = OrderServiceASGIApplication(Unserved())
+    return {path: each.method for path, each in application._endpoints(Unserved()).items()}
+
+
+METHODS = methods()
+READS = sorted(METHODS.keys() - {UPDATE})
+
+
+def info(path: str) -> MethodInfo[Any, Any]:
+    return METHODS[path]
+
+
+def test_the_update_is_the_one_method_that_writes() -> None:
+    assert writing_paths(OrderService.desc()) == {UPDATE}
+    assert {path for path in METHODS if may_write(info(path))} == {UPDATE}
+    assert len(READS) == 6
+    for path in READS:
+        assert info(path).idempotency_level is IdempotencyLevel.NO_SIDE_EFFECTS
+
+
+@pytest.mark.parametrize("kind", TRANSIENT)
+def test_an_update(kind: type[errors.PersistenceError]) -> None:
+    error = connect_error(kind("it failed"), info(UPDATE))
+    assert error.message == f"it failed; {TRANSIENT[kind]}"
+
+
+@pytest.mark.parametrize("path", READS)
+@pytest.mark.parametrize("kind", TRANSIENT)
+def test_a_read_has_the_same_code_and_does_not_speak_of_writes(
+    kind: type[errors.PersistenceError], path: str
+) -> None:
+    error = connect_error(kind("it failed"), info(path))
+    update = connect_error(kind("it failed"), info(UPDATE))
+    assert error.message == "it failed; try again"
+    assert error.code is update.code
+    assert [each.message_bytes for each in error.details] == [
+        each.message_bytes for each in update.details
+    ]
+
+
+@pytest.mark.parametrize("path", METHODS)
+def test_a_fault_of_the_service_says_nothing(path: str) -> None:
+    assert connect_error(RuntimeError("secret"), info(path)).message == "internal error"
+
+
+def test_what_is_refused_before_a_method_runs() -> None:
+    found: list[ConnectError] = [
+        *(overloaded(writes=writes) for writes in (True, False)),
+        *(unavailable("no keys", writes=writes) for writes in (True, False)),
+    ]
+    assert [each.message for each in found] == [
+        f"too many calls are waiting; {NOT_WRITTEN}",
+        "too many calls are waiting; try again",
+        f"no keys; {NOT_WRITTEN}",
+        "no keys; try again",
+    ]

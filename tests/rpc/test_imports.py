@@ -1,0 +1,56 @@
+"""Private parts of other packages are used where they may be, and nowhere else."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted(
+    path
+    for room in ("server", "persistence")
+    for path in (ROOT / room).rglob("*.py")
+    if "gen" not in path.relative_to(ROOT).parts
+)
+FAST_PATH = "server/rpc/fast_path.py"
+LOAD_SHEDDING = "server/rpc/load_shedding.py"  # for the type of a request that it may reject
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield what a module imports, absolutely, wherever the import stands in it."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def importers(prefixes: tuple[str, ...]) -> set[str]:
+    return {
+        path.relative_to(ROOT).as_posix()
+        for path in MODULES
+        if any(name.startswith(prefixes) for name in imported(path))
+    }
+
+
+def test_private_parts_of_connectrpc() -> None:
+    assert importers(("connectrpc._",)) == {FAST_PATH}
+
+
+@pytest.mark.parametrize("prefix", ["uvicorn.protocols", "uvicorn._types", "uvloop.loop"])
+def test_protocols_of_uvicorn_and_uvloop(prefix: str) -> None:
+    found = importers((prefix,))
+    assert found
+    assert {each for each in found if not each.startswith("server/http/")} == set()
+
+
+def test_zttp() -> None:
+    found = {each for each in importers(("zttp",)) if not each.startswith("server/http/")}
+    assert found == {FAST_PATH, LOAD_SHEDDING}
+
+
+def test_one_module_imports_server_http_and_connectrpc() -> None:
+    both = importers(("server.http",)) & importers(("connectrpc",))
+    assert both == {FAST_PATH}

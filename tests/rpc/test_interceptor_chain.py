@@ -1,0 +1,148 @@
+"""The order in which the interceptors of each service run: recorded while connectrpc runs them."""
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import pytest
+
+from persistence.database import Database
+from persistence.history import PaymentHistory
+from persistence.watch import ChangeFeed
+from server.app import create_app
+from server.observability.tracing import Telemetry
+from server.rpc.health import Readiness
+from server.settings import Settings
+from tests.support import asgi
+from tests.support.raw import envelope
+
+NOWHERE = "postgresql://nobody@/nothing?host=/nowhere"
+
+STARTS = ["AccessLog.on_start", "CompressionInterceptor.on_start"]
+ENDS = ["CompressionInterceptor.on_end", "AccessLog.on_end"]
+AUTHORIZED = "AuthorizationInterceptor.on_start"
+AUTHORIZATION_ENDS = "AuthorizationInterceptor.on_end"
+
+ORDERS_START = [*STARTS, "RequestIdInterceptor.on_start", AUTHORIZED]
+ORDERS_END = [AUTHORIZATION_ENDS, "RequestIdInterceptor.on_end", *ENDS]
+
+UNARY = ["ErrorInterceptor", "RequestHooksInterceptor", "DeadlineInterceptor"]
+STREAM = [
+    "ErrorInterceptor",
+    "TokenExpiryInterceptor",
+    "RequestHooksInterceptor",
+    "DeadlineInterceptor",
+]
+
+HOOKS = ("on_start", "on_end", "intercept_unary", "intercept_server_stream")
+BIDI = "intercept_bidi_stream"
+
+
+@contextmanager
+def recorded() -> Iterator[list[str]]:
+    """Record the hooks of interceptors that are called in this thread, in order."""
+    names: list[str] = []
+    frames: list[FrameType] = []  # of coroutines, which are entered once for each await
+
+    def profile(frame: FrameType, event: str, _argument: object) -> None:
+        name = frame.f_code.co_name
+        if event != "call" or name not in (*HOOKS, BIDI):
+            return
+        if not any(each is frame for each in frames):
+            frames.append(frame)
+            names.append(f"{type(frame.f_locals['self']).__name__}.{name}")
+
+    sys.setprofile(profile)
+    try:
+        yield names
+    finally:
+        sys.setprofile(None)
+
+
+def run(path: str, content_type: str, body: bytes, telemetry: Telemetry | None = None) -> list[str]:
+    """Call a method of the service, whose database cannot be reached."""
+
+    async def call() -> list[str]:
+        settings = Settings(statement_timeout=0.2, public=("health", "reflection"))
+        database = Database(NOWHERE, max_connections=1, connect_timeout=1, statement_timeout=1)
+        ledger = PaymentHistory(database)
+        feed = ChangeFeed(ledger, NOWHERE, connect_timeout=1)
+        readiness = Readiness(NOWHERE)
+        readiness.stop()  # which ends a stream of health
+        app = create_app(settings, database, feed, readiness, telemetry=telemetry)
+        with recorded() as names:
+            await asgi.request(app.asgi, path, content_type=content_type, body=body)
+        return names
+
+    return asyncio.run(call())
+
+
+def hooked(names: list[str], hook: str) -> list[str]:
+    return [f"{name}.{hook}" for name in names]
+
+
+def test_a_unary_method_of_orders() -> None:
+    names = run("/listings.v1.OrderService/GetOrder", "application/json", b'{"orderId": 1}')
+    assert names == [*ORDERS_START, *hooked(UNARY, "intercept_unary"), *ORDERS_END]
+
+
+def test_a_stream_of_orders() -> None:
+    path = "/listings.v1.OrderService/WatchOrderPayments"
+    names = run(path, "application/connect+json", envelope(b'{"storefrontId": 1}'))
+    assert names == [*ORDERS_START, *hooked(STREAM, "intercept_server_stream"), *ORDERS_END]
+
+
+def test_over_grpc_it_is_the_same() -> None:
+    names = run("/listings.v1.OrderService/GetOrder", "application/grpc", envelope(b"\x08\x01"))
+    assert names == [*ORDERS_START, *hooked(UNARY, "intercept_unary"), *ORDERS_END]
+
+
+def test_with_telemetry() -> None:
+    telemetry = Telemetry(traces=False, metrics=False)
+    path = "/listings.v1.OrderService/GetOrder"
+    names = run(path, "application/json", b'{"orderId": 1}', telemetry)
+    assert names == [
+        *ORDERS_START,
+        "OpenTelemetryInterceptor.on_start",
+        *hooked(["RequestHooksInterceptor", *UNARY], "intercept_unary"),
+        "OpenTelemetryInterceptor.on_end",
+        *ORDERS_END,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "content_type", "body", "between"),
+    [
+        ("Check", "application/json", b"{}", ["ErrorInterceptor.intercept_unary"]),
+        (
+            "Watch",
+            "application/connect+json",
+            envelope(b"{}"),
+            hooked(["ErrorInterceptor", "TokenExpiryInterceptor"], "intercept_server_stream"),
+        ),
+    ],
+)
+def test_health(method: str, content_type: str, body: bytes, between: list[str]) -> None:
+    names = run(f"/grpc.health.v1.Health/{method}", content_type, body)
+    assert names == [*STARTS, AUTHORIZED, *between, AUTHORIZATION_ENDS, *ENDS]
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection(version: str) -> None:
+    path = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+    names = run(path, "application/connect+proto", b"")
+    assert names[:3] == [*STARTS, AUTHORIZED]
+    assert names[-3:] == [AUTHORIZATION_ENDS, *ENDS]
+    # TokenExpiryInterceptor has one function for both kinds of streams.
+    assert names[3:-3] == [
+        "TokenExpiryInterceptor.intercept_server_stream",
+        "ShutdownInterceptor.intercept_bidi_stream",
+    ]
+
+
+def test_a_request_that_cannot_be_read() -> None:
+    """It meets the interceptors that know headers alone."""
+    names = run("/listings.v1.OrderService/GetOrder", "application/json", b"{")
+    assert names == [*ORDERS_START, *ORDERS_END]

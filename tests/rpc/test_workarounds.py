@@ -1,0 +1,223 @@
+"""Canaries: what the service works around in connectrpc, Starlette and protovalidate.
+
+Each test shows a fault of the library alone. One that fails says that a new version no longer needs
+the workaround, or needs another one.
+"""
+
+import asyncio
+import inspect
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Any
+
+import protovalidate
+import pytest
+from connectrpc._interceptor_async import MetadataInterceptorsRun
+from connectrpc._protocol import ConnectWireError
+from connectrpc._protocol_grpc import GRPCServerProtocol
+from connectrpc._shared import decode_message
+from connectrpc.codec import proto_binary_codec, proto_json_codec
+from connectrpc.interceptor import MetadataInterceptor
+from connectrpc.request import Headers
+from connectrpc.server import ConnectASGIApplication
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Mount
+from starlette.types import Receive, Scope, Send
+
+from server.gen.listings.v1.orders_connect import OrderService, OrderServiceASGIApplication
+from server.gen.listings.v1.orders_pb import (
+    FindOrderByPaymentRequest,
+    FindOrderByPaymentResponse,
+    GetOrderRequest,
+    GetOrderResponse,
+    UpdateOrderPaymentRequest,
+    WatchOrderPaymentsRequest,
+)
+from tests.support import asgi
+from tests.support.raw import envelope
+
+GET = "/listings.v1.OrderService/GetOrder"
+FIND = "/listings.v1.OrderService/FindOrderByPayment"
+
+
+class Orders(OrderService):
+    """Fails, or remembers the reference that it is asked for."""
+
+    reference = ""
+
+    async def get_order(self, _request: GetOrderRequest, _ctx: object) -> GetOrderResponse:
+        raise ValueError("host=db.example password=secret")
+
+    async def find_order_by_payment(
+        self, request: FindOrderByPaymentRequest, _ctx: object
+    ) -> FindOrderByPaymentResponse:
+        assert request.reference is not None
+        self.reference = request.reference.value
+        return FindOrderByPaymentResponse()
+
+
+def ask(path: str, handler: Orders | None = None, **options: Any) -> asgi.Sent:
+    """Send a request to the service as connectrpc serves it by itself."""
+    application = OrderServiceASGIApplication(handler or Orders())
+
+    async def quiet(scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(ValueError):  # connectrpc raises what it has answered with
+            await application(scope, receive, send)
+
+    return asyncio.run(asgi.request(quiet, path, **options))
+
+
+class TestFastPath:
+    """It calls these private parts of connectrpc."""
+
+    def test_names_and_parameters(self) -> None:
+        def parameters(function: Any) -> list[str]:
+            return list(inspect.signature(function).parameters)
+
+        protocol = GRPCServerProtocol()
+        writer = protocol.create_envelope_writer(proto_binary_codec(), None)
+        assert parameters(MetadataInterceptorsRun) == ["interceptors", "ctx"]
+        assert parameters(MetadataInterceptorsRun.end) == ["self", "error"]
+        assert parameters(protocol.create_request_context) == [
+            *("method", "http_method", "http_scheme", "headers", "client_address"),
+        ]
+        assert parameters(decode_message) == ["codec", "data", "message_class"]
+        assert parameters(ConnectWireError.from_exception) == ["exc"]
+        end = writer.end(Headers(), None)
+        assert isinstance(end, Headers)
+        assert dict(end) == {"grpc-status": "0"}
+
+    def test_attributes(self) -> None:
+        application = OrderServiceASGIApplication(Orders())
+        service = application._service
+        assert isinstance(service, Orders)
+        endpoints = application._resolve_endpoints(service)
+        assert set(endpoints[GET].__dataclass_fields__) == {"method", "function"}
+        assert list(application._metadata_interceptors) == []
+
+    def test_there_is_no_public_way(self) -> None:
+        public = {name for name in vars(ConnectASGIApplication) if not name.startswith("_")}
+        assert public == {"path"}
+
+
+class TestJSON:
+    """The codec for JSON that connectrpc has, on protobuf-py."""
+
+    def decoded(self, data: bytes) -> UpdateOrderPaymentRequest:
+        decoded = proto_json_codec().decode(data, UpdateOrderPaymentRequest)
+        assert isinstance(decoded, UpdateOrderPaymentRequest)
+        return decoded
+
+    def test_nested_brackets_overflow_the_stack(self) -> None:
+        code = (
+            "import resource\n"
+            "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+            "from connectrpc.codec import proto_json_codec\n"
+            "from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest as Request\n"
+            "data = b'{\"orderId\":' + b'[' * 100_000 + b']' * 100_000 + b'}'\n"
+            "proto_json_codec().decode(data, Request)\n"
+        )
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+        assert ended.returncode == -signal.SIGSEGV
+
+    def test_the_last_of_two_equal_names_counts(self) -> None:
+        assert self.decoded(b'{"orderId": 1, "orderId": 2}').order_id == 2
+
+    def test_unknown_names_are_dropped(self) -> None:
+        assert self.decoded(b'{"orderId": 1, "paymentStatsu": "paid"}').order_id == 1
+
+    def test_integers_are_read_as_python_reads_them(self) -> None:
+        assert self.decoded(b'{"orderId": "1_0"}').order_id == 10
+
+
+class TestErrors:
+    """What connectrpc answers where nothing translates or explains."""
+
+    def test_the_text_of_an_exception_is_sent(self) -> None:
+        sent = ask(GET, body=b"{}")
+        assert json.loads(sent.body)["code"] == "unknown"
+        assert "secret" in json.loads(sent.body)["message"]
+
+    @pytest.mark.parametrize(
+        ("path", "options", "status"),
+        [
+            ("/listings.v1.OrderService/Nope", {}, 404),
+            ("/listings.v1.OrderService/UpdateOrderPayment", {"method": "GET"}, 405),
+            (GET, {"content_type": "text/plain"}, 415),
+        ],
+    )
+    def test_refusals_have_no_message(
+        self, path: str, options: dict[str, Any], status: int
+    ) -> None:
+        sent = ask(path, **options)
+        assert (sent.status, sent.body) == (status, b"")
+        assert b"content-type" not in sent.headers
+
+    def test_a_header_that_is_not_text(self) -> None:
+        sent = ask(GET, body=b"{}", headers=[(b"x-name", b"\xff")])
+        assert "codec can't decode" in json.loads(sent.body)["message"]
+
+    def test_a_query_that_is_not_text_is_changed(self) -> None:
+        handler = Orders()
+        query = b"connect=v1&encoding=json&message={%22paymentSessionId%22:%22%ff%22}"
+        assert ask(FIND, handler, method="GET", query=query).status == 200
+        assert handler.reference == "\ufffd"
+
+    def test_a_compressed_message_without_a_header_is_internal(self) -> None:
+        body = envelope(b"", flags=1)
+        sent = ask(GET, content_type="application/grpc", body=body)
+        assert sent.trailers[b"grpc-status"] == b"13"
+
+    def test_a_grpc_error_before_the_request_is_read_is_among_the_headers(self) -> None:
+        """An ASGI server does not end the stream with them, and grpcio reports UNKNOWN."""
+        headers = [(b"grpc-timeout", b"soon")]
+        sent = ask(GET, content_type="application/grpc", headers=headers)
+        assert sent.headers[b"grpc-status"] == b"3"
+        assert not sent.start["trailers"]
+
+    def test_grpc_without_trailers_fails(self) -> None:
+        with pytest.raises(RuntimeError, match="trailers"):
+            ask(GET, content_type="application/grpc", trailers=False)
+
+
+class TestApplications:
+    """How connectrpc's applications stand below Starlette, and interceptors in them."""
+
+    def test_a_mounted_service_gets_no_lifespan(self) -> None:
+        """So the parts of the service are opened by what runs the application."""
+
+        async def opened() -> AsyncGenerator[Orders]:
+            yield Orders()
+
+        async def call() -> None:
+            application = OrderServiceASGIApplication(opened())
+            app = Starlette(routes=[Mount(application.path, application)])
+            async with app.router.lifespan_context(app):
+                await asgi.request(app, GET, body=b"{}")
+
+        with pytest.raises(RuntimeError, match="lifespan"):
+            asyncio.run(call())
+
+    def test_a_metadata_interceptor_needs_both_hooks(self) -> None:
+        class Started:
+            async def on_start(self, _ctx: object) -> None: ...
+
+        assert not isinstance(Started(), MetadataInterceptor)
+
+    def test_starlette_redirects_a_target_that_is_no_path(self) -> None:
+        app = Starlette(routes=[Mount("/", Response(status_code=404))])
+        with pytest.raises(UnicodeDecodeError):
+            asyncio.run(asgi.request(app, "", method="GET", query=b"\xff"))
+
+
+def test_each_element_of_a_list_that_is_too_long_is_checked() -> None:
+    """Which takes a second for as many as fit into a request."""
+    request = WatchOrderPaymentsRequest(order_ids=[0] * 1_001)
+    violations = protovalidate.collect_violations(request)
+    assert violations[0].proto.rule_id == "repeated.max_items"
+    assert len(violations) > 1_001
