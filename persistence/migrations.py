@@ -65,7 +65,7 @@ def down(url: str, version: str) -> list[str]:
     ``"0"`` rolls back everything. What the migrations added is lost, with the data in it.
     Raises MigrationError.
     """
-    keep = _up_to(version)
+    keep = up_to(version)
     with _reported(), _only_one(url), _backend(url) as backend:
         applied = backend.to_rollback(_migrations())
         undo = MigrationList([m for m in applied if m.id not in keep], [])
@@ -74,7 +74,11 @@ def down(url: str, version: str) -> list[str]:
         return [migration.id for migration in undo]
 
 
-def _up_to(version: str) -> list[str]:
+def up_to(version: str) -> list[str]:
+    """Return the ids of the migrations that stay applied after ``down(url, version)``.
+
+    Raises MigrationError for a version that there is not.
+    """
     ids = migration_ids()
     if version == "0":
         return []

@@ -22,7 +22,7 @@ from tests.support.embedded import eventually, open_directory, servers_below
 from tests.support.orders import Orders
 from tests.support.terminal import terminal
 
-REREAD = "SIGHUP: files to read again: 0"
+REREAD = "SIGHUP: reloading files: 0"
 
 
 def count(url: str) -> int:
