@@ -23,9 +23,9 @@ _START_SECONDS = 60
 _STOP_SECONDS = 60
 
 _WHERE = """
-import persistence, server.cli
+import persistence, server.asgi, server.cli
 from persistence.schema import migration_ids, migrations_directory
-for place in (server.cli.__file__, persistence.__file__, migrations_directory()):
+for place in (server.asgi.__file__, server.cli.__file__, persistence.__file__, migrations_directory()):
     print(place)
 print(*migration_ids())
 """
