@@ -53,7 +53,7 @@ class Finding:
 def examine() -> Iterator[Finding]:
     """Yield the finding of each check. A problem does not stop those after it.
 
-    An embedded server is started for the time of its checks, and none is made.
+    An embedded server that exists is started for the time of its checks.
     """
     settings, faults = Settings.check()
     for fault in faults.values():

@@ -321,7 +321,7 @@ def test_an_address_that_is_refused_whatever_has_its_port(
     database_url: str, tmp_path: Path
 ) -> None:
     with service.running(database_url, tmp_path / "log") as running:
-        settings = {"host": "0.0.0.0", "port": str(running.port)}
+        settings: dict[str, Any] = {"host": "0.0.0.0", "port": str(running.port)}
         text = problem(examined(database_url, **settings), "port")
         assert "a Listings Service serves" in text
         assert "`listings serve` refuses the address: on 0.0.0.0" in text
