@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from persistence.database import Database
+from persistence.history import PaymentHistory
 from persistence.orders import OrderRepository
 from persistence.watch import ChangeFeed
 from server.auth.claims import ClaimNames

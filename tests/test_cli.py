@@ -1,7 +1,9 @@
 """The command line, run as a person runs it."""
 
 import json
+import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -22,7 +24,8 @@ from tests.support.embedded import eventually, open_directory, servers_below
 from tests.support.orders import Orders
 from tests.support.terminal import terminal
 
-REREAD = "SIGHUP: files to read again: 0"
+JUSTW = Path(__file__).parents[1] / "justw"
+REREAD = "SIGHUP: reloading files: 0"
 
 
 def count(url: str) -> int:
@@ -184,6 +187,46 @@ def test_a_port_that_is_taken(database_url: str) -> None:
     assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in done.stderr
 
 
+def test_an_address_is_refused_before_a_database_is_made(data_dir: Path) -> None:
+    settings = {"data_dir": str(data_dir)}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for wrong, words in (
+            ({"host": "0.0.0.0"}, "LISTINGS_INSECURE=1"),
+            ({"host": "host.invalid"}, "cannot listen on host.invalid"),
+            ({"port": port}, "Address already in use"),
+            ({"port": port, "workers": "2"}, "Address already in use"),
+        ):
+            done = listings("serve", settings=settings | wrong)
+            assert done.returncode == 1
+            assert words in done.stderr
+            assert "Traceback" not in done.stderr
+            assert not data_dir.exists()
+
+
+def test_ctrl_c_ends_justw_without_an_error(database_url: str) -> None:
+    ours, theirs = os.openpty()
+    # The first terminal that the leader of a session opens controls it.
+    command = ["sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(theirs), str(JUSTW), "serve"]
+    environment = service.environment_on(database_url) | {"TERM": "xterm"}
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+        shown = b""
+        while b"Ctrl-C stops the service" not in shown:
+            assert select.select([ours], [], [], 30)[0], shown
+            shown += os.read(ours, 65_536)
+        os.close(theirs)
+        os.write(ours, b"\x03")
+        try:
+            while chunk := os.read(ours, 65_536):
+                shown += chunk
+        except OSError:  # EIO: the process has closed the terminal
+            pass
+        assert process.wait(20) == 0, shown
+    os.close(ours)
+    assert b"error" not in shown.lower()
+    assert b"Aborted" not in shown
+
+
 def test_a_wrong_setting_stops_the_start(database_url: str) -> None:
     done = listings("serve", url=database_url, settings={"port": "http"})
     assert done.returncode == 1
@@ -207,6 +250,15 @@ def test_migrate(empty_database_url: str) -> None:
     assert done.stdout.splitlines() == [f"Rolled back {each}" for each in reversed(ids[1:])]
     unknown = listings("migrate", "down", "7", "--yes", url=url)
     assert (unknown.returncode, "there is no migration 7" in unknown.stderr) == (1, True)
+
+
+def test_a_version_that_there_is_not_is_refused_without_a_question(data_dir: Path) -> None:
+    done = listings(
+        "migrate", "down", "nonsense", answer="y\n", settings={"data_dir": str(data_dir)}
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "there is no migration nonsense" in done.stderr
+    assert not data_dir.exists()
 
 
 def test_the_owner_migrates_and_fills_what_the_service_may_not(

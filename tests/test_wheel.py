@@ -23,10 +23,11 @@ _START_SECONDS = 60
 _STOP_SECONDS = 60
 
 _WHERE = """
-import persistence, server.cli
+import persistence, server.asgi, server.cli
 from persistence.schema import migration_ids, migrations_directory
-for place in (server.cli.__file__, persistence.__file__, migrations_directory()):
-    print(place)
+for module in (persistence, server.asgi, server.cli):
+    print(module.__file__)
+print(migrations_directory())
 print(*migration_ids())
 """
 

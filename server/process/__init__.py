@@ -1,4 +1,6 @@
-"""The process: start, workers, signals, certificates, and ``listings doctor``.
+"""The process: its start, workers, signals and certificates, the parts that it opens, the doctor.
 
-May import everything of ``server`` but ``cli`` and ``asgi``.
+``start`` is ``listings serve``, ``run`` one process of it. ``parts`` opens what the application
+stands on, for ``run`` and for ``server.asgi``. May import everything of ``server`` but ``cli`` and
+``asgi``.
 """

@@ -1,4 +1,4 @@
-"""What is wrong with this installation, and what to do about it: ``listings doctor``."""
+"""The checks of ``listings doctor``: what is wrong with an installation, and how to correct it."""
 
 import asyncio
 import errno
@@ -9,11 +9,10 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final
 from urllib.parse import urlsplit
 
 import psutil
@@ -25,33 +24,37 @@ from server.auth import jwks_client
 from server.auth.bind_policy import check_exposure
 from server.observability import telemetry
 from server.process.certificates import TLS
+from server.process.database import service_url
 from server.settings import Settings, SettingsError, variable
-
-OpenDatabase: TypeAlias = Callable[[Settings], AbstractContextManager[str]]
-"""Yields the URL of the database that the settings mean, and starts an embedded one."""
 
 OK, PROBLEM, SKIPPED = "ok", "problem", "skipped"
 
-# Each process keeps two connections besides its pool: those of watch and of health_probe.
 _BESIDE_POOL: Final = 2
+"""Connections of a process beside its pool: those of ``watch`` and ``health_probe``."""
 
 _ANSWER_SECONDS: Final = 2.0
+"""For a collector to accept a connection, and for a service to answer."""
 
-# What renews certificates has done so long before.
-_RENEWED: Final = timedelta(days=14)
+_RENEWAL: Final = timedelta(days=14)
+"""Left of a certificate's validity at which its renewal is overdue."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found: OK, PROBLEM or SKIPPED, and why."""
+    """The result of one check."""
 
     verdict: str
+    """OK, PROBLEM or SKIPPED."""
     subject: str
     text: str
+    """What was found, and what to do about a problem."""
 
 
-def examine(open_database: OpenDatabase) -> Iterator[Finding]:
-    """Yield what each check finds. One that fails does not keep the others from being made."""
+def examine() -> Iterator[Finding]:
+    """Yield the finding of each check. A problem does not stop those after it.
+
+    An embedded server that exists is started for the time of its checks.
+    """
     settings, faults = Settings.check()
     for fault in faults.values():
         yield Finding(PROBLEM, "configuration", fault)
@@ -63,41 +66,41 @@ def examine(open_database: OpenDatabase) -> Iterator[Finding]:
         yield Finding(OK, "configuration", text)
     yield _examine_telemetry()
     if faults.keys() & {variable("jwks"), variable("jwt_issuer"), variable("jwt_audience")}:
-        yield Finding(SKIPPED, "tokens", "until their settings are mended")
+        yield Finding(SKIPPED, "tokens", "until their settings are corrected")
     else:
         yield _examine_tokens(settings.jwks)
     if faults.keys() & {variable("tls_cert"), variable("tls_key"), variable("tls_client_ca")}:
-        yield Finding(SKIPPED, "TLS", "until its settings are mended")
+        yield Finding(SKIPPED, "TLS", "until its settings are corrected")
     else:
         yield _examine_tls(settings)
     if variable("database_url") in faults:
-        yield Finding(SKIPPED, "database", "until LISTINGS_DATABASE_URL is mended")
+        yield Finding(SKIPPED, "database", "until LISTINGS_DATABASE_URL is corrected")
     else:
-        yield from _examine_database(settings, open_database)
+        yield from _examine_database(settings)
     if faults.keys() & {variable("host"), variable("port")}:
-        yield Finding(SKIPPED, "port", "until LISTINGS_HOST and LISTINGS_PORT are mended")
+        yield Finding(SKIPPED, "port", "until LISTINGS_HOST and LISTINGS_PORT are corrected")
     else:
         yield _examine_port(settings)
 
 
-def _examine_database(settings: Settings, open_database: OpenDatabase) -> Iterator[Finding]:
+def _examine_database(settings: Settings) -> Iterator[Finding]:
     if settings.database_url is None and not embedded.exists(settings.data_dir):
         text = f"{settings.data_dir} is not there yet; `listings serve` makes it"
         yield Finding(OK, "data directory", text)
         yield Finding(SKIPPED, "database", "until it has been made")
         return
     try:
-        with open_database(settings) as url:
+        with service_url(settings) as url:
             if settings.database_url is None:
                 text = f"{settings.data_dir} is usable, and its PostgreSQL starts"
                 yield Finding(OK, "data directory", text)
-            yield from asyncio.run(_ask(settings, url))
+            yield from asyncio.run(_check_database(settings, url))
     except EmbeddedPostgresError as error:
         yield Finding(PROBLEM, "data directory", " ".join(str(error).split()))
         yield Finding(SKIPPED, "database", "until the data directory is usable")
 
 
-async def _ask(settings: Settings, url: str) -> list[Finding]:
+async def _check_database(settings: Settings, url: str) -> list[Finding]:
     processes, pool = settings.worker_count, settings.pool_size
     explained = f"{processes} x ({pool} of the pool + {_BESIDE_POOL})"
     needed = processes * (pool + _BESIDE_POOL)
@@ -151,21 +154,21 @@ def _examine_telemetry() -> Finding:
         try:
             socket.create_connection((parts.hostname or "", port), _ANSWER_SECONDS).close()
         except OSError as error:
-            text = f"nobody takes it at {parts.hostname} port {port}: {error}. Start a collector"
+            text = f"no collector at {parts.hostname} port {port}: {error}. Start a collector"
             return Finding(PROBLEM, "telemetry", f"{text} there, or correct the endpoint")
     return Finding(OK, "telemetry", "sent by OTLP" if endpoints else "off")
 
 
 def _examine_tokens(location: str | None) -> Finding:
     if location is None:
-        return Finding(OK, "tokens", "not asked for: whoever gets in may do everything")
+        return Finding(OK, "tokens", "not asked for: every caller may do everything")
     shown = location.partition("?")[0]  # the rest of a URL may be secret
     try:
         found = asyncio.run(jwks_client.read_once(location))
     except Exception as error:  # of a file, of a connection, or of what was there
         reason = getattr(error, "strerror", None) or error or type(error).__name__
         text = f"no keys to check them with at {shown}: {reason}. Correct {variable('jwks')}"
-        return Finding(PROBLEM, "tokens", f"{text}, or mend what is there")
+        return Finding(PROBLEM, "tokens", f"{text}, or what is there")
     count = len(found.keys)
     text = "; ".join([f"{count} key{'s' if count != 1 else ''} at {shown}", *found.notes])
     return Finding(OK if found.keys else PROBLEM, "tokens", text)
@@ -173,51 +176,88 @@ def _examine_tokens(location: str | None) -> Finding:
 
 def _examine_tls(settings: Settings) -> Finding:
     try:
-        tls = TLS.of(settings)
+        tls = TLS.from_settings(settings)
     except SettingsError as error:
         return Finding(PROBLEM, "TLS", str(error))
     if tls is None:
         return Finding(OK, "TLS", "off")
     text = f"the certificate is {tls.certificate}"
     left = tls.certificate.end - datetime.now(UTC)
-    if left < _RENEWED:
-        text += f". That is in {left.days} days: see to it that it is renewed"
+    if left < _RENEWAL:
+        text += f". That is in {left.days} days: it must be renewed"
     return Finding(OK, "TLS", text)
 
 
 def _examine_port(settings: Settings) -> Finding:
+    """Check the address, whether ``serve`` refuses it, and whether the port can be had.
+
+    An address that is refused is a problem whatever answers there: a restart would end it.
+    """
     host, port = settings.host, settings.port
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     where = f"{host} port {port or '(any)'}"
-    with socket.socket(family) as probe:
+    try:
+        with _bound(host, 0) as probe:  # any port, since another process may have this one
+            refusal, note = _exposure(settings, probe)
+        is_free = _is_free(host, port)
+    except OSError as error:
+        return Finding(PROBLEM, "port", _unusable(where, error))
+    if is_free:
+        finding = Finding(OK, "port", f"{where} is free{note}")
+    else:
+        finding = _examine_occupant(settings, where)
+    if refusal:
+        text = f"{finding.text}. `listings serve` refuses the address: {refusal}"
+        return Finding(PROBLEM, "port", text)
+    return finding
+
+
+def _exposure(settings: Settings, probe: socket.socket) -> tuple[str, str]:
+    """Return why ``serve`` refuses the address of ``probe``, if it does, and what it warns of."""
+    try:
+        warning = check_exposure(settings, probe)
+    except SettingsError as error:
+        return str(error), ""
+    return "", f"; {warning}" if warning else ""
+
+
+def _is_free(host: str, port: int) -> bool:
+    try:
+        _bound(host, port).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return False
+        raise
+    return True
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound, but does not listen. Raises OSError."""
+    probe = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except socket.gaierror:
-            text = f"{host} is no known name. Correct LISTINGS_HOST"
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                return _user_of(settings, where)
-            remedy = {
-                errno.EADDRNOTAVAIL: "Set LISTINGS_HOST to an address of this machine, or 0.0.0.0",
-                errno.EACCES: "Set LISTINGS_PORT to 1024 or more",
-            }
-            text = f"{where}: {os.strerror(error.errno or 0)}. " + remedy.get(
-                error.errno or 0, "Correct LISTINGS_HOST or LISTINGS_PORT"
-            )
-        else:
-            try:
-                warning = check_exposure(settings, probe)
-            except SettingsError as error:
-                return Finding(PROBLEM, "port", str(error))
-            return Finding(OK, "port", f"{where} is free" + (f"; {warning}" if warning else ""))
-    return Finding(PROBLEM, "port", text)
+        probe.bind((host, port))
+    except OSError:
+        probe.close()
+        raise
+    return probe
 
 
-def _user_of(settings: Settings, where: str) -> Finding:
-    """Tell who has the port. That it is this service, and ready, is no problem."""
+def _unusable(where: str, error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return f"{where}: the name is not known. Correct LISTINGS_HOST"
+    remedies = {
+        errno.EADDRNOTAVAIL: "Set LISTINGS_HOST to an address of this machine, or 0.0.0.0",
+        errno.EACCES: "Set LISTINGS_PORT to 1024 or more",
+    }
+    code = error.errno or 0
+    remedy = remedies.get(code, "Correct LISTINGS_HOST or LISTINGS_PORT")
+    return f"{where}: {os.strerror(code)}. {remedy}"
+
+
+def _examine_occupant(settings: Settings, where: str) -> Finding:
+    """Find out what has the port. It is no problem if that is this service, and ready."""
     host, port = settings.host, settings.port
-    holders = ", ".join(_processes_on(port)) or "a process that we may not look at"
+    holders = ", ".join(_processes_on(port)) or "a process of another user"
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     if settings.tls_client_ca:
         text = f"{where} is used by {holders}, and only clients with a certificate are answered"
@@ -256,13 +296,13 @@ def _processes_on(port: int) -> Iterator[str]:
 
 
 def _health(url: str) -> str | None:
-    """Return what a Listings Service there says of itself, or None if there is none."""
+    """Return the gRPC health status of a Listings Service at ``url``, or None if there is none."""
     request = urllib.request.Request(  # noqa: S310 - the scheme is ours
         f"{url}/grpc.health.v1.Health/Check",
         data=json.dumps({"service": "listings.v1.OrderService"}).encode(),
         headers={"content-type": "application/json"},
     )
-    # Its certificate is for those who come from elsewhere.
+    # Its certificate need not be for this address.
     trusting = ssl.create_default_context()
     trusting.check_hostname = False
     trusting.verify_mode = ssl.CERT_NONE
@@ -272,6 +312,6 @@ def _health(url: str) -> str | None:
     try:
         with directly.open(request, timeout=_ANSWER_SECONDS) as response:
             status = json.load(response).get("status")
-    except (OSError, ValueError, AttributeError):  # among them HTTP errors, and other protocols
+    except (OSError, ValueError, AttributeError):  # also HTTP errors and other protocols
         return None
     return str(status) if status else None

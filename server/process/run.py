@@ -1,44 +1,25 @@
-"""One process of the service: its pool, its port, and how it ends."""
+"""One process of the service: an event loop, a listener, and how it ends."""
 
 import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from typing import NamedTuple
 
 import uvloop
 
-from persistence import diagnostics
-from persistence.database import Database
-from persistence.history import PaymentHistory
-from persistence.schema import require_current
-from persistence.watch import ChangeFeed
-from server.app import Application, create_app
 from server.auth.jwks_client import TokenKeys
 from server.http import Limits, Server
-from server.observability import telemetry
 from server.process.certificates import TLS
-from server.process.sighup import reloading
-from server.rpc.health import Readiness
+from server.process.parts import RESPONSE_HEADERS, open_application
+from server.process.sighup import reload_on_sighup
 from server.settings import Settings
-
-# Seconds for PostgreSQL to take leave, once nobody waits for its answers any more.
-_CLOSE = 2
-
-# On every answer. What is meant for programs is neither kept, nor guessed at, nor shown as a page.
-# https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html#security-headers
-_HEADERS = {
-    "cache-control": "no-store",
-    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-}
 
 _log = logging.getLogger(__name__)
 
 
 class Setup(NamedTuple):
-    """What every process of the service has in common."""
+    """What every process of the service has in common, read before there are several."""
 
     settings: Settings
     database_url: str
@@ -46,133 +27,72 @@ class Setup(NamedTuple):
     keys: TokenKeys | None
 
 
-async def check(settings: Settings, database_url: str) -> None:
-    """Look for what would keep a process from serving.
-
-    Raises SettingsError, or a PersistenceError when the database cannot be reached, or lacks rights
-    or migrations.
-    """
-    telemetry.wanted()
-    async with diagnostics.connected(database_url, timeout=settings.connect_timeout) as connection:
-        await diagnostics.require_rights(connection)
-    async with _database(settings, database_url) as database:
-        await require_current(database)
-
-
 def run(
     setup: Setup,
     listener: socket.socket,
     ready: Callable[[], object],
-    lifeline: int | None = None,
+    parent_pipe: int | None = None,
 ) -> None:
     """``serve`` on an event loop of its own."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(setup, listener, ready, lifeline))
+        runner.run(serve(setup, listener, ready, parent_pipe))
 
 
 async def serve(
     setup: Setup,
     listener: socket.socket,
     ready: Callable[[], object],
-    lifeline: int | None = None,
+    parent_pipe: int | None = None,
 ) -> None:
-    """Serve on ``listener`` until SIGTERM or SIGINT, then finish what is under way.
+    """Serve on ``listener`` until SIGTERM or SIGINT, then finish the calls that are under way.
 
-    Files that may change are watched, and read again on SIGHUP in any case.
-    ``ready`` is called once connections are accepted. ``lifeline``, for a process that shares its
-    listener with a parent, is the descriptor of a pipe: at its end this one stops as well.
+    The files of certificates and keys are reloaded when they change, and on SIGHUP.
+    ``ready`` is called once connections are accepted. ``parent_pipe``, for a process that shares
+    its listener with a parent, is the read end of a pipe: at end of file this process stops, too.
     """
     settings, database_url, tls, keys = setup
-    readiness = Readiness(database_url)
-    # A worker that is replaced while the database is away must come back all the same.
-    database = _database(settings, database_url, eager=False)
-    direct = settings.direct_database_url
-    feed = ChangeFeed(
-        PaymentHistory(database),
-        direct.get_secret_value() if direct else database_url,
-        connect_timeout=settings.connect_timeout,
-    )
-
-    if keys is not None:
-        readiness.faults.append(lambda: keys.fault)
-        keys.changed = readiness.notify
-    replaceable = [each for each in (tls, keys) if each is not None]
-
-    def stopping() -> None:
-        readiness.stop()
-        feed.end()  # streams, which would not end by themselves
+    # A request of the largest size may arrive before the one ahead of it is answered.
+    limits = Limits(max_read_ahead=Limits().max_read_ahead + settings.max_request_bytes)
+    reloadable = [each for each in (tls, keys) if each is not None]
 
     def every_second() -> None:
-        app.every_second()
-        for each in replaceable:
-            each.look()
+        opened.every_second()
+        if tls is not None:
+            tls.look()
 
     def reload() -> None:
-        _log.info("SIGHUP: files to read again: %d", len(replaceable))
-        for each in replaceable:
+        _log.info("SIGHUP: reloading files: %d", len(reloadable))
+        for each in reloadable:
             each.reload()
 
-    async with telemetry.sending() as sender:
-        app = create_app(settings, database, feed, readiness, keys=keys, telemetry=sender)
-        server = _server(
-            app, settings, tls, started=ready, stopping=stopping, every_second=every_second
-        )
-        if lifeline is not None:
-            server.shares_listener = True
-            asyncio.get_running_loop().add_reader(lifeline, _orphaned, server, lifeline)
-        parts = AsyncExitStack()
-        try:
-            for part in (keys, database, readiness.database, feed):
-                if part is not None:
-                    await parts.enter_async_context(part)
-            with reloading(reload):
+    try:
+        async with open_application(settings, database_url, keys) as opened:
+            application = opened.application
+            server = Server(
+                application.asgi,
+                limits=limits,
+                tls=(lambda: tls.context) if tls else None,
+                reject=application.reject,
+                answer=application.fast_path,
+                headers=RESPONSE_HEADERS.items(),
+                started=ready,
+                stopping=opened.stopping,
+                every_second=every_second,
+                drain_timeout=settings.shutdown_timeout,
+            )
+            if parent_pipe is not None:
+                server.shares_listener = True
+                asyncio.get_running_loop().add_reader(
+                    parent_pipe, _stop_without_parent, server, parent_pipe
+                )
+            with reload_on_sighup(reload):
                 await server.serve(sockets=[listener])
-        finally:
-            try:
-                async with asyncio.timeout(_CLOSE):
-                    await parts.aclose()
-            except TimeoutError:
-                _log.warning("PostgreSQL did not take leave in %d s", _CLOSE)
-            _log.info("stopped")
+    finally:
+        _log.info("stopped")
 
 
-def _server(  # noqa: PLR0913 - what it hands on
-    app: Application,
-    settings: Settings,
-    tls: TLS | None,
-    *,
-    started: Callable[[], object],
-    stopping: Callable[[], object],
-    every_second: Callable[[], object],
-) -> Server:
-    return Server(
-        app.asgi,
-        # A request of the largest size may arrive before the one ahead of it is answered.
-        limits=Limits(max_read_ahead=Limits().max_read_ahead + settings.max_request_bytes),
-        tls=(lambda: tls.context) if tls else None,
-        reject=app.reject,
-        answer=app.fast_path,
-        headers=_HEADERS.items(),
-        started=started,
-        stopping=stopping,
-        every_second=every_second,
-        drain_timeout=settings.shutdown_timeout,
-    )
-
-
-def _orphaned(server: Server, lifeline: int) -> None:
-    _log.warning("the parent process is gone; stopping")
-    asyncio.get_running_loop().remove_reader(lifeline)
+def _stop_without_parent(server: Server, parent_pipe: int) -> None:
+    _log.warning("parent process ended; stopping")
+    asyncio.get_running_loop().remove_reader(parent_pipe)
     server.shares_listener = False
     server.should_exit = True
-
-
-def _database(settings: Settings, url: str, *, eager: bool = True) -> Database:
-    return Database(
-        url,
-        eager=eager,
-        max_connections=settings.pool_size,
-        connect_timeout=settings.connect_timeout,
-        statement_timeout=settings.statement_timeout,
-        prepared_statements=settings.prepared_statements,
-    )

@@ -1,4 +1,7 @@
-"""SIGHUP: the terminal was closed, or somebody wants files to be read again."""
+"""SIGHUP: either the controlling terminal was closed, or files are to be reloaded.
+
+The kernel sends the same signal for both. They are told apart by whether ``/dev/tty`` still opens.
+"""
 
 import asyncio
 import os
@@ -8,31 +11,32 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Terminal:
-    """The terminal that controls the process at the time, if one does."""
+class ControllingTerminal:
+    """The terminal that controlled the process when this was made, if one did."""
 
     def __init__(self) -> None:
-        self._was_there = _is_there()
+        self._was_open = _has_terminal()
 
-    def is_gone(self) -> bool:
-        """Whether it has been closed since."""
-        return self._was_there and not _is_there()
+    def is_closed(self) -> bool:
+        """Return whether there was one, and it has been closed since."""
+        return self._was_open and not _has_terminal()
 
 
 @contextmanager
-def reloading(reload: Callable[[], object]) -> Iterator[None]:
-    """Have the event loop call ``reload`` when SIGHUP comes, unless the terminal is gone.
+def reload_on_sighup(reload: Callable[[], object]) -> Iterator[None]:
+    """Have the running event loop call ``reload`` on SIGHUP, until the exit.
 
-    Then, it is handled as before. It may have been blocked until now.
+    When the terminal was closed, the handler that was installed before is called instead. SIGHUP
+    that the process ignores, as under nohup, stays ignored. SIGHUP is unblocked.
     """
-    loop, terminal = asyncio.get_running_loop(), Terminal()
+    loop, terminal = asyncio.get_running_loop(), ControllingTerminal()
     before = signal.getsignal(signal.SIGHUP)
-    if before is signal.SIG_IGN:  # which nohup has set
+    if before is signal.SIG_IGN:
         yield
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if terminal.is_gone() and callable(before):
+        if terminal.is_closed() and callable(before):
             before(number, frame)
         else:
             loop.call_soon_threadsafe(reload)
@@ -45,9 +49,9 @@ def reloading(reload: Callable[[], object]) -> Iterator[None]:
         signal.signal(signal.SIGHUP, before)
 
 
-def _is_there() -> bool:
+def _has_terminal() -> bool:
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:  # ENXIO: there is none
+    except OSError:  # ENXIO without one
         return False
     return True

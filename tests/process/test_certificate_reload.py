@@ -147,7 +147,7 @@ def test_a_certificate_is_replaced_under_load(
                     == before + workers
                 )
             )
-            assert len(told_of(served, "SIGHUP: files to read again: 1")) == workers
+            assert len(told_of(served, "SIGHUP: reloading files: 1")) == workers
 
 
 def told_of(running: Service, words: str) -> list[str]:

@@ -21,7 +21,7 @@ def files(ca: Issued, tmp_path: Path) -> Files:
 
 
 def of(cert: Path | None, key: Path | None, client_ca: Path | None = None) -> TLS | None:
-    return TLS.of(Settings(tls_cert=cert, tls_key=key, tls_client_ca=client_ca))
+    return TLS.from_settings(Settings(tls_cert=cert, tls_key=key, tls_client_ca=client_ca))
 
 
 def test_without_settings_there_is_none() -> None:

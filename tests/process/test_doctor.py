@@ -312,8 +312,25 @@ def test_whose_the_port_is(database_url: str, tmp_path: Path) -> None:
         assert "LISTINGS_PORT" in text
     text = problem(examined(database_url, host="0.0.0.0"), "port")
     assert "LISTINGS_INSECURE=1" in text
+    assert problem(examined(host="host.invalid"), "port").endswith("Correct LISTINGS_HOST")
     text = problem(examined(database_url, host="192.0.2.1"), "port")
     assert "an address of this machine" in text
+
+
+def test_an_address_that_is_refused_whatever_has_its_port(
+    database_url: str, tmp_path: Path
+) -> None:
+    with service.running(database_url, tmp_path / "log") as running:
+        settings: dict[str, Any] = {"host": "0.0.0.0", "port": str(running.port)}
+        text = problem(examined(database_url, **settings), "port")
+        assert "a Listings Service serves" in text
+        assert "`listings serve` refuses the address: on 0.0.0.0" in text
+        assert examined(database_url, **settings, insecure="1")["port"][0] == "ok"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = {"host": "0.0.0.0", "port": str(taken.getsockname()[1])}
+        text = problem(examined(database_url, **settings), "port")
+        assert f"used by process {os.getpid()}, " in text
+        assert "LISTINGS_INSECURE=1" in text
 
 
 @pytest.fixture

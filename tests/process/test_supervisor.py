@@ -184,7 +184,7 @@ def test_a_worker_that_dies_at_once_again_and_again(database_url: str, tmp_path:
         for _ in range(3):
             *_, last = running.serving_processes()
             last.kill()
-            told = f"worker {last.pid} was killed by SIGKILL; another takes its place in "
+            told = f"worker {last.pid} was killed by SIGKILL; restarting in "
             eventually(lambda told=told: told in running.log.read_text())  # type: ignore[misc]
             pauses.append(float(running.log.read_text().partition(told)[2].split(" ")[0]))
             eventually(lambda: len(running.serving_processes()) == 2)
@@ -265,7 +265,7 @@ def test_workers_end_when_their_parent_is_killed(database_url: str, tmp_path: Pa
             eventually(lambda: observer.execute(waiting).fetchone())
         running.process.kill()
         running.process.wait()
-        eventually(lambda: running.log.read_text().count("the parent process is gone") == 2)
+        eventually(lambda: running.log.read_text().count("parent process ended") == 2)
         holder.rollback()
         updating.join(SECONDS)
         assert answers == [True], "what was under way is finished"

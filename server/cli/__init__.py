@@ -1,0 +1,31 @@
+"""The command line ``listings``.
+
+Each command is a module, which imports what it alone needs when it runs: all of it takes a second,
+and ``--help`` a fifth of that. May import everything of ``server`` but ``asgi``.
+"""
+
+import click
+
+from server.cli.dev_token import dev_token_command
+from server.cli.doctor import doctor_command
+from server.cli.migrate import migrate_group
+from server.cli.seed import seed_command
+from server.cli.serve import serve_command
+from server.cli.signals import exit_on_termination
+from server.observability import logging
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="listings")
+def main() -> None:
+    """The Listings Service: payments of a shop's orders, over gRPC, gRPC-Web and JSON.
+
+    Settings come from LISTINGS_... environment variables. Without LISTINGS_DATABASE_URL, an
+    embedded PostgreSQL keeps its data below the current directory, in LISTINGS_DATA_DIR.
+    """
+    logging.configure(form=logging.CONSOLE)
+    exit_on_termination()
+
+
+for _command in (serve_command, migrate_group, seed_command, dev_token_command, doctor_command):
+    main.add_command(_command)

@@ -1,0 +1,21 @@
+"""``listings doctor``."""
+
+import click
+
+
+@click.command("doctor")
+def doctor_command() -> None:
+    """Check the installation, and say how to correct what is wrong.
+
+    Checks the configuration, telemetry, keys of tokens, the certificate, the database with its
+    rights and limits, its schema and the port, one line each. Exits with 1 when something is wrong.
+    Changes nothing, but starts an embedded database for the time.
+    """
+    from server.process.doctor import PROBLEM, examine
+
+    verdicts = []
+    for finding in examine():
+        click.echo(f"{finding.verdict:<9}{finding.subject}: {finding.text}")
+        verdicts.append(finding.verdict)
+    if PROBLEM in verdicts:
+        raise SystemExit(1)

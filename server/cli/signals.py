@@ -1,0 +1,28 @@
+"""How the command line ends on signals: by SystemExit, which stops an embedded PostgreSQL."""
+
+import signal
+from types import FrameType
+from typing import NoReturn
+
+
+def exit_on_termination() -> None:
+    """Exit with code 0 on SIGTERM, and on SIGHUP unless it is ignored, as under nohup.
+
+    SIGHUP stands for SIGTERM, whatever handles that by then: uvicorn, while it serves.
+    """
+    signal.signal(signal.SIGTERM, _exit)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _terminate)
+
+
+def exit_on_interrupt() -> None:
+    """Exit with code 0 on Ctrl-C, and not with click's "Aborted!" and code 1."""
+    signal.signal(signal.SIGINT, _exit)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def _exit(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)

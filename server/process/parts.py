@@ -1,0 +1,93 @@
+"""What the application stands on: opened before it serves, closed when it has stopped.
+
+``run`` and ``server.asgi`` host the same application, which ``open_application`` yields to both.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from persistence.history import PaymentHistory
+from persistence.watch import ChangeFeed
+from server.app import Application, create_app
+from server.auth.jwks_client import TokenKeys
+from server.observability import telemetry
+from server.process.database import pool
+from server.rpc.health import Readiness
+from server.settings import Settings
+
+_CLOSE_SECONDS: Final = 2
+"""For PostgreSQL's connections to close, when no call waits for an answer any more."""
+
+RESPONSE_HEADERS: Final = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+}
+"""Headers of every response, which is for programs: not cached, not sniffed, not shown as a page.
+
+https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html#security-headers
+"""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An application whose parts are open, and what its host calls."""
+
+    application: Application
+    every_second: Callable[[], object]
+    """To be called about once a second, and once at the end."""
+    stopping: Callable[[], object]
+    """To be called when the host begins to stop: readiness turns false, and watch streams end."""
+
+
+@asynccontextmanager
+async def open_application(
+    settings: Settings, database_url: str, keys: TokenKeys | None
+) -> AsyncIterator[Opened]:
+    """Open the pool, the watch feed, the keys, the readiness probe and telemetry until the exit.
+
+    ``database_url`` is that of the service. Without ``keys``, callers need no token. The database
+    need not be reachable: a process that is replaced while it is away serves once it is back.
+    Raises SettingsError when telemetry cannot be set up.
+    """
+    readiness = Readiness(database_url)
+    database = pool(settings, database_url, eager=False)
+    direct = settings.direct_database_url
+    feed = ChangeFeed(
+        PaymentHistory(database),
+        direct.get_secret_value() if direct else database_url,
+        connect_timeout=settings.connect_timeout,
+    )
+    if keys is not None:
+        readiness.faults.append(lambda: keys.fault)
+        keys.changed = readiness.notify
+
+    def every_second() -> None:
+        application.every_second()
+        if keys is not None:
+            keys.look()
+
+    def stopping() -> None:
+        readiness.stop()
+        feed.end()
+
+    async with telemetry.sending() as sender:
+        application = create_app(settings, database, feed, readiness, keys=keys, telemetry=sender)
+        parts = AsyncExitStack()
+        try:
+            for part in (keys, database, readiness.database, feed):
+                if part is not None:
+                    await parts.enter_async_context(part)
+            yield Opened(application, every_second, stopping)
+        finally:
+            try:
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await parts.aclose()
+            except TimeoutError:
+                _log.warning("PostgreSQL connections not closed after %d s", _CLOSE_SECONDS)
