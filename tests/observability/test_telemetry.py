@@ -74,7 +74,7 @@ def test_from_the_caller_to_the_sql(
 def updated_by_many(
     running: Service, requests: list[UpdateOrderPaymentRequest], **headers: str
 ) -> list[bool]:
-    """Return which of them succeeded. 32 are in flight at a time."""
+    """Call with 32 in flight at a time, and return which of them succeeded."""
 
     def succeeds(request: UpdateOrderPaymentRequest) -> bool:
         with suppress(Failure):
@@ -181,7 +181,7 @@ def test_a_batch_has_a_trace_of_its_own_and_links_to_its_calls(
 def test_a_batch_that_is_rolled_back(
     collector: Collector, database_url: str, tmp_path: Path
 ) -> None:
-    """Each call then has a statement of its own, besides its batch. No identifier is told."""
+    """Each call then has a statement of its own, besides its batch. No identifier is sent."""
     orders = Orders(database_url)
     orders.slow_down(0.02)
     requests = [
@@ -237,7 +237,7 @@ def test_a_stream_is_a_span(collector: Collector, database_url: str, tmp_path: P
     assert [each["level"] for each in running.logged() if each["level"] != "info"] == []
 
 
-def test_a_failure_is_told_and_no_identifier(
+def test_a_failure_has_its_type_and_no_identifier(
     collector: Collector, database_url: str, tmp_path: Path
 ) -> None:
     orders = Orders(database_url)
@@ -262,7 +262,7 @@ def test_a_failure_is_told_and_no_identifier(
     assert [each for each in identifiers.values() if each.encode() in sent] == []
 
 
-def test_tokens_are_not_told(collector: Collector, database_url: str, tmp_path: Path) -> None:
+def test_tokens_are_not_sent(collector: Collector, database_url: str, tmp_path: Path) -> None:
     order_id = Orders(database_url).add()
     issuer = Issuer(tmp_path / "jwks.json")
     good, denied = issuer.token(READ), issuer.token("nothing")
@@ -379,7 +379,7 @@ def test_metrics_alone(
 
 
 @pytest.mark.parametrize("silent", [True, False])
-def test_a_collector_that_is_not_there_holds_nobody_up(
+def test_a_collector_that_does_not_answer_holds_nothing_up(
     monkeypatch: pytest.MonkeyPatch, database_url: str, tmp_path: Path, silent: bool
 ) -> None:
     order_id = Orders(database_url).add()

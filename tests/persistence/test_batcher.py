@@ -1,4 +1,4 @@
-"""Updates that are made together: nobody can tell, except by speed."""
+"""Batches of updates: callers see no difference, except in speed."""
 
 import asyncio
 import time
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.anyio
 
 CONNECTIONS, LIMIT = 6, 5.0
 SOON = LIMIT / 2  # long before a time-out
-FEW = 4  # go alone before others go together
-TURN = 0.01  # after which a batch does not wait for the one before
+MAX_IN_FLIGHT = 4  # single ones, before others are batched
+SLOT_SECONDS = 0.01  # after which the next batch starts in any case
 
 BUSY = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
@@ -69,7 +69,7 @@ def transactions(orders: Orders, order_ids: list[int]) -> int:
     return int(orders.value(f"{statement} WHERE order_id IN ({ids})"))
 
 
-async def test_they_share_a_commit_and_nothing_else(
+async def test_a_batch_shares_a_commit_and_nothing_else(
     repository: OrderRepository, orders: Orders
 ) -> None:
     order_ids = [orders.add() for _ in range(16)]
@@ -79,7 +79,9 @@ async def test_they_share_a_commit_and_nothing_else(
             for each in order_ids
         )
     )
-    assert transactions(orders, order_ids) == FEW + 1  # the first ones did not wait for the others
+    assert (
+        transactions(orders, order_ids) == MAX_IN_FLIGHT + 1
+    )  # the first ones did not wait for the others
     for order_id, answer in zip(order_ids, answers, strict=True):
         assert answer.order.id == order_id
         assert answer.order.payment_transaction_id == f"txn_{order_id}"
@@ -88,9 +90,7 @@ async def test_they_share_a_commit_and_nothing_else(
         assert orders.value(f"{statement} {order_id}") == f"request {order_id}"
 
 
-async def test_a_batch_runs_within_a_span_that_knows_its_callers(
-    database_url: str, orders: Orders
-) -> None:
+async def test_a_batch_runs_within_a_span_of_its_callers(database_url: str, orders: Orders) -> None:
     order_ids = [orders.add() for _ in range(16)]
     caller: ContextVar[int] = ContextVar("caller")
     spans: list[list[int]] = []
@@ -108,29 +108,31 @@ async def test_a_batch_runs_within_a_span_that_knows_its_callers(
 
     async with opened(database_url, batch_span=span) as repository:
         await asyncio.gather(*(call(repository, each) for each in order_ids))
-    assert spans == [order_ids[FEW:]]
-    assert transactions(orders, order_ids) == FEW + 1
+    assert spans == [order_ids[MAX_IN_FLIGHT:]]
+    assert transactions(orders, order_ids) == MAX_IN_FLIGHT + 1
 
 
-@pytest.mark.parametrize(("processes", "alone"), [(2, FEW // 2), (FEW, 1), (100, 1)])
-async def test_fewer_go_alone_where_there_are_other_processes(
-    database_url: str, orders: Orders, processes: int, alone: int
+@pytest.mark.parametrize(
+    ("processes", "singles"), [(2, MAX_IN_FLIGHT // 2), (MAX_IN_FLIGHT, 1), (100, 1)]
+)
+async def test_processes_share_the_slots(
+    database_url: str, orders: Orders, processes: int, singles: int
 ) -> None:
     order_ids = [orders.add() for _ in range(16)]
     async with opened(database_url, processes=processes) as repository:
         await asyncio.gather(*(pay(repository, each) for each in order_ids))
-    assert transactions(orders, order_ids) == alone + 1
+    assert transactions(orders, order_ids) == singles + 1
 
 
 async def test_each_has_its_own_error(repository: OrderRepository, orders: Orders) -> None:
-    """One is not there, one may not, and three make PostgreSQL refuse what the others asked for."""
+    """One does not exist, one is refused for its status, and three make PostgreSQL roll back."""
     fine = [orders.add() for _ in range(4)]
     refunded = orders.add(payment_status="refunded")
     taken = orders.add(payment_idempotency_key="taken")
     others = [orders.add() for _ in range(3)]
     answers = await asyncio.gather(
         *(pay(repository, each, payment_idempotency_key=f"key {each}") for each in fine),
-        pay(repository, refunded, payment_idempotency_key="key of one that may not"),
+        pay(repository, refunded, payment_idempotency_key="key of a refused one"),
         pay(repository, 10**15, payment_idempotency_key="key of none"),
         pay(repository, others[0], payment_idempotency_key="taken"),
         pay(repository, others[1], payment_idempotency_key="x" * 256),
@@ -151,7 +153,9 @@ async def test_each_has_its_own_error(repository: OrderRepository, orders: Order
     assert untouched == ["refunded", *["pending"] * 4]
 
 
-async def test_of_two_with_one_key_one_is_made(repository: OrderRepository, orders: Orders) -> None:
+async def test_of_updates_with_one_key_one_is_written(
+    repository: OrderRepository, orders: Orders
+) -> None:
     order_ids = [orders.add() for _ in range(6)]
     answers = await asyncio.gather(
         *(pay(repository, each, payment_idempotency_key="one") for each in order_ids),
@@ -176,7 +180,9 @@ async def test_one_order_many_times(repository: OrderRepository, orders: Orders)
     assert orders.value("SELECT count(*) FROM order_payment_events") == 30
 
 
-async def test_only_one_waits_for_a_lock(repository: OrderRepository, orders: Orders) -> None:
+async def test_only_one_statement_waits_for_a_lock(
+    repository: OrderRepository, orders: Orders
+) -> None:
     held, *others = [orders.add() for _ in range(10)]
     with orders.locked(held):
         waiting = asyncio.ensure_future(pay(repository, held))
@@ -186,10 +192,10 @@ async def test_only_one_waits_for_a_lock(repository: OrderRepository, orders: Or
     assert (await waiting).order.payment_status == "paid"
 
 
-async def test_those_who_wait_do_not_keep_the_next(
+async def test_statements_that_wait_for_a_lock_do_not_hold_up_others(
     repository: OrderRepository, orders: Orders
 ) -> None:
-    """More of them than batches at a time."""
+    """More of them than slots."""
     held, other = orders.add(), orders.add()
     with orders.locked(held):
         waiting = []
@@ -207,33 +213,35 @@ def lock_waits(orders: Orders) -> int:
     return int(orders.value(f"{statement} AND datname = current_database()"))
 
 
-async def test_one_who_goes_away_takes_nobody_along(
+async def test_a_cancel_ends_one_statement_only(
     repository: OrderRepository, orders: Orders
 ) -> None:
     order_ids = [orders.add() for _ in range(8)]
     calls = [asyncio.ensure_future(pay(repository, each)) for each in order_ids]
-    await asyncio.sleep(0)  # they have asked, and nothing is sent yet
+    await asyncio.sleep(0)  # they are called, and nothing is sent yet
     calls[0].cancel()
     await asyncio.sleep(0)  # now it is
-    calls[FEW + 1].cancel()
+    calls[MAX_IN_FLIGHT + 1].cancel()
     answers = await asyncio.gather(*calls, return_exceptions=True)
-    gone = [number for number, each in enumerate(answers) if not isinstance(each, Update)]
-    assert gone == [0, FEW + 1]
-    assert {type(answers[each]) for each in gone} == {asyncio.CancelledError}
+    cancelled = [number for number, each in enumerate(answers) if not isinstance(each, Update)]
+    assert cancelled == [0, MAX_IN_FLIGHT + 1]
+    assert {type(answers[each]) for each in cancelled} == {asyncio.CancelledError}
     await asyncio.gather(*(pay(repository, each) for each in order_ids))
 
 
-async def test_what_nobody_waits_for_any_more_overwrites_nothing(
+async def test_a_cancelled_batch_overwrites_nothing_later(
     repository: OrderRepository, orders: Orders
 ) -> None:
-    """The batch gets to the last of its orders when its callers have long been gone."""
+    """The batch executes its last statements long after its callers have been cancelled."""
     orders.slow_down(0.3, when="new.payment_session_id = 'early'")
-    order_ids = [orders.add() for _ in range(FEW + 4)]
+    order_ids = [orders.add() for _ in range(MAX_IN_FLIGHT + 4)]
     early = [
         asyncio.ensure_future(pay(repository, each, payment_session_id="early"))
         for each in order_ids
     ]
-    await eventually(lambda: orders.value(SLEEPING) == FEW + 1)  # and the batch of the others
+    await eventually(
+        lambda: orders.value(SLEEPING) == MAX_IN_FLIGHT + 1
+    )  # and the batch of the others
     for call in early:
         call.cancel()
     await asyncio.gather(*early, return_exceptions=True)
@@ -242,10 +250,10 @@ async def test_what_nobody_waits_for_any_more_overwrites_nothing(
     assert {orders.row(each)["payment_session_id"] for each in order_ids} == {"late"}
 
 
-async def test_a_cancel_that_comes_too_late_overwrites_nothing_either(
+async def test_a_cancelled_single_statement_overwrites_nothing_later(
     repository: OrderRepository, orders: Orders
 ) -> None:
-    """PostgreSQL has not begun with the statement when its caller goes, and makes it afterwards."""
+    """PostgreSQL begins with the statement after its caller has been cancelled."""
     order_id = orders.add()
     await pay(repository, order_id)
     ours = "datname = current_database() AND query ~ 'UPDATE' AND pid <> pg_backend_pid()"
@@ -253,12 +261,12 @@ async def test_a_cancel_that_comes_too_late_overwrites_nothing_either(
     backend.suspend()
     try:
         early = asyncio.ensure_future(pay(repository, order_id, payment_session_id="early"))
-        await asyncio.sleep(TURN)
+        await asyncio.sleep(SLOT_SECONDS)
         early.cancel()
         await asyncio.gather(early, return_exceptions=True)
         late = asyncio.ensure_future(pay(repository, order_id, payment_session_id="late"))
         await asyncio.wait([late], timeout=0.2)
-        assert not late.done()  # nobody knows yet what will become of the early one
+        assert not late.done()  # the early one may still be executed
     finally:
         backend.resume()
     await late
@@ -267,31 +275,34 @@ async def test_a_cancel_that_comes_too_late_overwrites_nothing_either(
     assert orders.row(order_id)["payment_session_id"] == "late"
 
 
-async def test_who_leaves_before_a_connection_is_free(
+async def test_a_statement_cancelled_before_its_batch_is_sent_is_left_out(
     repository: OrderRepository, orders: Orders
 ) -> None:
     held = [orders.add() for _ in range(CONNECTIONS)]
-    *first, gone, left = [orders.add() for _ in range(FEW + 2)]
+    *first, cancelled, remaining = [orders.add() for _ in range(MAX_IN_FLIGHT + 2)]
     with orders.locked(*held):
         waiting = []
         for number, each in enumerate(held):
             waiting.append(asyncio.ensure_future(pay(repository, each)))
             await eventually(lambda n=number: lock_waits(orders) == n + 1)  # type: ignore[misc]
         waiting += [asyncio.ensure_future(pay(repository, each)) for each in first]
-        going = asyncio.ensure_future(pay(repository, gone))
-        waiting.append(asyncio.ensure_future(pay(repository, left)))
-        await asyncio.sleep(2 * TURN)  # by now, these two have been put together
-        going.cancel()
-        await asyncio.gather(going, return_exceptions=True)
+        cancelling = asyncio.ensure_future(pay(repository, cancelled))
+        waiting.append(asyncio.ensure_future(pay(repository, remaining)))
+        await asyncio.sleep(2 * SLOT_SECONDS)  # by now, these two are a batch
+        cancelling.cancel()
+        await asyncio.gather(cancelling, return_exceptions=True)
     await asyncio.gather(*waiting)
 
-    assert [orders.row(each)["payment_status"] for each in (gone, left)] == ["pending", "paid"]
+    assert [orders.row(each)["payment_status"] for each in (cancelled, remaining)] == [
+        "pending",
+        "paid",
+    ]
 
 
-async def test_each_keeps_its_time(repository: OrderRepository, orders: Orders) -> None:
-    """One that has run out of it in a batch does not wait for the others."""
+async def test_each_has_its_own_deadline(repository: OrderRepository, orders: Orders) -> None:
+    """A caller whose time is up does not wait for the rest of its batch."""
     orders.slow_down(0.3)
-    order_ids = [orders.add() for _ in range(FEW + 4)]
+    order_ids = [orders.add() for _ in range(MAX_IN_FLIGHT + 4)]
 
     began = time.monotonic()
     calls = [asyncio.ensure_future(pay(repository, each)) for each in order_ids]
@@ -300,15 +311,17 @@ async def test_each_keeps_its_time(repository: OrderRepository, orders: Orders) 
             await calls[-1]
     assert time.monotonic() - began < 0.3
     answers = await asyncio.gather(*calls[:-1])
-    assert [each.order.payment_status for each in answers] == ["paid"] * (FEW + 3)
+    assert [each.order.payment_status for each in answers] == ["paid"] * (MAX_IN_FLIGHT + 3)
 
 
 async def test_a_connection_that_is_lost(repository: OrderRepository, orders: Orders) -> None:
-    """All of a batch are told that they cannot know, and either all were made or none."""
+    """All of a batch fail alike, and all were written or none."""
     orders.slow_down(1.0)
-    order_ids = [orders.add() for _ in range(FEW + 4)]
+    order_ids = [orders.add() for _ in range(MAX_IN_FLIGHT + 4)]
     calls = [asyncio.ensure_future(pay(repository, each)) for each in order_ids]
-    await eventually(lambda: orders.value(SLEEPING) == FEW + 1)  # and the batch of the others
+    await eventually(
+        lambda: orders.value(SLEEPING) == MAX_IN_FLIGHT + 1
+    )  # and the batch of the others
     with psycopg.connect(orders.url, autocommit=True) as connection:
         connection.execute(SLEEPING.replace("count(*)", "pg_terminate_backend(pid)").encode())
     answers = await asyncio.gather(*calls, return_exceptions=True)
@@ -316,7 +329,7 @@ async def test_a_connection_that_is_lost(repository: OrderRepository, orders: Or
     assert {orders.row(each)["payment_status"] for each in order_ids} == {"pending"}
 
 
-async def test_processes_do_not_lock_each_other_out(database_url: str, orders: Orders) -> None:
+async def test_processes_do_not_deadlock(database_url: str, orders: Orders) -> None:
     """Three pools update the same orders, each in an order of its own, and with few keys."""
     order_ids = [orders.add() for _ in range(12)]
 

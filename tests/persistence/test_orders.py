@@ -27,7 +27,7 @@ async def repository(url: str, **limits: float) -> AsyncIterator[OrderRepository
 
 
 async def test_every_set_of_fields(database_url: str) -> None:
-    """All 63 of them: what is named is written, the rest stays, and the row comes back."""
+    """All 63 of them: what is named is written, the rest stays, and the row is returned."""
     orders = Orders(database_url)
     order_id = orders.add()
     async with repository(database_url) as repo:
@@ -166,7 +166,7 @@ async def test_cancelled_callers_leave_the_pool_whole(database_url: str) -> None
     assert {orders.row(each)["payment_status"] for each in order_ids} == {"y"}
 
 
-async def test_who_gives_up_does_not_wait_for_a_server_that_hangs(
+async def test_a_cancelled_update_does_not_wait_for_a_server_that_hangs(
     database_url: str, tmp_path: Path
 ) -> None:
     order_id = Orders(database_url).add()
@@ -261,7 +261,7 @@ async def test_a_connection_that_takes_no_writes_is_replaced(
 
 
 async def test_without_prepared_statements(database_url: str, tmp_path: Path) -> None:
-    """Nothing is kept on a connection that somebody else may have the next moment."""
+    """Nothing is kept on a connection, which a pooler may give to another client."""
     orders = Orders(database_url)
     order_id = orders.add()
     async with (

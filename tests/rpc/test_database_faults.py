@@ -1,4 +1,4 @@
-"""What callers are told, and not told, when the database fails. Over every protocol."""
+"""The errors that callers get when the database fails, over every protocol."""
 
 from collections.abc import Iterator
 
@@ -24,7 +24,7 @@ _WAITING = (
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service of its own: its database is taken away, and its log fills with tracebacks."""
+    """A service of its own: its database is made unreachable, and its log gets tracebacks."""
     log = tmp_path_factory.mktemp("faults") / "log"
     with service.on_own_database(log, statement_timeout="0.5", pool_size="3") as running:
         yield running

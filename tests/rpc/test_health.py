@@ -107,7 +107,7 @@ def test_pages_for_kubernetes(running: Service) -> None:
 
 
 def test_it_answers_while_the_pool_is_busy(database_url: str, tmp_path: Path) -> None:
-    """More calls than the pool has connections, all of them waiting: overload is no illness."""
+    """More calls than the pool has connections, all of them waiting: overload is no fault."""
     order_id = Orders(database_url).add()
     request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")
     with (
@@ -129,7 +129,7 @@ def test_it_answers_while_the_pool_is_busy(database_url: str, tmp_path: Path) ->
         with psycopg.connect(database_url, autocommit=True) as observer, stub(running) as health:
             while observer.execute(waiting).fetchone() != (2,):
                 assert running.process.poll() is None
-            for _ in range(25):  # for longer than the database takes to be found unwell
+            for _ in range(25):  # for longer than the probe takes to find a fault
                 started = time.monotonic()
                 answer = health.Check(health_pb2.HealthCheckRequest(), timeout=2)
                 assert answer.status == SERVING
@@ -156,25 +156,25 @@ def own_database(server_directory: Path) -> Iterator[str]:
 
 
 class Watching:
-    """What a stream of Watch says, and /readyz beside it."""
+    """The statuses that a stream of Watch sends, and /readyz beside it."""
 
     def __init__(self, health: health_pb2_grpc.HealthStub, running: Service) -> None:
         self.stream = health.Watch(health_pb2.HealthCheckRequest())
         self._url = f"{running.base_url}/readyz"
-        self._said: queue.Queue[int | grpc.RpcError | None] = queue.Queue()
+        self._received: queue.Queue[int | grpc.RpcError | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
         try:
             for response in self.stream:
-                self._said.put(response.status)
+                self._received.put(response.status)
         except grpc.RpcError as error:
-            self._said.put(error)
+            self._received.put(error)
         else:
-            self._said.put(None)
+            self._received.put(None)
 
     def next(self) -> object:
-        return self._said.get(timeout=SEEN)
+        return self._received.get(timeout=SEEN)
 
     def page(self) -> tuple[int, str]:
         response = httpx.get(self._url, timeout=2)
@@ -248,7 +248,7 @@ def test_a_connection_that_is_lost_is_no_fault(own_database: str, tmp_path: Path
         assert not running.logged(logger="persistence.health_probe")
 
 
-def test_a_lasting_fault_is_told_once(
+def test_a_lasting_fault_is_logged_once(
     own_database: str, server_directory: Path, tmp_path: Path
 ) -> None:
     with service.running(own_database, tmp_path / "log") as running:
@@ -262,7 +262,7 @@ def test_a_lasting_fault_is_told_once(
             assert running.stop() == 0
 
 
-def test_a_drain_is_told_to_watchers_and_ends_them(database_url: str, tmp_path: Path) -> None:
+def test_a_drain_ends_watches_with_not_serving(database_url: str, tmp_path: Path) -> None:
     order_id = Orders(database_url).add()
     with (
         service.running(database_url, tmp_path / "log") as running,
