@@ -9,12 +9,12 @@ The life of a statement::
 
     fetchrow ──┬── slot free ─────────────────▶ single ─────▶ done
                │                                ▲    ▲
-               └──▶ queued ──┬── one waits ─────┘    │ batch rolled back
+               └──▶ queued ──┬── one waits ─────┘    │ rolled back
                              │                       │
                              └── several wait ──▶ batched ──▶ done
 
 ========  ============================  ===================  ====================================
-state     runs in                       waits for a lock     after a cancel or time-out
+state     runs in                       waits for a lock     when its caller cancels
 ========  ============================  ===================  ====================================
 queued    no task yet                   does not lock        it is dropped
 single    the caller's task, a          as long as the       PostgreSQL cancels it
