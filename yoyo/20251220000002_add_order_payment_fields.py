@@ -1,12 +1,12 @@
 """The payment fields of an order, and the indexes that find an order by them.
 
-Made for a live table. Writers wait only while the columns are added, without a rewrite, and no
-longer than the lock time-out. The indexes are built CONCURRENTLY, so each statement is a
-transaction of its own. A run that was interrupted can be run again: what is there is kept, and an
-index that was left half-made (invalid) is dropped and made anew.
+For a table in use. Writers wait only while the columns are added, without a rewrite, and no longer
+than lock_timeout. The indexes are built CONCURRENTLY, so each statement is a transaction of its
+own. After an interruption it can be run again: what exists is kept, and an invalid index is dropped
+and built again.
 
-All of it is one step on purpose. When a step fails outside a transaction, yoyo runs the rollbacks
-of the steps before it: a time-out at an index would drop the columns, with the payments in them.
+It is one step, because when a step fails outside a transaction, yoyo rolls back the steps before
+it: a time-out at an index would drop the columns, with the payments in them.
 """
 
 from psycopg import Connection
@@ -26,7 +26,7 @@ _INDEXES = {
 
 
 def add(connection: Connection) -> None:
-    """Add the columns, then build the indexes that are missing or half-made."""
+    """Add the columns, then build the indexes that are missing or invalid."""
     set_lock_timeout(connection)
     connection.execute(
         """
@@ -41,9 +41,9 @@ def add(connection: Connection) -> None:
 
 
 def remove(connection: Connection) -> None:
-    """Drop the columns with what they hold, and with them the indexes: all at once or not at all.
+    """Drop the columns with their data, and with them the indexes, in one statement.
 
-    Without the unique index, one idempotency key would be taken for two orders.
+    Without the unique index, one idempotency key would be accepted for two orders.
     """
     set_lock_timeout(connection)
     connection.execute(

@@ -1,22 +1,21 @@
-"""The history of every order's payment: a ledger that PostgreSQL itself keeps.
+"""The history of the payment of each order, which a trigger writes.
 
-A trigger writes it, so that it commits with the change or not at all, and no change can go round
-it, be it made by the service or by hand. It costs an update no round trip. Measured against an
-`INSERT` in the same statement (a `WITH` around the `UPDATE`): some 85 us of PostgreSQL's time
-instead of 50, for a history that nobody can forget to write.
+It commits with the change or not at all, and includes each change, by the service or by hand. It
+takes an update no round trip. Measured against an INSERT in the same statement (a WITH around the
+UPDATE): 85 us of PostgreSQL's time instead of 50, for a history that no statement can omit.
 
-The ledger also is the memory of the idempotency keys: its unique index is what makes a key take
-effect once, for good.
+The history also stores the idempotency keys: its unique index makes a key take effect once, for
+good.
 
-What the service knows and the row does not, it sets for its transaction:
+The service sets for its transaction what the row does not have:
 
-- listings.request_id and listings.caller: which request it was, and whose;
+- listings.request_id and listings.caller: the request, and its caller;
 - listings.request_fields: of a request with a key, the names of the fields that it set. Their
-  values stand in the columns `..._after`. With both, a repeated request can be told from another
-  one that uses the same key.
+  values are in the columns ``..._after``. By both, a repeated request is distinguished from another
+  one with the same key.
 
-A live table stays writable. The trigger comes first; then the payments that are there already are
-entered, a batch at a time. Until that is done, an order's first change enters what it finds.
+A table in use stays writable. The trigger is created first; then the payments that exist are
+entered, in batches. Until all are, the first change of an order enters the payment before it.
 """
 
 from psycopg import Connection
@@ -37,9 +36,9 @@ _FIELDS = (
 )
 _BATCH = 5_000
 
-# transaction_id is what those who follow the ledger go by: of ids that a sequence gives out, the
-# lower one may well be committed later. Fixed-width columns first. No foreign key to the order:
-# history outlives it, and the trigger cannot name an order that is not there.
+# Readers who follow the history go by transaction_id: of two ids of a sequence, the lower one may
+# be committed later. Fixed-width columns first. No foreign key to the order: the history outlives
+# it, and the trigger names no order that does not exist.
 _TABLE = """
     CREATE TABLE IF NOT EXISTS order_payment_events (
         id                             BIGINT       GENERATED ALWAYS AS IDENTITY,
@@ -74,8 +73,8 @@ def _changed(column: str) -> str:
     return f"{column}_after IS DISTINCT FROM {column}_before"
 
 
-# A reference is entered once, by the event that brought it, and so an order is found by all that
-# it ever had.
+# A reference is indexed once, for the event that introduced it; so an order is found by each
+# reference that it ever had.
 _INDEXES = {
     "idx_order_payment_events_idempotency_key": (
         "UNIQUE INDEX {} ON order_payment_events (idempotency_key)"
@@ -91,7 +90,7 @@ _INDEXES = {
 
 
 def _insert(ledger: str, before: str, after: str, source: str = "", **others: str) -> str:
-    """Return the INSERT of an event: ``before`` and ``after`` are what has the columns."""
+    """Return the INSERT of an event; ``before`` and ``after`` are rows with the columns."""
     values = {"order_id": f"{after}.id", "storefront_id": f"{after}.storefront_id"}
     for field in _FIELDS:
         values[f"{field}_before"] = f"{before}.{field}" if before else "NULL"
@@ -108,16 +107,16 @@ def _has_payment(row: str) -> str:
 
 
 def _first_event(ledger: str, row: str, source: str = "") -> str:
-    """Return the INSERT of what ``row`` of ``orders`` held before there was a ledger."""
+    """Return the INSERT of the payment that ``row`` of ``orders`` had before the history began."""
     since, key = f"{row}.updated_at", f"{row}.payment_idempotency_key"
     return _insert(ledger, "", row, source, created_at=since, idempotency_key=key)
 
 
 def _record(ledger: str, *, entering: bool) -> str:
-    """Return the trigger function; ``entering`` while payments from before are being entered.
+    """Return the trigger function; ``entering`` while the payments before it are entered.
 
-    ``ledger`` is the table's name with its schema. Without it, the name would mean whatever the
-    session of a change finds first by it: a temporary table, or nothing.
+    ``ledger`` is the table's name with its schema. A name without it would be resolved in each
+    session that makes a change: to a temporary table, or to nothing.
     """
     enter = f"""
         IF TG_OP = 'UPDATE' AND {_has_payment("OLD")} AND NOT EXISTS (
@@ -128,7 +127,7 @@ def _record(ledger: str, *, entering: bool) -> str:
     """
     record = _insert(
         ledger,
-        "OLD",  # whose columns are null when the trigger is an INSERT's
+        "OLD",  # its columns are null when the trigger is that of INSERT
         "NEW",
         idempotency_key="""
             CASE WHEN NEW.payment_idempotency_key IS DISTINCT FROM OLD.payment_idempotency_key
@@ -139,8 +138,8 @@ def _record(ledger: str, *, entering: bool) -> str:
         caller="nullif(current_setting('listings.caller', true), '')",
     )
     # Transactions that notify commit one after the other, fsync included: with NOTIFY in each
-    # update, a server made 2,300 updates a second instead of 5,700. So the service, which takes
-    # care of it after its commits, does without; what is done by hand is announced here.
+    # update, a server made 2,300 updates a second instead of 5,700. So the service notifies after
+    # its commits; changes by hand notify here.
     return f"""
         CREATE OR REPLACE FUNCTION record_order_payment_event() RETURNS trigger
         LANGUAGE plpgsql AS $$
@@ -177,7 +176,7 @@ _TRIGGERS = (
     FOR EACH ROW WHEN ({_CHANGED_ROW})
     EXECUTE FUNCTION record_order_payment_event()
     """,
-    # Whoever connects as the owner of the table, or as a superuser, is held back, too.
+    # Also for the owner of the table and for superusers, whom privileges do not restrict.
     """
     CREATE OR REPLACE FUNCTION refuse_change_of_order_payment_events() RETURNS trigger
     LANGUAGE plpgsql AS $$
@@ -196,12 +195,11 @@ _TRIGGERS = (
 
 
 def create(connection: Connection) -> None:
-    """Create the ledger and its triggers, then enter the payments that are there already."""
+    """Create the table and its triggers, then enter the payments that exist."""
     set_lock_timeout(connection)
     connection.execute(_TABLE)
-    create_indexes(
-        connection, _INDEXES
-    )  # of an empty table; the keys must be unique from the start
+    # While the table is empty: the keys must be unique from the start.
+    create_indexes(connection, _INDEXES)
     set_lock_timeout(connection)
     ledger = _qualified(connection)
     connection.execute(_record(ledger, entering=True))
@@ -221,11 +219,11 @@ def _qualified(connection: Connection) -> str:
 
 
 def _enter_payments(connection: Connection) -> None:
-    """Give each order that has a payment, and no event, its first event."""
+    """Add the first event of each order that has a payment and no event."""
     last: int | None = 0
     while last is not None:
         with connection.transaction():
-            # Locked, so that none of them gets its first event from an update at the same time.
+            # Locked, so that no update adds the first event at the same time.
             row = connection.execute(
                 "SELECT max(id) FROM (SELECT id FROM orders WHERE id > %s"
                 " ORDER BY id LIMIT %s FOR NO KEY UPDATE) batch",
@@ -237,7 +235,7 @@ def _enter_payments(connection: Connection) -> None:
 
 
 def drop(connection: Connection) -> None:
-    """Drop the ledger with what it holds, and the triggers that write it."""
+    """Drop the table with its data, and the triggers that write it."""
     set_lock_timeout(connection)
     with connection.transaction():
         connection.execute("DROP TRIGGER IF EXISTS order_payment_inserted ON orders")

@@ -1,9 +1,9 @@
 """Indexes for the lists of orders: one for each filter, in the order of the lists.
 
-Each of them makes an update dearer that changes an indexed column (it cannot be a HOT update then,
-and has to enter the row into every index of the table: some 110 us of PostgreSQL's time). Those of
-storefront, buyer and time never change. The status changes a few times in an order's life, the
-provider once. What changes more often is indexed in order_payment_events instead.
+An update of an indexed column costs more: it is no HOT update, and adds the row to each index of
+the table, which takes 110 us of PostgreSQL's time. Storefront, buyer and time never change. The
+status of an order changes a few times, the provider once. What changes more often is indexed in
+order_payment_events instead.
 """
 
 from psycopg import Connection
@@ -20,8 +20,8 @@ _INDEXES = {
     "idx_orders_buyer_created": "INDEX {} ON orders (buyer_id, created_at, id)",
     "idx_orders_payment_status_created": "INDEX {} ON orders (payment_status, created_at, id)",
     "idx_orders_payment_provider_created": "INDEX {} ON orders (payment_provider, created_at, id)",
-    # Payments that a provider has yet to decide. Most orders that are pending have none: their
-    # buyers have left before they paid.
+    # Payments without a decision of the provider. Most pending orders have no provider: their
+    # buyers did not start to pay.
     "idx_orders_open_payments": (
         "INDEX {} ON orders (created_at, id) WHERE payment_provider IS NOT NULL"
         " AND payment_status IN ('pending', 'processing', 'requires_action', 'authorized')"
@@ -30,7 +30,7 @@ _INDEXES = {
 
 
 def create(connection: Connection) -> None:
-    """Build the indexes that are missing or half-made."""
+    """Build the indexes that are missing or invalid."""
     create_indexes(connection, _INDEXES)
 
 

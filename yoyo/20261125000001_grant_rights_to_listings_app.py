@@ -1,19 +1,19 @@
-"""The role of the service, ``listings_app``, with the rights that it needs and no more.
+"""The role of the service, ``listings_app``, with the privileges that it needs and no others.
 
-Whoever gets hold of its connection can read orders and the history and set payments. They can
-neither make nor delete an order, nor change another column, nor touch the schema, nor write the
-history by hand: the trigger does that, from now on with the rights of its owner. Two things keep
-that from being borrowed. What the trigger function calls is found in pg_catalog alone, whatever
-search_path the session has; and nobody else may make a trigger of it, on a table of their own, that
-would enter what was never paid.
+An attacker with a connection of the service can read orders and the history, and set payments. The
+attacker can neither add nor delete an order, nor change another column or the schema, nor write the
+history by hand: the trigger function writes it, with the privileges of its owner. Two rules protect
+these. The functions that it calls are found in pg_catalog alone, whichever search_path the session
+has. And no other role may create a trigger with it, on a table of its own, which would add events
+without payments.
 
-Of an update's 60 us in PostgreSQL 18, without its commit, the owner's rights cost nothing that can
-be measured, and the search_path 2 us (median of 15 rounds of 10,000 updates, in turn). pgbench
-shows no difference.
+Of the 60 us of an update in PostgreSQL 18, without its commit, the privileges of the owner take
+nothing that can be measured, and the search_path 2 us (median of 15 rounds of 10,000 updates, in
+turn). pgbench shows no difference.
 
-A role belongs to all databases of the server. It cannot log in: a user of the service's own is a
-member of it. A rollback takes its rights in this database away and leaves the role, which others
-may use.
+A role belongs to all databases of the server. This one cannot log in: the user that the service
+logs in as is a member of it. A rollback revokes its privileges in this database, and keeps the
+role, which other databases may use.
 """
 
 from psycopg import Connection, errors
@@ -40,7 +40,7 @@ _GRANT = """
     REVOKE EXECUTE ON FUNCTION record_order_payment_event() FROM public;
 """
 
-# Those on a table take those on its columns along.
+# REVOKE on a table includes the privileges on its columns.
 _REVOKE = """
     GRANT EXECUTE ON FUNCTION record_order_payment_event() TO public;
     ALTER FUNCTION record_order_payment_event() SECURITY INVOKER RESET search_path;
@@ -49,7 +49,7 @@ _REVOKE = """
 
 
 def grant(connection: Connection) -> None:
-    """Make the role if there is none, and grant it its rights: all of them or none."""
+    """Create the role if there is none, and grant it all privileges in one transaction."""
     set_lock_timeout(connection)
     _create_role(connection)
     with connection.transaction():
@@ -78,9 +78,9 @@ def _schema(connection: Connection) -> str:
 
 
 def revoke(connection: Connection) -> None:
-    """Take the rights away again, and let the trigger write with those of whoever makes a change.
+    """Revoke the privileges, and have the trigger write with those of the user of each change.
 
-    They need INSERT on order_payment_events then.
+    That user then needs INSERT on order_payment_events.
     """
     set_lock_timeout(connection)
     with connection.transaction():
