@@ -316,7 +316,7 @@ def _announce(base_url: str, curl: str, settings: Settings) -> None:
         f"{token}-H 'Content-Type: application/json' "
         """-d '{"orderId": 1, "paymentProvider": "stripe", "paymentStatus": "paid"}'"""
     )
-    if logging.is_readable(settings.log_format):
+    if logging.is_console(settings.log_format):
         click.echo(
             f"{what} on {base_url}\nPay for order 1:\n\n{example}\n\nCtrl-C stops the service."
         )

@@ -10,19 +10,24 @@ from server.gen.listings.v1.orders_pb import (
     GetOrderRequest,
     UpdateOrderPaymentRequest,
 )
-from server.observability.logging import SECRETS, conceal, mask, masked
+from server.observability.masking import (
+    MASKED_FIELDS,
+    mask_entry,
+    mask_identifier,
+    set_current_request,
+)
 
 LONG = "cs_test_a1B2c3D4e5"
 
 
 def cleaned(text: str, request: Message[Any] | None = None) -> str:
-    conceal(request or GetOrderRequest(order_id=1))
-    entry = mask(None, "info", {"event": "rpc", "text": text, "order_id": 1})
+    set_current_request(request or GetOrderRequest(order_id=1))
+    entry = mask_entry(None, "info", {"event": "rpc", "text": text, "order_id": 1})
     assert (entry["event"], entry["order_id"]) == ("rpc", 1)
     return str(entry["text"])
 
 
-@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize("name", MASKED_FIELDS)
 def test_those_of_the_request(name: str) -> None:
     request = UpdateOrderPaymentRequest(order_id=1, **{name: LONG})
     assert cleaned(f"is '{LONG}', twice: {LONG}", request) == "is 'cs_t…D4e5', twice: cs_t…D4e5"
@@ -51,11 +56,11 @@ def test_one_that_looks_like_a_pattern(odd: str) -> None:
 
 
 def test_words_of_our_own_stay() -> None:
-    conceal(UpdateOrderPaymentRequest(order_id=1, payment_session_id="ok"))
+    set_current_request(UpdateOrderPaymentRequest(order_id=1, payment_session_id="ok"))
     words = {"event": "ok", "level": "ok", "code": "ok", "method": "ok", "protocol": "ok"}
-    assert mask(None, "info", dict(words)) == words
+    assert mask_entry(None, "info", dict(words)) == words
     texts = {"event": "ok", "_record": object()}
-    assert mask(None, "info", texts)["event"] == "…"
+    assert mask_entry(None, "info", texts)["event"] == "…"
 
 
 def test_a_short_one_is_masked_as_a_word() -> None:
@@ -87,9 +92,11 @@ def test_those_that_errors_quote(text: str, left: str) -> None:
 
 
 def test_a_field_of_that_name() -> None:
-    assert mask(None, "info", {"payment_session_id": LONG}) == {"payment_session_id": masked(LONG)}
+    assert mask_entry(None, "info", {"payment_session_id": LONG}) == {
+        "payment_session_id": mask_identifier(LONG)
+    }
 
 
 @pytest.mark.parametrize("identifier", ["x", "x" * 15, "abcd" * 4, "x" * 255])
 def test_a_masked_one_tells_little(identifier: str) -> None:
-    assert len(masked(identifier)) <= max(1, len(identifier) // 2 + 1)
+    assert len(mask_identifier(identifier)) <= max(1, len(identifier) // 2 + 1)

@@ -22,7 +22,7 @@ from starlette.types import Scope
 from structlog.contextvars import bind_contextvars, get_contextvars
 
 from persistence.errors import WatchEnded
-from server.observability.logging import conceal, is_concealed, without_tokens
+from server.observability.masking import has_current_request, mask_tokens, set_current_request
 from server.observability.metrics import Metrics
 from server.rpc.interceptors.request_id import REQUEST_ID, is_request_id
 
@@ -113,7 +113,7 @@ class Calls:
         path, protocol = scope["path"], protocol_of(headers.get("content-type", ""))
         self._count(path, code, protocol)
         entry: dict[str, object] = {
-            "method": without_tokens(path.lstrip("/"))[:_LONGEST_PATH],
+            "method": mask_tokens(path.lstrip("/"))[:_LONGEST_PATH],
             "protocol": protocol,
             "code": code,
             "caller": ":".join(map(str, scope["client"] or ())),
@@ -158,7 +158,7 @@ class Calls:
 
 def take_note(request: Message[Any]) -> None:
     """Have entries of the log tell the order while ``request`` is served, and no identifier."""
-    conceal(request)
+    set_current_request(request)
     order_id = getattr(request, "order_id", None)
     if order_id is not None:
         bind_contextvars(order_id=order_id)
@@ -193,7 +193,7 @@ def _why(error: Exception, level: int) -> dict[str, object]:
 
 def _told(error: ConnectError) -> str:
     """Return what the caller was told; before a request was read, without what quotes it."""
-    if is_concealed() or error.details:
+    if has_current_request() or error.details:
         return error.message
     return error.message.partition(":")[0]
 
