@@ -15,8 +15,8 @@ from persistence.history import PaymentLedger
 from persistence.orders import OrderRepository
 from persistence.watch import PaymentFeed
 from server.auth.claims import ClaimNames
-from server.auth.jwt import Keys, TokenVerifier
-from server.auth.permissions import permissions
+from server.auth.jwt import KeyProvider, TokenVerifier
+from server.auth.permissions import required_permissions
 from server.gen.grpc_health.v1.health_connect import Health, HealthASGIApplication
 from server.gen.listings.v1.orders_connect import OrderService, OrderServiceASGIApplication
 from server.http.h2 import TurnAway
@@ -67,7 +67,7 @@ def create_app(  # noqa: PLR0913 - its parts
     feed: PaymentFeed,
     readiness: Readiness,
     *,
-    keys: Keys | None = None,
+    keys: KeyProvider | None = None,
     telemetry: "Telemetry | None" = None,
 ) -> Application:
     """Return the service, on parts that its caller opens.
@@ -80,7 +80,7 @@ def create_app(  # noqa: PLR0913 - its parts
     metrics = Metrics()
     calls = Calls(metrics, settings.log_sample, _SERVICES, quiet="grpc.")
     verifier = None if keys is None else _verifier(settings, keys)
-    authorize = Authorize(permissions(), settings.public, verifier)
+    authorize = Authorize(required_permissions(), settings.public, verifier)
     end_with_token = EndWithToken(settings.jwt_leeway)
     compression = CompressionInterceptor()
     codecs: list[Codec[Any, Any]] = [proto_binary_codec(), StrictJSONCodec()]
@@ -144,13 +144,13 @@ def create_app(  # noqa: PLR0913 - its parts
     gate = GrpcGate(admission, orders.path, refusal, calls.dropped)
 
     def every_second() -> None:
-        metrics.look()
+        metrics.poll()
         admission.look()
 
     return Application(app, gate, direct, every_second)
 
 
-def _verifier(settings: Settings, keys: Keys) -> TokenVerifier:
+def _verifier(settings: Settings, keys: KeyProvider) -> TokenVerifier:
     assert settings.jwt_issuer and settings.jwt_audience  # noqa: S101 PT018 - they go with the keys
     return TokenVerifier(
         keys,

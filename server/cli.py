@@ -59,7 +59,7 @@ def serve_command(**options: str | int | None) -> None:
         given = {name: value for name, value in options.items() if value is not None}
         settings = Settings.read().model_copy(update=given)
         logging.configure(settings.log_level, settings.log_format)
-        for name in Settings.unknown():
+        for name in Settings.unknown_variables():
             structlog.get_logger().warning("a variable is not a setting, and ignored", name=name)
         url = stack.enter_context(_database(settings))
         if settings.database_url is None:
@@ -73,14 +73,14 @@ def serve_command(**options: str | int | None) -> None:
 
 def _serve(settings: Settings, url: str) -> None:
     from persistence.dsn import shown
-    from server.auth.bind_policy import check_exposure
-    from server.auth.jwks_client import TokenKeys
+    from server.auth.bind_policy import check_bind_policy
+    from server.auth.jwks_client import JwksClient
     from server.http.sockets import CannotListen, base_url, listen
     from server.process.certificates import TLS
     from server.process.supervisor import WorkersFailed, serve_with_workers, shared_metrics
 
     # Before there are workers, so that one that is replaced does not depend on the files any more.
-    tls, keys = TLS.of(settings), TokenKeys.of(settings)
+    tls, keys = TLS.of(settings), JwksClient.from_settings(settings)
     embedded = settings.database_url is None
     place = f"embedded, in {settings.data_dir}" if embedded else shown(url)
     structlog.get_logger().info("PostgreSQL", database=place)
@@ -88,7 +88,7 @@ def _serve(settings: Settings, url: str) -> None:
         listeners = listen(settings.host, settings.port, settings.worker_count)
     except CannotListen as error:
         raise click.ClickException(str(error)) from error
-    if warning := check_exposure(settings, listeners[0]):
+    if warning := check_bind_policy(settings, listeners[0]):
         structlog.get_logger().warning(warning)
     base = base_url(listeners[0], "https" if tls else "http")
     curl = tls.curl(base) if tls else f"curl -s {base}"
@@ -210,10 +210,10 @@ def dev_token_command(
     Without --permission, it may do everything. The token alone goes to stdout.
     """
     from server.auth import dev_tokens
-    from server.auth.permissions import permissions as table
+    from server.auth.permissions import required_permissions
 
     settings, _ = Settings.check()
-    every = sorted(set(table().values()))
+    every = sorted(set(required_permissions().values()))
     for permission in permissions:
         if permission not in every:
             text = f"there is no permission {permission!r}; give some of {', '.join(every)}"

@@ -192,7 +192,7 @@ class Settings(BaseSettings):
         return cls(**{name: cls.model_fields[name].default for name in wrong}), faults
 
     @classmethod
-    def unknown(cls) -> list[str]:
+    def unknown_variables(cls) -> list[str]:
         """Return the variables that begin like ours and are none, nor what Kubernetes sets."""
         known = {variable(name) for name in cls.model_fields}
         return sorted(

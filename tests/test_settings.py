@@ -146,10 +146,12 @@ def test_what_kubernetes_sets_is_ignored(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("LISTINGS_PORT_8080_TCP", "tcp://10.0.0.1:8080")
     monkeypatch.setenv("LISTINGS_PORT_8080_TCP_ADDR", "10.0.0.1")
     assert Settings.read().port == 8080
-    assert {name for name in Settings.unknown() if "PORT" in name or "HOST" in name} == set()
+    assert {
+        name for name in Settings.unknown_variables() if "PORT" in name or "HOST" in name
+    } == set()
 
 
 @pytest.mark.parametrize("name", ["LISTINGS_JWKS_URL", "LISTINGS_DB_URL", "LISTINGS_TLS_CA"])
 def test_what_is_no_setting_is_told(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "x")
-    assert name in Settings.unknown()
+    assert name in Settings.unknown_variables()

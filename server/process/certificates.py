@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from server.files.reload import ReloadedFiles
+from server.files.reload import FileReloader
 from server.http.negotiation import OnePortProtocol
 from server.settings import Settings, SettingsError, variable
 
@@ -56,7 +56,7 @@ class Certificate(NamedTuple):
         return cls(names, read.not_valid_after_utc, read.issuer == read.subject, read.public_key())
 
 
-class TLS(ReloadedFiles):
+class TLS(FileReloader):
     """What connections are secured with from now on."""
 
     context: ssl.SSLContext

@@ -16,7 +16,7 @@ from persistence.history import PaymentLedger
 from persistence.schema import require_current
 from persistence.watch import PaymentFeed
 from server.app import Application, create_app
-from server.auth.jwks_client import TokenKeys
+from server.auth.jwks_client import JwksClient
 from server.http.negotiation import OnePortProtocol
 from server.http.server import DrainingServer
 from server.http.tls_handshake import HandshakeProtocol
@@ -49,7 +49,7 @@ class Setup(NamedTuple):
     settings: Settings
     database_url: str
     tls: TLS | None
-    keys: TokenKeys | None
+    keys: JwksClient | None
 
 
 async def check(settings: Settings, database_url: str) -> None:
@@ -111,7 +111,7 @@ async def serve(
     def every_second() -> None:
         app.every_second()
         for each in replaceable:
-            each.look()
+            each.poll()
 
     def reload() -> None:
         _log.info("SIGHUP: files to read again: %d", len(replaceable))

@@ -51,7 +51,7 @@ def test_with_tokens_or_at_ones_own_risk(database_url: str, tmp_path: Path) -> N
             assert answer.status_code == expected
             warnings = [entry["event"] for entry in running.logged(level="warning")]
             (warning,) = warnings
-            assert ("in the clear" if expected == 401 else "everybody who reaches") in warning
+            assert ("in cleartext" if expected == 401 else "no authentication") in warning
 
 
 def test_certificates_of_clients_are_as_good(database_url: str, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_certificates_of_clients_are_as_good(database_url: str, tmp_path: Path) 
     settings["tls_client_ca"] = str(ca.save(tmp_path, "ca").cert)
     with service.running(database_url, tmp_path / "log", **settings) as running:
         (warning,) = running.logged(level="warning")
-        assert "may do everything" in warning["event"]
+        assert "may call every method" in warning["event"]
 
 
 def dev_token(directory: Path, *options: str) -> tuple[str, dict[str, str]]:

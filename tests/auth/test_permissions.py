@@ -17,7 +17,7 @@ from connectrpc.request import Headers, RequestContext
 from connectrpc_grpcreflect import ServerReflectionAlphaService, ServerReflectionService
 from protobuf.wkt import Duration
 
-from server.auth.permissions import permissions
+from server.auth.permissions import required_permissions
 from server.gen.grpc_health.v1.health_connect import Health
 from server.gen.grpc_health.v1.health_pb import HealthCheckRequest, HealthListRequest
 from server.gen.listings.v1.orders_connect import OrderService
@@ -247,14 +247,18 @@ def test_the_table_has_every_method_that_is_served_and_no_other() -> None:
         )
         for method in service.methods
     }
-    assert set(permissions()) - {"/metrics"} == served
+    assert set(required_permissions()) - {"/metrics"} == served
     assert {method.path: method.permission for method in METHODS} == {
-        path: permission for path, permission in permissions().items() if path != "/metrics"
+        path: permission
+        for path, permission in required_permissions().items()
+        if path != "/metrics"
     }
 
 
 def test_a_method_that_is_not_in_the_table_is_refused() -> None:
-    table = {path: needed for path, needed in permissions().items() if "GetOrder" not in path}
+    table = {
+        path: needed for path, needed in required_permissions().items() if "GetOrder" not in path
+    }
     authorize = Authorize(table, (), None)
 
     def begin(name: str) -> None:

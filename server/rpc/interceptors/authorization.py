@@ -11,8 +11,8 @@ from starlette.responses import PlainTextResponse, Response
 from structlog.contextvars import bind_contextvars
 
 from server.auth.jwks_client import KeysUnavailable
-from server.auth.jwt import INVALID, TokenRefused, TokenVerifier
-from server.auth.principal import principal
+from server.auth.jwt import INVALID, TokenError, TokenVerifier
+from server.auth.principal import current_principal
 from server.rpc.errors import connect_error, permission_denied, unauthenticated, unavailable
 
 _MISSING: Final = "TOKEN_MISSING"
@@ -89,12 +89,12 @@ class Authorize:
             return
         try:
             caller = await self._verifier.verify(_bearer(authorization))
-        except TokenRefused as refusal:
+        except TokenError as refusal:
             challenge = 'Bearer error="invalid_token"' if authorization else "Bearer"
             raise _Refused(unauthenticated(str(refusal), refusal.reason), challenge) from None
         except KeysUnavailable as error:
             raise _Refused(unavailable(str(error))) from error
-        principal.set(caller)
+        current_principal.set(caller)
         bind_contextvars(subject=caller.subject)
         if needed not in caller.permissions:
             text = f"{path} needs the permission {needed}, which the token does not have"
@@ -105,10 +105,10 @@ class Authorize:
 
 
 def _bearer(authorization: Sequence[str]) -> str:
-    """Return the token of a request. Raises TokenRefused."""
+    """Return the token of a request. Raises TokenError."""
     if not authorization:
-        raise TokenRefused(_MISSING, "a token is needed: send Authorization: Bearer TOKEN")
+        raise TokenError(_MISSING, "a token is needed: send Authorization: Bearer TOKEN")
     scheme, _, token = authorization[0].partition(" ")
     if len(authorization) > 1 or scheme.lower() != "bearer" or not token.strip():
-        raise TokenRefused(INVALID, "expected one header Authorization: Bearer TOKEN")
+        raise TokenError(INVALID, "expected one header Authorization: Bearer TOKEN")
     return token.strip()
