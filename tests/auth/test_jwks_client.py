@@ -1,4 +1,4 @@
-"""The keys of tokens, from a file and from a URL, as they change."""
+"""JWK Sets from a file and from a URL, as they change."""
 
 import asyncio
 import logging
@@ -35,26 +35,26 @@ def server(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeyServe
 
 
 async def known(keys: JwksClient) -> set[str | None]:
-    """Which of the two keys are there."""
+    """Return which of the two keys are found."""
     found = [await keys.find(key.key_id, key.algorithm) for key in (OLD, NEW)]
     return {key.key_id for key in found if key}
 
 
 class TestFile:
-    async def test_another_key_is_known_at_once(self, issuer: Issuer) -> None:
+    async def test_an_added_key_is_found_at_once(self, issuer: Issuer) -> None:
         async with JwksClient(str(issuer.jwks)) as keys:
             assert await known(keys) == {"old"}
             issuer.publish(OLD, NEW)
             assert await known(keys) == {"old", "new"}
 
-    async def test_a_key_that_goes_is_noticed(self, issuer: Issuer) -> None:
+    async def test_a_removed_key_is_not_found_any_more(self, issuer: Issuer) -> None:
         async with JwksClient(str(issuer.jwks)) as keys:
             issuer.publish(NEW)
             keys.poll()
             await asyncio.sleep(0)  # in which the file is read
             assert await known(keys) == {"new"}
 
-    async def test_a_file_that_is_spoilt_changes_nothing(
+    async def test_a_malformed_file_keeps_the_previous_keys(
         self, issuer: Issuer, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with JwksClient(str(issuer.jwks)) as keys:
@@ -66,13 +66,13 @@ class TestFile:
             issuer.jwks.unlink()
             assert await known(keys) == {"old"}
             warnings = [each for each in caplog.records if each.levelno == logging.WARNING]
-            assert len(warnings) == 2, "each is told once"
+            assert len(warnings) == 2, "each is logged once"
             issuer.publish(NEW)
             keys.poll()
             await keys.reload()
             assert await known(keys) == {"new"}
 
-    async def test_the_last_key_can_be_taken_out(
+    async def test_the_last_key_can_be_removed(
         self, issuer: Issuer, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with JwksClient(str(issuer.jwks)) as keys:
@@ -82,10 +82,10 @@ class TestFile:
             assert keys.fault is None
             assert "every token is rejected" in caplog.text
 
-    async def test_a_file_that_could_not_be_read_is_tried_again(
+    async def test_an_unreadable_file_is_retried(
         self, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Also if it does not change any more, as when there were no file descriptors left."""
+        """Even without another change, as after a lack of file descriptors."""
         async with JwksClient(str(issuer.jwks)) as keys:
             issuer.publish(NEW)
             limit = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -106,9 +106,7 @@ class TestFile:
             assert await known(keys) == {"new"}
 
     @pytest.mark.parametrize("text", [None, "", '{"keys": []}', "{}"])
-    def test_a_file_that_cannot_be_used_stops_the_start(
-        self, tmp_path: Path, text: str | None
-    ) -> None:
+    def test_an_unusable_file_is_an_error_at_start(self, tmp_path: Path, text: str | None) -> None:
         file = tmp_path / "keys"
         if text is not None:
             file.write_text(text)
@@ -117,7 +115,7 @@ class TestFile:
 
 
 class TestUrl:
-    async def test_it_is_asked_at_the_start_and_now_and_then(
+    async def test_it_is_fetched_at_start_and_periodically(
         self, server: KeyServer, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async with JwksClient(server.url) as keys:
@@ -133,7 +131,7 @@ class TestUrl:
             await keys.reload()
             assert server.asked == 3
 
-    async def test_it_is_asked_for_a_key_that_is_not_known(
+    async def test_it_is_fetched_for_an_unknown_key(
         self, server: KeyServer, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(jwks_client, "_UNKNOWN_KEY_INTERVAL", 0.0)
@@ -144,10 +142,10 @@ class TestUrl:
             assert [key and key.key_id for key in found] == ["new"] * 10
             assert server.asked == 2, "once at the start, and once for all of them"
 
-    async def test_strangers_do_not_wait_in_numbers(
+    async def test_waiting_for_unknown_keys_is_bounded(
         self, server: KeyServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Each of them would have a place that somebody else needs."""
+        """Each waiting call occupies a slot that an authenticated caller needs."""
         monkeypatch.setattr(jwks_client, "_UNKNOWN_KEY_INTERVAL", 0.0)
         async with JwksClient(server.url) as keys:
             server.go_on.clear()
@@ -159,7 +157,7 @@ class TestUrl:
             server.go_on.set()
             assert await asyncio.gather(*pending) == [None] * 10
 
-    async def test_but_not_as_often_as_a_stranger_likes(self, server: KeyServer) -> None:
+    async def test_fetches_for_unknown_keys_are_spaced(self, server: KeyServer) -> None:
         async with JwksClient(server.url) as keys:
             for n in range(20):
                 assert await keys.find(f"made up {n}", "ES256") is None
@@ -172,10 +170,10 @@ class TestUrl:
             (404, "nobody", {}),
             (302, "", {"location": "/elsewhere"}),
             (200, "<html>", {}),
-            (200, "right, but longer than anybody needs", {}),
+            (200, "right, but too long", {}),
         ],
     )
-    async def test_an_answer_that_is_none_changes_nothing(
+    async def test_an_unusable_response_keeps_the_previous_keys(
         self,
         server: KeyServer,
         caplog: pytest.LogCaptureFixture,
@@ -193,7 +191,7 @@ class TestUrl:
             assert keys.fault is None
         assert len([each for each in caplog.records if "cannot use" in each.message]) == 1
 
-    async def test_a_server_that_is_silent_holds_nobody_up(
+    async def test_a_silent_server_delays_no_known_key(
         self, server: KeyServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(jwks_client, "_FETCH_TIMEOUT", 0.2)
@@ -204,7 +202,7 @@ class TestUrl:
                 assert await known(keys) == {"old"}
             assert server.asked == 2
 
-    async def test_a_server_that_is_not_there_yet(
+    async def test_a_server_that_is_unreachable_at_first(
         self, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -221,7 +219,7 @@ class TestUrl:
                 assert await known(keys) == {"old"}
         assert changes == [None]
 
-    async def test_its_end_does_not_wait(self, server: KeyServer) -> None:
+    async def test_exit_cancels_a_fetch(self, server: KeyServer) -> None:
         async with asyncio.timeout(5):
             async with JwksClient(server.url) as keys:
                 server.go_on.clear()

@@ -1,4 +1,4 @@
-"""The form of the log, its level and its sampling, by setting."""
+"""Format, level and sampling of the log, by setting."""
 
 import json
 import os
@@ -153,7 +153,7 @@ class Piped(NamedTuple):
     output: IO[bytes]
     base_url: str
     shown: bytes
-    """What it has put out until it served."""
+    """Its output until it served."""
 
     def rest(self) -> bytes:
         """Stop it, and return what it puts out until it has ended."""
@@ -183,16 +183,16 @@ def piped(url: str, settings: Mapping[str, str], **variables: str) -> Iterator[P
             process.terminate()
 
 
-def test_the_form_can_be_set(database_url: str) -> None:
+def test_console_format_by_setting(database_url: str) -> None:
     with piped(database_url, {"log_format": "console"}) as running:
         rest = running.rest()
     assert not running.shown.startswith(b"{")
     assert b"Ctrl-C stops the service" in rest
     assert b"stopping" in rest
-    assert b"\x1b" not in rest  # no colours where nobody sees them
+    assert b"\x1b" not in rest  # no colours off a terminal
 
 
-def test_nothing_is_a_warning_when_a_process_just_stops(database_url: str, tmp_path: Path) -> None:
+def test_a_stop_logs_no_warnings(database_url: str, tmp_path: Path) -> None:
     order_id = Orders(database_url).add()
     with service.running(database_url, tmp_path / "log") as running:
         with (
@@ -208,7 +208,7 @@ def test_nothing_is_a_warning_when_a_process_just_stops(database_url: str, tmp_p
     assert len(running.logged(event="rpc", code="unavailable")) == 1
 
 
-def test_calls_go_on_when_nobody_reads_the_log_any_more(database_url: str) -> None:
+def test_calls_go_on_when_the_pipe_of_the_log_is_closed(database_url: str) -> None:
     order_id = Orders(database_url).add()
     with piped(database_url, {}) as running:
         running.output.close()
@@ -219,7 +219,7 @@ def test_calls_go_on_when_nobody_reads_the_log_any_more(database_url: str) -> No
         assert httpx.post(f"{running.base_url}/nowhere", json={}).status_code == 404
 
 
-def test_calls_go_on_while_nobody_reads_the_log(database_url: str) -> None:
+def test_calls_go_on_while_the_pipe_of_the_log_is_full(database_url: str) -> None:
     order_id = Orders(database_url).add()
     with piped(database_url, {}) as running:
         with CALLERS["grpcio"](running.base_url) as call:
@@ -235,7 +235,7 @@ def test_calls_go_on_while_nobody_reads_the_log(database_url: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
-def test_a_terminal_is_not_told_what_to_do(database_url: str, encoding: str) -> None:
+def test_control_characters_are_escaped(database_url: str, encoding: str) -> None:
     settings = {"log_format": "console"}
     with piped(database_url, settings, PYTHONIOENCODING=encoding) as running:
         assert httpx.post(f"{running.base_url}/a%1b%5b2J%C5%82", json={}).status_code == 404
@@ -244,7 +244,7 @@ def test_a_terminal_is_not_told_what_to_do(database_url: str, encoding: str) -> 
     assert rb"a\x1b[2J" in shown
 
 
-def test_less_can_be_logged(database_url: str, tmp_path: Path) -> None:
+def test_level_warning(database_url: str, tmp_path: Path) -> None:
     order_id = Orders(database_url).add()
     (listener,) = listen("127.0.0.1", 0)
     base_url = base_url_of(listener, "http")
@@ -281,7 +281,7 @@ def is_ready(base_url: str) -> bool:
         return False
 
 
-def test_more_can_be_logged(database_url: str, tmp_path: Path) -> None:
+def test_level_debug(database_url: str, tmp_path: Path) -> None:
     with service.running(database_url, tmp_path / "log", log_level="debug") as running:
         with json_client(running.base_url) as client:
             client.post("/grpc.health.v1.Health/Check", json={})
@@ -289,8 +289,8 @@ def test_more_can_be_logged(database_url: str, tmp_path: Path) -> None:
         assert running.stop() == 0
 
 
-def test_a_share_of_what_went_well(database_url: str, tmp_path: Path) -> None:
-    """All that did not is logged, and all that was a replay."""
+def test_sampling_of_successful_calls(database_url: str, tmp_path: Path) -> None:
+    """Failures and replays are always logged."""
     orders = Orders(database_url)
     order_id, replayed = orders.add(), orders.add()
     with service.running(database_url, tmp_path / "log", log_sample="0.25") as running:
