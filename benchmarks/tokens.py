@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from server.auth.claims import ClaimNames
-from server.auth.jwks_client import TokenKeys
+from server.auth.jwks_client import JwksClient
 from server.auth.jwt import TokenVerifier
-from server.auth.permissions import permissions
+from server.auth.permissions import required_permissions
 from server.rpc.interceptors.authorization import AuthorizationInterceptor
 
 Costs = dict[str, tuple[float, float]]
@@ -45,7 +45,7 @@ def token_costs(scratch: Path) -> Costs:
         jwk = algorithm.to_jwk(private.public_key(), as_dict=True)
         file = scratch / "jwks.json"
         file.write_text(json.dumps({"keys": [{**jwk, "kid": _KEY_ID, "alg": name}]}))
-        costs[name] = asyncio.run(_cost(TokenKeys(str(file)), _tokens(private, name)))
+        costs[name] = asyncio.run(_cost(JwksClient(str(file)), _tokens(private, name)))
     return costs
 
 
@@ -62,10 +62,10 @@ def _tokens(private: Any, algorithm: str) -> list[str]:
     ]
 
 
-async def _cost(keys: TokenKeys, tokens: list[str]) -> tuple[float, float]:
+async def _cost(keys: JwksClient, tokens: list[str]) -> tuple[float, float]:
     names = ClaimNames("scope", "storefronts")
     verifier = TokenVerifier(keys, issuer="issuer", audience="listings", leeway=10, names=names)
-    authorize = AuthorizationInterceptor(permissions(), (), verifier)
+    authorize = AuthorizationInterceptor(required_permissions(), (), verifier)
     new = [await _timed(authorize, token) for token in tokens]
     seen = [await _timed(authorize, tokens[n % _CALLERS]) for n in range(_TIMES)]
     return median(new), median(seen)

@@ -18,8 +18,8 @@ from persistence.history import PaymentHistory
 from persistence.orders import OrderRepository
 from persistence.watch import ChangeFeed
 from server.auth.claims import ClaimNames
-from server.auth.jwt import Keys, TokenVerifier
-from server.auth.permissions import permissions
+from server.auth.jwt import KeyProvider, TokenVerifier
+from server.auth.permissions import required_permissions
 from server.gen.grpc_health.v1.health_connect import Health, HealthASGIApplication
 from server.gen.listings.v1.orders_connect import OrderService, OrderServiceASGIApplication
 from server.observability.metrics import Metrics
@@ -85,7 +85,7 @@ def create_app(  # noqa: PLR0913 - its parts
     feed: ChangeFeed,
     readiness: Readiness,
     *,
-    keys: Keys | None = None,
+    keys: KeyProvider | None = None,
     telemetry: "Telemetry | None" = None,
 ) -> Application:
     """Return the service, on parts that its caller opens and closes.
@@ -95,7 +95,7 @@ def create_app(  # noqa: PLR0913 - its parts
     metrics = Metrics()
     access_log = AccessLog(metrics, settings.log_sample, _LOGGED, quiet="grpc.")
     verifier = None if keys is None else _verifier(settings, keys)
-    authorization = AuthorizationInterceptor(permissions(), settings.public, verifier)
+    authorization = AuthorizationInterceptor(required_permissions(), settings.public, verifier)
     traced: list[tuple[Interceptor, _On]] = []
     if telemetry is not None:
         traced = [
@@ -167,7 +167,7 @@ def create_app(  # noqa: PLR0913 - its parts
     show_state(metrics, access_log, database, feed, readiness)
 
     def every_second() -> None:
-        metrics.look()
+        metrics.poll()
         shedder.poll()
 
     updates = [f"{orders.path}/UpdateOrderPayment"]
@@ -179,7 +179,7 @@ def create_app(  # noqa: PLR0913 - its parts
     )
 
 
-def _verifier(settings: Settings, keys: Keys) -> TokenVerifier:
+def _verifier(settings: Settings, keys: KeyProvider) -> TokenVerifier:
     assert settings.jwt_issuer and settings.jwt_audience  # noqa: S101 PT018 - they go with the keys
     return TokenVerifier(
         keys,

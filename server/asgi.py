@@ -26,7 +26,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from persistence.errors import PersistenceError
-from server.auth.jwks_client import TokenKeys
+from server.auth.jwks_client import JwksClient
 from server.observability import telemetry
 from server.process.configuration import configure
 from server.process.database import served_url
@@ -65,7 +65,7 @@ async def _lifespan(_router: object) -> AsyncIterator[Mapping[str, Any]]:
             settings = configure()
             _log_differences(settings)
             telemetry.wanted()
-            keys = TokenKeys.of(settings)
+            keys = JwksClient.from_settings(settings)
             # In a thread: it blocks while PostgreSQL starts, and while the database is migrated.
             url = await asyncio.to_thread(stack.enter_context, served_url(settings))
         except (SettingsError, PersistenceError) as error:

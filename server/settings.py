@@ -1,4 +1,7 @@
-"""The settings of the service, from ``LISTINGS_…`` environment variables, read once."""
+"""The settings of the service, from ``LISTINGS_…`` environment variables, read once.
+
+To add one, add a field to Settings, and a line to the table of variables in the documentation.
+"""
 
 import difflib
 import os
@@ -13,8 +16,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX: Final = "LISTINGS_"
 
-# What each of them is of no use without.
-_BESIDE: Final = {
+# The settings that each of these requires.
+_REQUIRES: Final = {
     "jwks": ("jwt_issuer", "jwt_audience"),
     "jwt_issuer": ("jwks",),
     "jwt_audience": ("jwks",),
@@ -25,85 +28,93 @@ _BESIDE: Final = {
     "migration_database_url": ("database_url",),
 }
 
-# Of a Service whose name begins like ours:
+# Variables that Kubernetes sets for a Service called "listings":
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
-_KUBERNETES: Final = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$")
+_KUBERNETES_SERVICE: Final = re.compile(
+    r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$"
+)
 
 _Seconds = Annotated[float, Field(gt=0, le=3600)]
 
-# As values separated by commas; pydantic-settings would take JSON.
-_Permissions = Annotated[tuple[Literal["health", "reflection", "metrics"], ...], NoDecode]
+# NoDecode: pydantic-settings would expect JSON; these are separated by commas.
+_PublicPermissions = Annotated[tuple[Literal["health", "reflection", "metrics"], ...], NoDecode]
 _Origins = Annotated[tuple[str, ...], NoDecode]
 
 
 class SettingsError(Exception):
-    """A setting cannot be used. The message says which, and what would be right."""
+    """A setting, or what it refers to, is not usable. The message names it and what is expected."""
 
 
 class Settings(BaseSettings):
-    """Every setting, with its default. Time-outs are in seconds."""
+    """All settings, with their defaults. Time-outs are in seconds."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 for a free one")
     jwks: str | None = Field(
-        None, description="public keys of those who issue tokens: a JWK Set, by path or https URL"
+        None, description="public keys of the token issuer: a JWK Set, by path or https URL"
     )
-    jwt_issuer: str | None = Field(None, description="what tokens must have as their claim iss")
-    jwt_audience: str | None = Field(None, description="what tokens must have in their claim aud")
+    jwt_issuer: str | None = Field(None, description="required claim iss of tokens")
+    jwt_audience: str | None = Field(None, description="required in the claim aud of tokens")
     jwt_leeway: float = Field(
-        10.0, ge=0, le=300, description="seconds that the issuer's clock may be ahead or behind"
+        10.0, ge=0, le=300, description="seconds by which the issuer's clock may differ"
     )
     jwt_permissions_claim: str = Field("scope", description="claim that lists permissions")
     jwt_storefronts_claim: str = Field(
         "storefronts", description="claim that limits a token to some storefronts"
     )
-    public: _Permissions = Field(
-        ("health",), description="what needs no token: health, reflection, metrics, or none"
+    public: _PublicPermissions = Field(
+        ("health",), description="served without a token: health, reflection, metrics, or none"
     )
     cors_origins: _Origins = Field(
         (), description="origins of browser applications, such as https://dashboard.example"
     )
-    insecure: bool = Field(
-        False, description="listen on any address although everybody may do everything there"
-    )
+    insecure: bool = Field(False, description="listen on any address without authentication")
     database_url: SecretStr | None = Field(
         None, description="libpq URL of a PostgreSQL server; without it, an embedded one is used"
     )
     direct_database_url: SecretStr | None = Field(
-        None, description="the same database past a pooler, to migrate and to listen by"
+        None, description="the same database past a pooler, for migrations and LISTEN"
     )
     migration_database_url: SecretStr | None = Field(
-        None, description="the same database as its owner, to migrate and to seed; past a pooler"
+        None,
+        description="the same database as its owner, for migrations and seeding; past a pooler",
     )
     data_dir: Path = Field(
         Path(".listings"), description="where the embedded PostgreSQL keeps its files"
     )
-    pool_size: int = Field(10, ge=1, le=1000, description="most connections to PostgreSQL")
+    pool_size: int = Field(10, ge=1, le=1000, description="maximum of connections to PostgreSQL")
     queue_size: int = Field(
-        1000, ge=0, le=100_000, description="calls that may wait for one of them; more are refused"
+        1000,
+        ge=0,
+        le=100_000,
+        description="calls that may wait for a connection; more are rejected",
     )
     prepared_statements: bool = Field(
         True, description="off behind PgBouncer in transaction mode; on or off"
     )
     connect_timeout: _Seconds = Field(2.0, description="limit for one connection attempt")
     statement_timeout: _Seconds = Field(
-        5.0, description="limit for a call whose caller sets no shorter one"
+        5.0, description="limit for a call without a shorter deadline"
     )
     workers: int | None = Field(
-        None, ge=1, le=256, description="processes; by default 1 embedded, else one a core"
+        None,
+        ge=1,
+        le=256,
+        description="processes; by default 1 with the embedded PostgreSQL, else one a core",
     )
-    shutdown_timeout: _Seconds = Field(30.0, description="limit for what is under way at the end")
+    shutdown_timeout: _Seconds = Field(30.0, description="limit for calls in flight at shutdown")
     status_guard: bool = Field(
-        True, description="refuse to replace a settled payment status by a late event; on or off"
+        True,
+        description="reject late events that would replace a settled payment status; on or off",
     )
     tls_cert: Path | None = Field(
         None, description="PEM file of the server's certificate and its intermediates; with it, TLS"
     )
     tls_key: Path | None = Field(None, description="PEM file of the certificate's key")
     tls_client_ca: Path | None = Field(
-        None, description="PEM file of the CAs of which every client must have a certificate"
+        None, description="PEM file of CAs; every client needs a certificate of one of them"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the least important entries that are logged"
@@ -112,7 +123,7 @@ class Settings(BaseSettings):
         "auto", description="auto is console on a terminal, else json"
     )
     log_sample: float = Field(
-        1.0, ge=0, le=1, description="share of the calls that just go well which are logged"
+        1.0, ge=0, le=1, description="share of the successful calls that are logged"
     )
     max_request_bytes: int = Field(
         64 * 1024, ge=1024, le=4 * 1024 * 1024, description="largest request, decompressed"
@@ -120,26 +131,26 @@ class Settings(BaseSettings):
 
     @field_validator("public", "cors_origins", mode="before")
     @classmethod
-    def _is_a_list(cls, text: object) -> object:
+    def _split_list(cls, text: object) -> object:
         if not isinstance(text, str):
             return text
         return [] if text == "none" else [part.strip() for part in text.split(",")]
 
     @field_validator("jwks")
     @classmethod
-    def _is_a_path_or_a_safe_url(cls, location: str | None) -> str | None:
+    def _check_path_or_safe_url(cls, location: str | None) -> str | None:
         if location is None or "://" not in location:
             return location
         url = _split(location)
         if not url.hostname or url.username is not None or url.password is not None:
             raise ValueError("expected a path, or https://host/path")
         if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.hostname)):
-            raise ValueError("expected https://, since whoever changes the keys may do everything")
+            raise ValueError("expected https://, since these keys decide who may call")
         return location
 
     @field_validator("cors_origins")
     @classmethod
-    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
             url = _split(origin)
             is_origin = url.scheme in ("http", "https") and url.hostname and not url.username
@@ -152,21 +163,21 @@ class Settings(BaseSettings):
 
     @field_validator("database_url", "direct_database_url", "migration_database_url")
     @classmethod
-    def _is_a_libpq_url(cls, url: SecretStr | None) -> SecretStr | None:
+    def _check_libpq_url(cls, url: SecretStr | None) -> SecretStr | None:
         if url and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
             raise ValueError("expected postgresql://user:password@host:port/database")
         return url
 
     @property
     def worker_count(self) -> int:
-        """How many processes serve."""
+        """The number of processes that serve."""
         if self.workers is None:
             return 1 if self.database_url is None else len(os.sched_getaffinity(0))
         return self.workers
 
     @classmethod
     def read(cls) -> Self:
-        """Read the environment. Raises SettingsError."""
+        """Return the settings of the environment. Raises SettingsError with all faults."""
         settings, faults = cls.check()
         if faults:
             raise SettingsError("; ".join(faults.values()))
@@ -174,16 +185,16 @@ class Settings(BaseSettings):
 
     @classmethod
     def check(cls) -> tuple[Self, dict[str, str]]:
-        """Read the environment, with defaults in place of what cannot be used.
+        """Return the settings of the environment, and a message for each faulty variable.
 
-        Returns also what is wrong with each variable that is.
+        A faulty setting has its default.
         """
-        faults = _misspelt([variable(name) for name in cls.model_fields])
+        faults = _misspelled([variable(name) for name in cls.model_fields])
         try:
             settings = cls()
             return settings, faults | settings._incomplete()
         except ValidationError as error:
-            # Without the values: one of them may hold a password.
+            # Without the values: one may contain a password.
             wrong = {
                 str(fault["loc"][0]): fault["msg"]
                 for fault in error.errors(include_url=False, include_input=False)
@@ -192,30 +203,32 @@ class Settings(BaseSettings):
         return cls(**{name: cls.model_fields[name].default for name in wrong}), faults
 
     @classmethod
-    def unknown(cls) -> list[str]:
-        """Return the variables that begin like ours and are none, nor what Kubernetes sets."""
+    def unknown_variables(cls) -> list[str]:
+        """Return the variables with our prefix that are neither settings nor set by Kubernetes."""
         known = {variable(name) for name in cls.model_fields}
         return sorted(
             name
             for name in os.environ
-            if name.startswith(PREFIX) and name not in known and not _KUBERNETES.search(name)
+            if name.startswith(PREFIX)
+            and name not in known
+            and not _KUBERNETES_SERVICE.search(name)
         )
 
     def _incomplete(self) -> dict[str, str]:
-        """Return what is to be said of each variable that is missing beside another."""
+        """Return a message for each variable that is missing and another one requires."""
         return {
             variable(needed): f"{variable(needed)}: expected beside {variable(name)}"
-            for name, others in _BESIDE.items()
-            for needed in others
+            for name, required in _REQUIRES.items()
+            for needed in required
             if getattr(self, name) is not None and getattr(self, needed) is None
         }
 
 
 def _split(url: str) -> SplitResult:
-    """Return the parts of a URL. Raises ValueError, without a word of what may be secret in it."""
+    """Return the parts of a URL. Raises ValueError, which quotes nothing of it."""
     try:
         parts = urlsplit(url)
-        _ = parts.port  # which is only looked at when it is asked for
+        _ = parts.port  # the property raises ValueError
     except ValueError:
         raise ValueError("expected a URL, with a port from 0 to 65535 if any") from None
     return parts
@@ -229,18 +242,18 @@ def _is_loopback(host: str) -> bool:
 
 
 def variable(name: str) -> str:
-    """Return the environment variable of the setting that is called ``name``."""
+    """Return the environment variable of the setting ``name``: LISTINGS_PORT of port."""
     return PREFIX + name.upper()
 
 
-def _misspelt(names: list[str]) -> dict[str, str]:
-    """Return what is to be said of each variable that looks like a slip.
+def _misspelled(names: list[str]) -> dict[str, str]:
+    """Return a message for each variable whose name resembles one of ``names``.
 
-    Not of any that begins like ours: Kubernetes, too, sets such.
+    Other unknown variables with our prefix are no errors, since Kubernetes sets some.
     """
-    slips = {}
+    messages = {}
     for given in os.environ:
         if given.startswith(PREFIX) and given not in names:
             for name in difflib.get_close_matches(given, names, n=1, cutoff=0.9):
-                slips[given] = f"{given} is not a setting; did you mean {name}?"
-    return slips
+                messages[given] = f"{given} is not a setting; did you mean {name}?"
+    return messages

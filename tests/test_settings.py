@@ -99,7 +99,7 @@ def test_lists(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "location", ["keys.json", "https://issuer.example/keys", "http://127.0.0.1:8000/keys"]
 )
-def test_what_tokens_need(monkeypatch: pytest.MonkeyPatch, location: str) -> None:
+def test_settings_of_tokens(monkeypatch: pytest.MonkeyPatch, location: str) -> None:
     monkeypatch.setenv("LISTINGS_JWKS", location)
     monkeypatch.setenv("LISTINGS_JWT_ISSUER", "https://issuer.example")
     monkeypatch.setenv("LISTINGS_JWT_AUDIENCE", "listings")
@@ -114,13 +114,13 @@ def test_every_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("slip", ["LISTINGS_DATABASE_ULR", "LISTINGS_DATABASEURL", "LISTINGS_PROT"])
-def test_a_slip_in_a_name_is_not_ignored(monkeypatch: pytest.MonkeyPatch, slip: str) -> None:
+def test_a_misspelled_variable_is_an_error(monkeypatch: pytest.MonkeyPatch, slip: str) -> None:
     monkeypatch.setenv(slip, "postgresql://production/orders")
     with pytest.raises(SettingsError, match=f"{slip} is not a setting; did you mean LISTINGS_"):
         Settings.read()
 
 
-def test_all_faults_are_told_together_and_the_rest_can_be_used(
+def test_check_returns_all_faults_and_usable_settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("LISTINGS_PORT", "http")
@@ -131,7 +131,7 @@ def test_all_faults_are_told_together_and_the_rest_can_be_used(
     assert set(faults) == {"LISTINGS_PORT", "LISTINGS_POOLSIZE"}
 
 
-def test_how_many_processes_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_count(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings.read().worker_count == 1
     monkeypatch.setenv("LISTINGS_DATABASE_URL", "postgresql://a@b/c")
     assert Settings.read().worker_count == len(os.sched_getaffinity(0))
@@ -139,17 +139,19 @@ def test_how_many_processes_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings.read().worker_count == 3
 
 
-def test_what_kubernetes_sets_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_kubernetes_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     """For a Service named "listings"."""
     monkeypatch.setenv("LISTINGS_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("LISTINGS_SERVICE_PORT", "8080")
     monkeypatch.setenv("LISTINGS_PORT_8080_TCP", "tcp://10.0.0.1:8080")
     monkeypatch.setenv("LISTINGS_PORT_8080_TCP_ADDR", "10.0.0.1")
     assert Settings.read().port == 8080
-    assert {name for name in Settings.unknown() if "PORT" in name or "HOST" in name} == set()
+    assert {
+        name for name in Settings.unknown_variables() if "PORT" in name or "HOST" in name
+    } == set()
 
 
 @pytest.mark.parametrize("name", ["LISTINGS_JWKS_URL", "LISTINGS_DB_URL", "LISTINGS_TLS_CA"])
-def test_what_is_no_setting_is_told(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_unknown_variables(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "x")
-    assert name in Settings.unknown()
+    assert name in Settings.unknown_variables()

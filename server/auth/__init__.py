@@ -1,4 +1,4 @@
-"""Who calls, and what they may do: tokens, their keys, permissions.
+"""Authentication and authorization: tokens, the keys that verify them, permissions.
 
 May import ``persistence``, ``settings`` and ``files``; nothing of ``rpc`` or ``observability``.
 """

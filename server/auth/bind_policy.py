@@ -1,4 +1,4 @@
-"""Where the service may listen without knowing its callers."""
+"""The addresses on which the service may listen without authentication: loopback only."""
 
 import socket
 from ipaddress import ip_address
@@ -6,29 +6,33 @@ from ipaddress import ip_address
 from server.settings import Settings, SettingsError, variable
 
 
-def check_exposure(settings: Settings, listener: socket.socket) -> str | None:
-    """Return what is to be warned of, if anything.
+def check_bind_policy(settings: Settings, listener: socket.socket) -> str | None:
+    """Return a warning about the address of ``listener``, or None.
 
-    Raises SettingsError when others than this machine could call without saying who they are.
+    Raises SettingsError if other machines can reach it and callers need neither a token nor a
+    client certificate, unless the setting ``insecure`` allows that.
     """
     host = listener.getsockname()[0]
     if ip_address(host).is_loopback:
         return None
     if settings.jwks is None and settings.tls_client_ca is None:
         if settings.insecure:
-            return f"everybody who reaches {host} may do everything: {variable('insecure')} is set"
+            return (
+                f"no authentication: every client that reaches {host} may call every method, "
+                f"because {variable('insecure')} is set"
+            )
         tokens = ", ".join(map(variable, ("jwks", "jwt_issuer", "jwt_audience")))
         raise SettingsError(
-            f"on {host}, everybody who reaches it could change payments. Set {tokens}, so that "
-            f"callers need a token, or {variable('tls_client_ca')}, so that they need a "
-            f"certificate, or {variable('host')}=127.0.0.1. {variable('insecure')}=1 serves all "
-            "the same, where something in front sees to it"
+            f"without authentication, every client that reaches {host} could change payments. Set "
+            f"{tokens} to require a token, or {variable('tls_client_ca')} to require a client "
+            f"certificate, or {variable('host')}=127.0.0.1. {variable('insecure')}=1 serves "
+            "without authentication, for a proxy in front that authenticates"
         )
     if settings.tls_cert is None:
         return (
-            f"tokens come to {host} in the clear, unless something in front speaks TLS; "
+            f"tokens are sent to {host} in cleartext unless a proxy in front terminates TLS; "
             f"set {variable('tls_cert')} and {variable('tls_key')}"
         )
     if settings.jwks is None:
-        return f"whoever has a certificate of {settings.tls_client_ca} may do everything"
+        return f"every client certificate of {settings.tls_client_ca} may call every method"
     return None

@@ -1,41 +1,44 @@
-"""What the claims of a verified token say of its bearer."""
+"""From the claims of a verified token to a Principal."""
 
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from server.auth.principal import Principal
 
-_LONGEST_SUBJECT: Final = 255  # https://openid.net/specs/openid-connect-core-1_0.html#IDToken
+_MAX_SUBJECT: Final = 255  # https://openid.net/specs/openid-connect-core-1_0.html#IDToken
 
-_FAR_AWAY: Final = 2.0**40  # seconds, which clocks and timers can deal with
+_MAX_EXPIRY: Final = 2.0**40  # seconds: what clocks and timers accept
 
 _ABSENT: Final = object()
 
 
 class ClaimNames(NamedTuple):
-    """Where tokens have what no standard has a claim for."""
+    """The names of the claims that no standard defines, from the settings."""
 
     permissions: str
     storefronts: str
 
 
-def principal_of(claims: Mapping[str, Any], names: ClaimNames) -> Principal:
-    """Return the bearer. Raises ValueError, which says what is wrong, and not what was there."""
+def principal_from_claims(claims: Mapping[str, Any], names: ClaimNames) -> Principal:
+    """Return the principal that verified ``claims`` describe; ``sub`` is a text, ``exp`` is there.
+
+    Raises ValueError, whose message names the claim and does not quote its value.
+    """
     subject, expires_at = claims["sub"], claims["exp"]
-    if not (subject.isprintable() and 0 < len(subject) <= _LONGEST_SUBJECT):
-        raise ValueError(f"the claim sub is not 1 to {_LONGEST_SUBJECT} printable characters")
+    if not (subject.isprintable() and 0 < len(subject) <= _MAX_SUBJECT):
+        raise ValueError(f"the claim sub is not 1 to {_MAX_SUBJECT} printable characters")
     if not isinstance(expires_at, int | float):
         raise ValueError("the claim exp is not a number")
     return Principal(
         subject,
         _permissions(claims, names.permissions),
         _storefronts(claims, names.storefronts),
-        float(min(expires_at, _FAR_AWAY)),
+        float(min(expires_at, _MAX_EXPIRY)),
     )
 
 
 def _permissions(claims: Mapping[str, Any], name: str) -> frozenset[str]:
-    """Return permissions from a list of them, or from a text with spaces (RFC 8693, scope)."""
+    """Return permissions from a list, or from a text separated by spaces (RFC 8693, 4.2)."""
     value = _claim(claims, name)
     if value is _ABSENT:
         return frozenset()
@@ -47,9 +50,9 @@ def _permissions(claims: Mapping[str, Any], name: str) -> frozenset[str]:
 
 
 def _storefronts(claims: Mapping[str, Any], name: str) -> frozenset[int] | None:
-    """Return the storefronts that a token is limited to, if it is.
+    """Return the ids to which the token is limited, or None if the claim is absent.
 
-    A limit that cannot be understood is not taken for none.
+    A malformed claim raises ValueError: it must not become a token without a limit.
     """
     value = _claim(claims, name)
     if value is _ABSENT:
@@ -61,15 +64,15 @@ def _storefronts(claims: Mapping[str, Any], name: str) -> frozenset[int] | None:
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> Any:
-    """Return a claim, also one within others: ``realm_access.roles``. Raises ValueError.
+    """Return a claim, also a nested one such as ``realm_access.roles``. Raises ValueError.
 
-    The whole name comes first, since there are names with dots: ``https://shop.example/roles``.
+    The whole name is tried first, since names may contain dots: ``https://shop.example/roles``.
     """
     if name in claims:
         return claims[name]
     first, _, rest = name.partition(".")
     if not rest or first not in claims:
         return _ABSENT
-    if not isinstance(within := claims[first], Mapping):
+    if not isinstance(nested := claims[first], Mapping):
         raise ValueError(f"the claim {first} has no others within it")
-    return _claim(within, rest)
+    return _claim(nested, rest)

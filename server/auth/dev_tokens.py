@@ -1,4 +1,4 @@
-"""Tokens for development, and the key that signs them. Not for a service that matters."""
+"""Tokens for development, and the key that signs them. Not for production."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jwt.algorithms import OKPAlgorithm
 
-from server.auth.jwks import DEVELOPMENT
+from server.auth.jwks import DEVELOPMENT_PREFIX
 from server.settings import Settings
 
 ISSUER: Final = "listings-development"
@@ -25,19 +25,20 @@ AUDIENCE: Final = "listings"
 
 
 class Bearer(NamedTuple):
-    """Whom a token is for."""
+    """The bearer of a token, and what it may do."""
 
     subject: str
     permissions: Collection[str]
     storefronts: Collection[int]
-    """Limits the token to these; none of them is no limit."""
+    """Ids of the storefronts that the token is limited to; empty for no limit."""
 
 
 def make_token(settings: Settings, directory: Path, bearer: Bearer, hours: float) -> str:
-    """Return a token that is good for some hours.
+    """Return a JSON Web Token that is valid for ``hours``.
 
-    The first one makes ``directory`` with a key that only its owner can read, and with
-    ``jwks.json``, by which a service takes the tokens. Raises OSError.
+    Creates ``directory`` if need be, in it a private key that only its owner can read, and
+    ``jwks.json``, the JWK Set for the setting ``jwks``. Raises OSError, and ValueError for a file
+    that is not a private key.
     """
     directory.mkdir(mode=0o700, exist_ok=True)
     key = _private_key(directory / "private-key.pem")
@@ -67,10 +68,10 @@ def _private_key(path: Path) -> Ed25519PrivateKey:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(pem)
     key = load_pem_private_key(pem, None)
-    assert isinstance(key, Ed25519PrivateKey)  # noqa: S101 - we have made it
+    assert isinstance(key, Ed25519PrivateKey)  # noqa: S101 - generated above
     return key
 
 
 def _public_jwk(key: Ed25519PrivateKey) -> dict[str, Any]:
     jwk: dict[str, Any] = OKPAlgorithm.to_jwk(key.public_key(), as_dict=True)
-    return {**jwk, "kid": f"{DEVELOPMENT}-{jwk['x'][:8]}", "alg": "EdDSA", "use": "sig"}
+    return {**jwk, "kid": f"{DEVELOPMENT_PREFIX}-{jwk['x'][:8]}", "alg": "EdDSA", "use": "sig"}

@@ -1,16 +1,16 @@
-"""What each method needs of its caller: the table ``proto/permissions.toml``."""
+"""The permission that each method requires: the table ``proto/permissions.toml``."""
 
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-_TABLE: Final = Path(__file__).parents[1] / "gen" / "permissions.toml"  # put there with the code
+_TABLE: Final = Path(__file__).parents[1] / "gen" / "permissions.toml"  # copied by `generate`
 
 
-def permissions() -> Mapping[str, str]:
-    """Return the permission that each path needs, such as ``/listings.v1.OrderService/GetOrder``.
+def required_permissions() -> Mapping[str, str]:
+    """Return the required permission by path, such as ``/listings.v1.OrderService/GetOrder``.
 
-    Whatever has none is to be refused.
+    A path that is not in the table must be rejected.
     """
     return tomllib.loads(_TABLE.read_text())

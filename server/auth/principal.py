@@ -1,23 +1,25 @@
-"""The caller of an RPC, as a verified token has it."""
+"""The caller of an RPC, as a verified token describes it."""
 
 from contextvars import ContextVar
 from typing import Final, NamedTuple
 
 
 class Principal(NamedTuple):
-    """Who calls, and what it may do."""
+    """The caller and what it may do."""
 
     subject: str
-    """The claim ``sub``: it stands in the log and in the history of payments."""
+    """The claim ``sub``, which is written to the log and to the history of payments."""
 
     permissions: frozenset[str]
 
     storefronts: frozenset[int] | None
-    """The storefronts whose orders there are for this caller; None for all."""
+    """The tenant scope: ids of the storefronts whose orders are visible; None for all."""
 
     expires_at: float
-    """When the token ends, in seconds since 1970."""
+    """When the token expires, in seconds since 1970."""
 
 
-principal: Final[ContextVar[Principal | None]] = ContextVar("principal", default=None)
-"""The caller of the request that is being served; None where nobody has to say who it is."""
+current_principal: Final[ContextVar[Principal | None]] = ContextVar(
+    "current_principal", default=None
+)
+"""The caller of the request that is being served; None where no token is required."""

@@ -42,10 +42,10 @@ def dev_token_command(
     Without --permission, it permits everything. The token alone goes to stdout.
     """
     from server.auth import dev_tokens
-    from server.auth.permissions import permissions as table
+    from server.auth.permissions import required_permissions
 
     settings, _ = Settings.check()
-    every = sorted(set(table().values()))
+    every = sorted(set(required_permissions().values()))
     for permission in permissions:
         if permission not in every:
             text = f"there is no permission {permission!r}; give some of {', '.join(every)}"

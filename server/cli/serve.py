@@ -48,7 +48,7 @@ def _announce(settings: Settings, base_url: str, tls: "TLS | None") -> None:
 
     what = "Serving gRPC, gRPC-Web and Connect (JSON too)"
     example = example_call(base_url, tls, with_token=settings.jwks is not None)
-    if logging.is_readable(settings.log_format):
+    if logging.is_console(settings.log_format):
         click.echo(
             f"{what} on {base_url}\nPay for order 1:\n\n{example}\n\nCtrl-C stops the service."
         )

@@ -1,1 +1,4 @@
-"""Files that may be replaced while the service runs. May import ``settings`` only."""
+"""Files that may be replaced while the service runs.
+
+Change detection and reload. May import ``settings`` only.
+"""

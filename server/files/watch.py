@@ -1,28 +1,28 @@
-"""Files that may be replaced while the service runs."""
+"""Detecting that files were replaced, by polling."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 
-class WatchedFiles:
-    """Some files, looked at now and then."""
+class FileWatcher:
+    """Compares the inode, modification time and size of files between two polls."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._paths = tuple(paths)
-        self._seen = self._look()
+        self._seen = self._stat()
 
-    def have_changed(self) -> bool:
-        """Return whether one of them is another than when this was called, or made, before."""
-        before, self._seen = self._seen, self._look()
+    def changed(self) -> bool:
+        """Return whether a file differs from the previous call, or from the constructor's."""
+        before, self._seen = self._seen, self._stat()
         return self._seen != before
 
-    def _look(self) -> list[tuple[int, int, int] | None]:
-        return [_state(path) for path in self._paths]
+    def _stat(self) -> list[tuple[int, int, int] | None]:
+        return [_identity(path) for path in self._paths]
 
 
-def _state(path: Path) -> tuple[int, int, int] | None:
+def _identity(path: Path) -> tuple[int, int, int] | None:
     try:
-        status = path.stat()  # through links, which is how Kubernetes replaces files
+        status = path.stat()  # follows links, by which Kubernetes replaces mounted files
     except OSError:
         return None
     return status.st_ino, status.st_mtime_ns, status.st_size

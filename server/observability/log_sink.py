@@ -1,4 +1,4 @@
-"""Where the log goes. Whoever reads it may be slow, or gone; the service goes on."""
+"""Where the log is written. A slow or closed reader of stdout does not block the service."""
 
 import asyncio
 import logging
@@ -8,35 +8,35 @@ from contextlib import suppress
 from contextvars import Context
 from typing import Final, TextIO
 
-# Bytes. Of a pipe, it has room for them when it is ready, and they are not torn apart: see pipe(7).
+# Bytes. A pipe that is ready takes as many without blocking, and without interleaving: pipe(7).
 _PIPE_BUF: Final = 4096
 
 _log = logging.getLogger(__name__)
 
 
-class Output:
-    """Writes lines to a file, a terminal or a pipe, and drops those that would have to wait.
+class LogSink:
+    """Writes lines to a file, a terminal or a pipe, and drops lines that would have to wait.
 
-    A logger for structlog, and a stream for the standard library. On an event loop, lines that come
-    in the same iteration are written together, at its end; warnings and errors are written at once,
-    before a caller is told.
+    It is a logger for structlog, and a stream for the standard library. On an event loop, lines of
+    one iteration are written together at its end; structlog's warnings and errors are written at
+    once, before the caller's answer.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._file = stream.fileno()
         self._encoding = stream.encoding
-        self._ready = select.poll()
-        self._ready.register(self._file, select.POLLOUT)
+        self._writable = select.poll()
+        self._writable.register(self._file, select.POLLOUT)
         self._dropped = 0
         self._lines: list[bytes] = []
         self._size = 0
 
     def line(self, text: str) -> None:
-        """Write ``text`` and the end of a line."""
+        """Write ``text`` and a line end."""
         self.write(f"{text}\n")
 
     def line_now(self, text: str) -> None:
-        """Write ``text`` and the end of a line, and wait for no other."""
+        """Write ``text`` and a line end, and flush."""
         self.write(f"{text}\n")
         self.flush()
 
@@ -44,7 +44,7 @@ class Output:
     warning = error = critical = line_now
 
     def write(self, text: str) -> None:
-        """Write ``text``, which ends with a line."""
+        """Write ``text``, which ends with a line end: now, or at the end of the iteration."""
         data = text.encode(self._encoding, "backslashreplace")
         if self._size + len(data) > _PIPE_BUF:
             self.flush()
@@ -59,15 +59,15 @@ class Output:
             loop.call_soon(self.flush, context=Context())
 
     def flush(self) -> None:
-        """Write what has not been written."""
+        """Write all lines that are buffered, or drop them if the file is not writable."""
         if not self._lines:
             return
         lines, self._lines, self._size = self._lines, [], 0
-        if not self._ready.poll(0):
+        if not self._writable.poll(0):
             self._dropped += len(lines)
             return
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
-            _log.warning("entries of the log dropped, because nobody read them: %d", dropped)
+            _log.warning("dropped %d log entries: stdout was not read", dropped)
         with suppress(OSError):
             os.write(self._file, b"".join(lines))

@@ -1,4 +1,4 @@
-"""What becomes of updates: counted for Prometheus, and told in the log by the line of the RPC."""
+"""Outcomes of payment updates: a metric, and the field ``outcome`` of the RPC's log entry."""
 
 from prometheus_client import Counter
 from structlog.contextvars import bind_contextvars
@@ -10,9 +10,9 @@ from persistence.models import Update
 class UpdateOutcomes:
     """Counts updates by their outcome.
 
-    - applied: it was written;
+    - applied: the update was written;
     - replayed: an earlier request with the same idempotency key had written it;
-    - key_reused: refused, because its idempotency key was used for something else;
+    - key_reused: refused, because the idempotency key belongs to a different request;
     - status_refused: refused, because a late event must not replace the payment's status.
     """
 
@@ -22,16 +22,16 @@ class UpdateOutcomes:
         self._key_reused = updates.labels("key_reused")
         self._status_refused = updates.labels("status_refused")
 
-    def done(self, update: Update) -> None:
-        """Take note of an update that was made, now or before."""
+    def record_update(self, update: Update) -> None:
+        """Count an update that was written, by this request or an earlier one."""
         if update.replayed:
             self._replayed.inc()
             bind_contextvars(outcome="replayed")
         else:
             self._applied.inc()
 
-    def refused(self, error: IdempotencyKeyReused | PaymentStatusRefused) -> None:
-        """Take note of an update that was refused."""
+    def record_refusal(self, error: IdempotencyKeyReused | PaymentStatusRefused) -> None:
+        """Count an update that was refused."""
         if isinstance(error, IdempotencyKeyReused):
             self._key_reused.inc()
             bind_contextvars(outcome="key_reused")

@@ -14,7 +14,7 @@ from typing import NamedTuple, Self, TypeVar
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from server.files.reload import ReloadedFiles
+from server.files.reload import FileReloader
 from server.http import ALPN_PROTOCOLS
 from server.settings import Settings, SettingsError, variable
 
@@ -55,7 +55,7 @@ class Certificate(NamedTuple):
         return cls(names, read.not_valid_after_utc, read.issuer == read.subject, read.public_key())
 
 
-class TLS(ReloadedFiles):
+class TLS(FileReloader):
     """The certificate, its key and the CAs of clients, as files that may be replaced."""
 
     context: ssl.SSLContext

@@ -13,6 +13,6 @@ def configure(**given: object) -> Settings:
     """
     settings = Settings.read().model_copy(update=given)
     logging.configure(settings.log_level, settings.log_format)
-    for name in Settings.unknown():
+    for name in Settings.unknown_variables():
         structlog.get_logger().warning("unknown setting ignored", name=name)
     return settings

@@ -21,7 +21,7 @@ from persistence import diagnostics, embedded
 from persistence.diagnostics import Connection
 from persistence.errors import EmbeddedPostgresError, PersistenceError
 from server.auth import jwks_client
-from server.auth.bind_policy import check_exposure
+from server.auth.bind_policy import check_bind_policy
 from server.observability import telemetry
 from server.process.certificates import TLS
 from server.process.database import service_url
@@ -61,7 +61,7 @@ def examine() -> Iterator[Finding]:
     if not faults:
         given = sorted(variable(name) for name in settings.model_fields_set)
         text = f"{', '.join(given) or 'nothing'} set, the rest default"
-        if unknown := Settings.unknown():
+        if unknown := Settings.unknown_variables():
             text += f"; not settings, and ignored: {', '.join(unknown)}"
         yield Finding(OK, "configuration", text)
     yield _examine_telemetry()
@@ -170,7 +170,7 @@ def _examine_tokens(location: str | None) -> Finding:
         text = f"no keys to check them with at {shown}: {reason}. Correct {variable('jwks')}"
         return Finding(PROBLEM, "tokens", f"{text}, or what is there")
     count = len(found.keys)
-    text = "; ".join([f"{count} key{'s' if count != 1 else ''} at {shown}", *found.notes])
+    text = "; ".join([f"{count} key{'s' if count != 1 else ''} at {shown}", *found.warnings])
     return Finding(OK if found.keys else PROBLEM, "tokens", text)
 
 
@@ -214,7 +214,7 @@ def _examine_port(settings: Settings) -> Finding:
 def _exposure(settings: Settings, probe: socket.socket) -> tuple[str, str]:
     """Return why ``serve`` refuses the address of ``probe``, if it does, and what it warns of."""
     try:
-        warning = check_exposure(settings, probe)
+        warning = check_bind_policy(settings, probe)
     except SettingsError as error:
         return str(error), ""
     return "", f"; {warning}" if warning else ""

@@ -13,7 +13,7 @@ from typing import Final
 from persistence.history import PaymentHistory
 from persistence.watch import ChangeFeed
 from server.app import Application, create_app
-from server.auth.jwks_client import TokenKeys
+from server.auth.jwks_client import JwksClient
 from server.observability import telemetry
 from server.process.database import pool
 from server.rpc.health import Readiness
@@ -48,7 +48,7 @@ class Opened:
 
 @asynccontextmanager
 async def open_application(
-    settings: Settings, database_url: str, keys: TokenKeys | None
+    settings: Settings, database_url: str, keys: JwksClient | None
 ) -> AsyncIterator[Opened]:
     """Open the pool, the watch feed, the keys, the readiness probe and telemetry until the exit.
 
@@ -71,7 +71,7 @@ async def open_application(
     def every_second() -> None:
         application.every_second()
         if keys is not None:
-            keys.look()
+            keys.poll()
 
     def stopping() -> None:
         readiness.stop()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import uvloop
 
-from server.auth.jwks_client import TokenKeys
+from server.auth.jwks_client import JwksClient
 from server.http import Limits, Server
 from server.process.certificates import TLS
 from server.process.parts import RESPONSE_HEADERS, open_application
@@ -24,7 +24,7 @@ class Setup(NamedTuple):
     settings: Settings
     database_url: str
     tls: TLS | None
-    keys: TokenKeys | None
+    keys: JwksClient | None
 
 
 def run(
@@ -58,7 +58,7 @@ async def serve(
     def every_second() -> None:
         opened.every_second()
         if tls is not None:
-            tls.look()
+            tls.poll()
 
     def reload() -> None:
         _log.info("SIGHUP: reloading files: %d", len(reloadable))

@@ -10,8 +10,8 @@ from functools import partial
 
 import structlog
 
-from server.auth.bind_policy import check_exposure
-from server.auth.jwks_client import TokenKeys
+from server.auth.bind_policy import check_bind_policy
+from server.auth.jwks_client import JwksClient
 from server.http.sockets import base_url, listen
 from server.observability import telemetry
 from server.process.certificates import TLS
@@ -28,9 +28,9 @@ def start(settings: Settings, announce: Callable[[str, TLS | None], object]) -> 
     """
     telemetry.wanted()
     # Read once for all processes: a worker that is replaced does not depend on the files any more.
-    tls, keys = TLS.from_settings(settings), TokenKeys.of(settings)
+    tls, keys = TLS.from_settings(settings), JwksClient.from_settings(settings)
     listeners = listen(settings.host, settings.port, settings.worker_count)
-    if warning := check_exposure(settings, listeners[0]):
+    if warning := check_bind_policy(settings, listeners[0]):
         structlog.get_logger().warning(warning)
     ready = partial(announce, base_url(listeners[0], "https" if tls else "http"), tls)
     with ExitStack() as stack:

@@ -17,7 +17,7 @@ from persistence.models import PaymentEvent as EventRecord
 from persistence.orders import OrderRepository
 from persistence.positions import Position
 from persistence.watch import ChangeFeed
-from server.auth.principal import principal
+from server.auth.principal import current_principal
 from server.gen.listings.v1.orders_connect import OrderService
 from server.gen.listings.v1.orders_pb import (
     FindOrderByPaymentRequest,
@@ -67,16 +67,16 @@ class OrderHandler(OrderService):
         # A payment field has the same name in the request as in the table. A field that is not set
         # reads as empty; the rules in the proto refuse one that is set to an empty value.
         params = {name: value for name in PAYMENT_COLUMNS if (value := getattr(request, name))}
-        caller = principal.get()
+        caller = current_principal.get()
         origin = Origin(request_id(ctx), caller and caller.subject)
         try:
             update = await self._orders.update_payment_info(
                 request.order_id, params, origin, _storefronts()
             )
         except (IdempotencyKeyReused, PaymentStatusRefused) as refusal:
-            self._outcomes.refused(refusal)
+            self._outcomes.record_refusal(refusal)
             raise
-        self._outcomes.done(update)
+        self._outcomes.record_update(update)
         return UpdateOrderPaymentResponse(
             success=True, order=order_message(update.order), replayed=update.replayed
         )
@@ -170,7 +170,7 @@ class OrderHandler(OrderService):
 
 def _storefronts() -> frozenset[int] | None:
     """Return the storefronts whose orders the caller may see, None for all."""
-    caller = principal.get()
+    caller = current_principal.get()
     return caller and caller.storefronts
 
 

@@ -1,4 +1,4 @@
-"""Where the service listens, and for whom: what a person has to set, step by step."""
+"""Addresses and authentication at start, and tokens for development."""
 
 import json
 import re
@@ -23,7 +23,7 @@ from tests.support.tokens import Issuer
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
-def test_without_tokens_other_machines_are_not_served(database_url: str, host: str) -> None:
+def test_without_tokens_only_loopback_is_served(database_url: str, host: str) -> None:
     done = listings("serve", url=database_url, settings={"host": host})
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -34,12 +34,12 @@ def test_without_tokens_other_machines_are_not_served(database_url: str, host: s
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost", "::1"])
-def test_this_machine_is(database_url: str, tmp_path: Path, host: str) -> None:
+def test_loopback_is_served_without_tokens(database_url: str, tmp_path: Path, host: str) -> None:
     with service.running(database_url, tmp_path / "log", host=host) as running:
         assert httpx.get(f"{running.base_url}/livez", trust_env=False).status_code == 200
 
 
-def test_with_tokens_or_at_ones_own_risk(database_url: str, tmp_path: Path) -> None:
+def test_other_addresses_need_tokens_or_insecure(database_url: str, tmp_path: Path) -> None:
     issuer = Issuer(tmp_path / "jwks.json")
     for settings, expected in ((issuer.settings(), 401), ({"insecure": "1"}, 404)):
         settings["host"] = "0.0.0.0"
@@ -51,10 +51,12 @@ def test_with_tokens_or_at_ones_own_risk(database_url: str, tmp_path: Path) -> N
             assert answer.status_code == expected
             warnings = [entry["event"] for entry in running.logged(level="warning")]
             (warning,) = warnings
-            assert ("in the clear" if expected == 401 else "everybody who reaches") in warning
+            assert ("in cleartext" if expected == 401 else "no authentication") in warning
 
 
-def test_certificates_of_clients_are_as_good(database_url: str, tmp_path: Path) -> None:
+def test_other_addresses_are_served_with_client_certificates(
+    database_url: str, tmp_path: Path
+) -> None:
     ca = Issued.ca()
     files = ca.issue(HOST).save(tmp_path, "server")
     settings = {"tls_cert": str(files.cert), "tls_key": str(files.key), "host": "0.0.0.0"}
@@ -63,11 +65,11 @@ def test_certificates_of_clients_are_as_good(database_url: str, tmp_path: Path) 
     settings["tls_client_ca"] = str(ca.save(tmp_path, "ca").cert)
     with service.running(database_url, tmp_path / "log", **settings) as running:
         (warning,) = running.logged(level="warning")
-        assert "may do everything" in warning["event"]
+        assert "may call every method" in warning["event"]
 
 
 def dev_token(directory: Path, *options: str) -> tuple[str, dict[str, str]]:
-    """Make a token; return it, and the settings that go with it."""
+    """Make a token; return it, and the settings of a service that accepts it."""
     done = listings("dev-token", "--directory", str(directory), *options)
     assert done.returncode == 0, done.stderr
     assert "DEVELOPMENT ONLY" in done.stderr
@@ -98,7 +100,7 @@ def test_a_token_for_development(database_url: str, tmp_path: Path) -> None:
         assert "not for production" in warning["event"]
 
 
-def test_its_key_is_private_and_stays(tmp_path: Path) -> None:
+def test_the_development_key_is_private_and_reused(tmp_path: Path) -> None:
     directory = tmp_path / "keys"
     first, _ = dev_token(directory)
     key = directory / "private-key.pem"
@@ -114,7 +116,7 @@ def test_its_key_is_private_and_stays(tmp_path: Path) -> None:
         assert jwk["kid"].startswith("development-only")
 
 
-def test_what_a_token_for_development_says(tmp_path: Path) -> None:
+def test_claims_of_a_token_for_development(tmp_path: Path) -> None:
     token, _ = dev_token(
         tmp_path / "keys",
         *("--permission", "orders:read", "--permission", "metrics"),
@@ -127,7 +129,9 @@ def test_what_a_token_for_development_says(tmp_path: Path) -> None:
     assert 0 < found["exp"] - time.time() <= 1800
 
 
-def test_it_follows_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_for_development_follows_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = {
         "jwks": str(tmp_path / "keys" / "jwks.json"),
         "jwt_issuer": "us",
@@ -150,14 +154,16 @@ def test_it_follows_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (("--hours", "169"), "168 hours"),
     ],
 )
-def test_what_no_token_is_made_of(tmp_path: Path, option: tuple[str, str], words: str) -> None:
+def test_dev_token_rejects_wrong_options(
+    tmp_path: Path, option: tuple[str, str], words: str
+) -> None:
     done = listings("dev-token", "--directory", str(tmp_path), *option)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize("spoilt", ["not a key", ""])
-def test_a_key_that_is_none_is_not_replaced(tmp_path: Path, spoilt: str) -> None:
+def test_a_malformed_key_file_is_not_overwritten(tmp_path: Path, spoilt: str) -> None:
     (tmp_path / "private-key.pem").write_text(spoilt)
     done = listings("dev-token", "--directory", str(tmp_path))
     assert done.returncode == 1
@@ -166,7 +172,7 @@ def test_a_key_that_is_none_is_not_replaced(tmp_path: Path, spoilt: str) -> None
     assert (tmp_path / "private-key.pem").read_text() == spoilt
 
 
-def test_the_start_line_calls_with_a_token(database_url: str, tmp_path: Path) -> None:
+def test_the_example_at_start_calls_with_a_token(database_url: str, tmp_path: Path) -> None:
     token, settings = dev_token(tmp_path / "keys")
     Orders(database_url).add()
     with service.running(database_url, tmp_path / "log", **settings) as running:

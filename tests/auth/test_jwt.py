@@ -1,4 +1,4 @@
-"""Tokens: which are good, what they say, and how long they are remembered."""
+"""TokenVerifier: valid and invalid tokens, claims, the cache; JWK Sets."""
 
 import asyncio
 import json
@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.auth.claims import ClaimNames
-from server.auth.jwks import parse
-from server.auth.jwks_client import TokenKeys
-from server.auth.jwt import EXPIRED, INVALID, TokenRefused, TokenVerifier
+from server.auth.jwks import parse_jwks
+from server.auth.jwks_client import JwksClient
+from server.auth.jwt import EXPIRED, INVALID, TokenError, TokenVerifier
 from server.auth.principal import Principal
 from tests.support.tokens import AUDIENCE, ISSUER, READ, Issuer, SigningKey, ec_key, ed_key, rsa_key
 
@@ -25,16 +25,16 @@ SHORT = rsa.generate_private_key(65537, 1024)
 
 
 class Keys:
-    """Some keys in memory, which counts who asks for one."""
+    """A KeyProvider in memory, which counts its lookups."""
 
     def __init__(self, *keys: SigningKey) -> None:
-        self.changes = 0
+        self.generation = 0
         self.asked = 0
         self.have(*keys)
 
     def have(self, *keys: SigningKey) -> None:
         self.keys = {(key.key_id, key.algorithm): jwt.PyJWK(key.jwk()) for key in keys}
-        self.changes += 1
+        self.generation += 1
 
     async def find(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
         self.asked += 1
@@ -42,7 +42,7 @@ class Keys:
 
 
 class Clock:
-    """The time, to be moved."""
+    """A clock that can be set ahead, in seconds."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -79,7 +79,7 @@ def verified(
 
 
 def refusal(text: str, keys: Keys | None = None) -> tuple[str, str]:
-    with pytest.raises(TokenRefused) as caught:
+    with pytest.raises(TokenError) as caught:
         verified(text, keys)
     return caught.value.reason, str(caught.value)
 
@@ -93,7 +93,7 @@ def test_each_algorithm(make: Any) -> None:
         assert refusal(token(other), Keys(key)) == (INVALID, "the token's signature is wrong")
 
 
-def test_no_other_algorithm_whatever_keys_there_are() -> None:
+def test_other_algorithms_are_rejected_even_with_a_key() -> None:
     secret = {"kty": "oct", "k": "c2VjcmV0" * 8, "kid": "secret", "alg": "HS256"}
     keys = Keys()
     keys.keys["secret", "HS256"] = jwt.PyJWK(secret)
@@ -126,24 +126,24 @@ def test_no_other_algorithm_whatever_keys_there_are() -> None:
         ({"exp": str(2**40)}, INVALID, "claim exp is not a number"),
     ],
 )
-def test_what_is_refused(claims: dict[str, Any], reason: str, words: str) -> None:
+def test_claims_that_are_rejected(claims: dict[str, Any], reason: str, words: str) -> None:
     found, text = refusal(token(**claims))
     assert found == reason
     assert words in text
 
 
 @pytest.mark.parametrize("claim", ["exp", "iss", "aud", "sub"])
-def test_what_must_be_there(claim: str) -> None:
+def test_required_claims(claim: str) -> None:
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "pay", "exp": int(time.time()) + 600}
     del claims[claim]
     assert refusal(KEY.sign(None, **claims)) == (INVALID, f"the token lacks the claim {claim}")
 
 
-def test_a_token_may_have_no_end_to_speak_of() -> None:
+def test_a_very_late_expiry() -> None:
     assert verified(token(exp=10**400)).expires_at > time.time()
 
 
-def test_clocks_may_differ_a_little() -> None:
+def test_leeway() -> None:
     now = time.time()
     assert verified(token(exp=now - 5, nbf=now + 5, iat=now + 5))
 
@@ -162,11 +162,11 @@ def test_clocks_may_differ_a_little() -> None:
         ("a.b.c", {"a": {"x": READ}}, set()),
     ],
 )
-def test_where_permissions_are(name: str, claims: dict[str, Any], found: set[str]) -> None:
+def test_permissions_claim(name: str, claims: dict[str, Any], found: set[str]) -> None:
     assert verified(token(**claims), permissions=name).permissions == found
 
 
-def test_a_limit_to_storefronts() -> None:
+def test_storefronts_claim() -> None:
     assert verified(token()).storefronts is None
     for value, found in ((3, [3]), ([3, 4, 3], [3, 4]), ([], [])):
         assert verified(token(storefronts=value)).storefronts == frozenset(found)
@@ -175,8 +175,8 @@ def test_a_limit_to_storefronts() -> None:
 
 
 @pytest.mark.parametrize("shop", [[3], "3", None, 3])
-def test_a_limit_that_may_be_within_something_else(shop: Any) -> None:
-    with pytest.raises(TokenRefused, match="the claim shop has no others within it"):
+def test_a_nested_claim_in_something_that_is_no_object(shop: Any) -> None:
+    with pytest.raises(TokenError, match="the claim shop has no others within it"):
         verified(token(shop=shop), storefronts="shop.storefronts")
 
 
@@ -195,44 +195,44 @@ def test_a_limit_that_may_be_within_something_else(shop: Any) -> None:
         ),
     )
 )
-def test_whatever_a_trusted_issuer_signs_is_taken_or_refused(claims: dict[str, Any]) -> None:
+def test_any_signed_claims_are_accepted_or_raise_token_error(claims: dict[str, Any]) -> None:
     usual = {"iss": ISSUER, "aud": AUDIENCE, "sub": "pay", "exp": int(time.time()) + 600}
     text = jwt.PyJWS().encode(
         _as_json(usual | claims), KEY.private, KEY.algorithm, {"kid": KEY.key_id}
     )
     try:
         verified(text)
-    except TokenRefused as refused:
+    except TokenError as refused:
         assert str(refused).startswith(("the token", "the claim"))
 
 
 @given(st.text() | st.text(".eyJhbGciOiJFZERTQSJ9"))
-def test_what_is_no_token_is_refused(text: str) -> None:
+def test_malformed_tokens(text: str) -> None:
     assert refusal(text)[0] == INVALID
     assert refusal(f"{token()[:-20]}{text}")[0] == INVALID
 
 
-def test_what_is_said_does_not_quote_the_token() -> None:
+def test_messages_do_not_quote_the_token() -> None:
     header = KEY.sign({"kid": "secret"}).partition(".")[0]
     for text in ("secret", f"{header}.secret.secret", token(sub="secret\0"), token(iss="secret")):
         assert "secret" not in refusal(text)[1]
 
 
-def test_a_long_token_is_not_even_looked_at() -> None:
+def test_a_long_token_is_rejected_unparsed() -> None:
     keys = Keys(KEY)
     assert "8192 characters" in refusal(token(sub="x", filler="y" * 8192), keys)[1]
     assert keys.asked == 0
 
 
-class TestMemory:
-    def test_a_token_is_checked_once(self) -> None:
+class TestCache:
+    def test_a_token_is_verified_once(self) -> None:
         keys, text = Keys(KEY), token()
         tokens = verifier(keys)
         first = asyncio.run(tokens.verify(text))
         assert asyncio.run(tokens.verify(text)) is first
         assert keys.asked == 1
 
-    def test_it_is_forgotten_when_it_expires(self) -> None:
+    def test_an_expired_token_leaves_the_cache(self) -> None:
         clock, keys = Clock(), Keys(KEY)
         tokens = verifier(keys, clock=clock)
         text = token(exp=int(time.time()) + 100)
@@ -241,15 +241,15 @@ class TestMemory:
         asyncio.run(tokens.verify(text))
         assert keys.asked == 2
 
-    def test_it_is_forgotten_when_its_key_goes(self) -> None:
+    def test_replaced_keys_clear_the_cache(self) -> None:
         keys, text = Keys(KEY), token()
         tokens = verifier(keys)
         asyncio.run(tokens.verify(text))
         keys.have(ec_key())
-        with pytest.raises(TokenRefused, match="not trusted here"):
+        with pytest.raises(TokenError, match="not trusted here"):
             asyncio.run(tokens.verify(text))
 
-    def test_keys_that_change_while_it_is_checked_count(self) -> None:
+    def test_keys_replaced_during_a_verification_clear_the_cache(self) -> None:
         class Changing(Keys):
             async def find(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
                 found = await super().find(key_id, algorithm)
@@ -259,10 +259,10 @@ class TestMemory:
         keys, text = Changing(KEY), token()
         tokens = verifier(keys)
         asyncio.run(tokens.verify(text))
-        with pytest.raises(TokenRefused, match="not trusted here"):
+        with pytest.raises(TokenError, match="not trusted here"):
             asyncio.run(tokens.verify(text))
 
-    def test_it_has_an_end(self) -> None:
+    def test_the_cache_is_bounded(self) -> None:
         keys = Keys(KEY)
         tokens = verifier(keys)
         texts = [token(sub=str(n)) for n in range(1001)]
@@ -273,11 +273,11 @@ class TestMemory:
         asyncio.run(tokens.verify(texts[0]))
         assert keys.asked == 1002
 
-    def test_one_that_is_refused_is_not_remembered(self) -> None:
+    def test_a_rejected_token_is_not_cached(self) -> None:
         keys = Keys(KEY)
         tokens = verifier(keys)
         for _ in range(2):
-            with pytest.raises(TokenRefused):
+            with pytest.raises(TokenError):
                 asyncio.run(tokens.verify(token(aud="billing")))
         assert keys.asked == 2
 
@@ -287,7 +287,7 @@ def _as_json(claims: dict[str, Any]) -> bytes:
 
 
 class TestKeySets:
-    def test_keys_for_other_things_are_left_out(self) -> None:
+    def test_keys_for_other_uses_are_ignored(self) -> None:
         usable = rsa_key().jwk()
         others = [
             {"kty": "oct", "k": "c2VjcmV0", "kid": "secret"},
@@ -296,53 +296,53 @@ class TestKeySets:
             usable | {"alg": "HS256"},
             usable | {"key_ops": ["encrypt"]},
         ]
-        found = parse(_as_json({"keys": [*others, usable]}))
+        found = parse_jwks(_as_json({"keys": [*others, usable]}))
         assert [key.key_id for key in found.keys] == ["rsa"]
-        assert found.notes == []
-        (note,) = parse(_as_json({"keys": others})).notes
-        assert note == "there is no key for RS256, ES256, EdDSA: no token is taken"
+        assert found.warnings == []
+        (warning,) = parse_jwks(_as_json({"keys": others})).warnings
+        assert warning == "no key for RS256, ES256, EdDSA: every token is rejected"
 
     @pytest.mark.parametrize(
         ("entry", "words"),
         [
-            (7, "key 1 is left out: it cannot be read"),
-            ("text", "it cannot be read"),
-            (None, "it cannot be read"),
-            ({}, "it cannot be read"),
-            ({"kty": "martian", "kid": "a\nb"}, r"key 1 ('a\nb') is left out"),
-            ({"kty": "RSA", "key_ops": None}, "it cannot be read"),
-            (ec_key().jwk() | {"crv": "P-384"}, "it cannot be read"),
+            (7, "key 1 is ignored: it cannot be parsed"),
+            ("text", "it cannot be parsed"),
+            (None, "it cannot be parsed"),
+            ({}, "it cannot be parsed"),
+            ({"kty": "martian", "kid": "a\nb"}, r"key 1 ('a\nb') is ignored"),
+            ({"kty": "RSA", "key_ops": None}, "it cannot be parsed"),
+            (ec_key().jwk() | {"crv": "P-384"}, "it cannot be parsed"),
             (ed_key().jwk() | {"d": "c2VjcmV0"}, "it is private"),
             (SigningKey(SHORT, "RS256", "short").jwk(), "2048"),
         ],
     )
-    def test_one_that_cannot_be_used_takes_no_other_along(self, entry: Any, words: str) -> None:
-        found = parse(_as_json({"keys": [entry, KEY.jwk()]}))
+    def test_an_unusable_key_does_not_affect_others(self, entry: Any, words: str) -> None:
+        found = parse_jwks(_as_json({"keys": [entry, KEY.jwk()]}))
         assert [key.key_id for key in found.keys] == [KEY.key_id]
-        (note,) = found.notes
-        assert words in note
-        assert "c2VjcmV0" not in note
+        (warning,) = found.warnings
+        assert words in warning
+        assert "c2VjcmV0" not in warning
 
     @pytest.mark.parametrize("alg", ["none", ["RS256"], 7, None])
-    def test_an_algorithm_that_is_none(self, alg: Any) -> None:
-        found = parse(_as_json({"keys": [rsa_key().jwk() | {"alg": alg}, KEY.jwk()]}))
+    def test_unknown_algorithms_are_ignored(self, alg: Any) -> None:
+        found = parse_jwks(_as_json({"keys": [rsa_key().jwk() | {"alg": alg}, KEY.jwk()]}))
         assert [key.key_id for key in found.keys] == [KEY.key_id]
 
     @pytest.mark.parametrize(
         "text", [b"", b"[]", b"{}", b'{"keys": 7}', b'{"keys": {}}', b"\xff", b"[" * 10_000]
     )
-    def test_what_is_no_key_set(self, text: bytes) -> None:
-        with pytest.raises(ValueError, match="it is not a JWK Set: expected"):
-            parse(text)
+    def test_malformed_key_sets(self, text: bytes) -> None:
+        with pytest.raises(ValueError, match="not a JWK Set: expected"):
+            parse_jwks(text)
 
-    def test_a_key_for_development_is_noted(self) -> None:
-        (note,) = parse(_as_json({"keys": [ed_key("development-only-x").jwk()]})).notes
-        assert "not for production" in note
+    def test_a_development_key_is_a_warning(self) -> None:
+        (warning,) = parse_jwks(_as_json({"keys": [ed_key("development-only-x").jwk()]})).warnings
+        assert "not for production" in warning
 
-    def test_a_token_may_leave_out_the_only_key(self, tmp_path: Path) -> None:
+    def test_a_token_without_kid_uses_the_only_key(self, tmp_path: Path) -> None:
         several = [ed_key("one"), ec_key("two"), ec_key("three")]
         issuer = Issuer(tmp_path / "jwks.json", several)
-        keys = TokenKeys(str(issuer.jwks))
+        keys = JwksClient(str(issuer.jwks))
 
         def found(key_id: str | None, algorithm: str) -> str | None:
             key = asyncio.run(keys.find(key_id, algorithm))

@@ -1,4 +1,4 @@
-"""Who may call what: every method, with every kind of token, over every protocol."""
+"""Permissions: every method, with every kind of token, over every protocol."""
 
 import asyncio
 import base64
@@ -17,7 +17,7 @@ from connectrpc.request import Headers, RequestContext
 from connectrpc_grpcreflect import ServerReflectionAlphaService, ServerReflectionService
 from protobuf.wkt import Duration
 
-from server.auth.permissions import permissions
+from server.auth.permissions import required_permissions
 from server.gen.grpc_health.v1.health_connect import Health
 from server.gen.grpc_health.v1.health_pb import HealthCheckRequest, HealthListRequest
 from server.gen.listings.v1.orders_connect import OrderService
@@ -52,7 +52,7 @@ class Method(NamedTuple):
     streams: bool = False
     by_get: bool = True
     of_an_order: bool = False
-    """Whether it tells of one order, which may not be there for the caller."""
+    """Whether it is about one order, which may be out of the caller's scope."""
 
 
 class _ListServices:
@@ -128,7 +128,7 @@ NOW: Final = int(time.time())
 
 
 def forged(issuer: Issuer) -> dict[str, dict[str, str]]:
-    """Headers that bring no token, or none that is good."""
+    """Headers without a token, or without a valid one."""
     everything = (READ, WRITE, "health", "reflection", "metrics")
     claims = {"iss": ISSUER, "aud": "listings", "sub": "x", "exp": NOW + 600, "scope": READ}
     trusted = issuer.keys[0]
@@ -149,7 +149,7 @@ def forged(issuer: Issuer) -> dict[str, dict[str, str]]:
 
 
 def _hs256(claims: dict[str, Any], secret: bytes, key_id: str) -> str:
-    """Sign as whoever takes a public key for a secret would check. PyJWT refuses to sign so."""
+    """Sign by HS256 with a public key as the secret (RFC 8725, 2.1). PyJWT refuses to."""
     header = {"alg": "HS256", "typ": "JWT", "kid": key_id}
     parts = [_base64url(json.dumps(each).encode()) for each in (header, claims)]
     signature = hmac.digest(secret, ".".join(parts).encode(), "sha256")
@@ -171,7 +171,7 @@ HOLDERS: Final[dict[str, tuple[tuple[str, ...], list[int] | None]]] = {
     "tool": (("reflection", "metrics"), None),
     "nobody": ((), None),
 }
-"""Permissions of good tokens, and the storefronts that they are limited to."""
+"""Permissions and storefronts of valid tokens."""
 
 
 def called(method: Method, order_id: int) -> Called:
@@ -191,7 +191,7 @@ def order_id(guarded: Service) -> int:
 @pytest.mark.parametrize("protocol", ASK)
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.path.lstrip("/"))
 class TestMatrix:
-    def test_without_a_good_token_nobody_calls(
+    def test_every_method_requires_a_valid_token(
         self, guarded: Service, issuer: Issuer, order_id: int, method: Method, protocol: str
     ) -> None:
         for name, headers in forged(issuer).items():
@@ -199,7 +199,7 @@ class TestMatrix:
             expected = UNAUTHENTICATED if is_served(method, protocol) else UNIMPLEMENTED
             assert code == expected, name
 
-    def test_a_good_token_is_for_what_the_table_says(
+    def test_every_method_requires_its_permission(
         self, guarded: Service, issuer: Issuer, order_id: int, method: Method, protocol: str
     ) -> None:
         for name, (allowed, storefronts) in HOLDERS.items():
@@ -247,14 +247,18 @@ def test_the_table_has_every_method_that_is_served_and_no_other() -> None:
         )
         for method in service.methods
     }
-    assert set(permissions()) - {"/metrics"} == served
+    assert set(required_permissions()) - {"/metrics"} == served
     assert {method.path: method.permission for method in METHODS} == {
-        path: permission for path, permission in permissions().items() if path != "/metrics"
+        path: permission
+        for path, permission in required_permissions().items()
+        if path != "/metrics"
     }
 
 
 def test_a_method_that_is_not_in_the_table_is_refused() -> None:
-    table = {path: needed for path, needed in permissions().items() if "GetOrder" not in path}
+    table = {
+        path: needed for path, needed in required_permissions().items() if "GetOrder" not in path
+    }
     authorize = AuthorizationInterceptor(table, (), None)
 
     def begin(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Callers whose token is limited to some storefronts: orders of others are not there for them."""
+"""Tenant scope: a token limited to storefronts does not see the orders of others."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +69,9 @@ def test_one_order(read: Call, orders: Orders, number: int) -> None:
     assert refused(read, find("payment_intent_id", f"pi_{theirs}")).code == "not_found"
 
 
-def test_a_reference_that_others_have_too(read: Call, orders: Orders, number: int) -> None:
+def test_a_payment_reference_shared_with_another_storefront(
+    read: Call, orders: Orders, number: int
+) -> None:
     for storefront_id in (number, number + 2):
         order_id = orders.add(storefront_id=storefront_id)
         orders.change(order_id, payment_session_id=f"cs_{number}")
@@ -77,8 +79,8 @@ def test_a_reference_that_others_have_too(read: Call, orders: Orders, number: in
     assert found.storefront_id == number
 
 
-def test_what_happened_elsewhere(read: Call, orders: Orders, number: int) -> None:
-    """An order's events belong to the storefront that it was in by then."""
+def test_history_of_another_storefront(read: Call, orders: Orders, number: int) -> None:
+    """An event belongs to the storefront that its order had at the time."""
     order_id = orders.add(storefront_id=number + 2)
     orders.change(order_id, payment_status="processing")
     orders.change(order_id, storefront_id=number)
@@ -88,7 +90,7 @@ def test_what_happened_elsewhere(read: Call, orders: Orders, number: int) -> Non
 
 
 def test_lists(read: Call, orders: Orders, number: int) -> None:
-    """As if there were no others: page by page, in order, with every filter."""
+    """Only orders in scope: page by page, in order, with every filter."""
     made = [
         orders.add(
             storefront_id=number + n % 3,
@@ -127,7 +129,7 @@ def test_a_storefront_that_is_asked_for_by_name(read: Call, number: int) -> None
     )
 
 
-def test_no_storefront_at_all(guarded: Service, issuer: Issuer, orders: Orders) -> None:
+def test_an_empty_scope(guarded: Service, issuer: Issuer, orders: Orders) -> None:
     order_id = orders.add()
     with reading("connect-binary", guarded, issuer) as read:
         assert ids(read(ListOrdersRequest())) == []
@@ -158,7 +160,7 @@ def test_watching(
         assert refusal(watch, not_ours).code == "permission_denied"
 
 
-def test_watchers_with_and_without_a_limit_do_not_meet(
+def test_watchers_of_different_scopes_are_separate(
     guarded: Service, issuer: Issuer, orders: Orders, number: int
 ) -> None:
     ours, theirs = (orders.add(storefront_id=storefront) for storefront in (number, number + 1))
@@ -180,7 +182,7 @@ def test_watchers_with_and_without_a_limit_do_not_meet(
 
 
 class TestWriting:
-    """A limit is one for writers, too."""
+    """The scope applies to writes, too."""
 
     @pytest.fixture(params=CALLERS)
     def write(
@@ -203,7 +205,7 @@ class TestWriting:
             assert failure == Failure("not_found", f"there is no order {theirs}")
         assert orders.row(theirs) == before
 
-    def test_keys_and_statuses_of_others_are_not_told(
+    def test_keys_and_statuses_of_others_are_not_disclosed(
         self, write: Call, orders: Orders, number: int
     ) -> None:
         theirs = orders.add(storefront_id=number + 1)
@@ -215,10 +217,10 @@ class TestWriting:
             )
             assert refused(write, request).code == "not_found"
 
-    def test_what_would_be_refused_tells_nothing_of_a_key(
+    def test_a_refusal_discloses_no_key_of_others(
         self, write: Call, orders: Orders, number: int
     ) -> None:
-        """Whether the key of somebody else is used could be asked without writing anything."""
+        """Else a refused request would disclose whether another tenant's key is in use."""
         ours = orders.add(storefront_id=number)
         theirs = orders.add(storefront_id=number + 1)
         orders.change(ours, payment_status="refunded")
@@ -241,7 +243,7 @@ class TestWriting:
         late = UpdateOrderPaymentRequest(order_id=ours, payment_status="pending")
         assert refused(write, late).code == "failed_precondition"
 
-    def test_the_history_says_who_it_was(
+    def test_the_history_records_the_subject(
         self, write: Call, guarded: Service, issuer: Issuer, orders: Orders, number: int
     ) -> None:
         ours = orders.add(storefront_id=number)

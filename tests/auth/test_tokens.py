@@ -1,4 +1,4 @@
-"""Tokens in a running service: keys that change, streams that end, and nothing that leaks."""
+"""Tokens in a running service: replaced keys, the end of streams, and leaks."""
 
 import re
 import signal
@@ -34,13 +34,13 @@ EVERYTHING = ListOrdersRequest()
 
 @pytest.fixture
 def issuer(tmp_path: Path) -> Issuer:
-    """One of this test's own."""
+    """An issuer for one test."""
     return Issuer(tmp_path / "jwks.json")
 
 
 @pytest.fixture
 def own(tmp_path: Path, issuer: Issuer) -> Iterator[Service]:
-    """A service that takes its tokens."""
+    """A service that accepts its tokens."""
     settings = {"public": "health", "jwt_leeway": "0"} | issuer.settings()
     with service.on_own_database(tmp_path / "log", **settings) as own:
         yield own
@@ -48,7 +48,7 @@ def own(tmp_path: Path, issuer: Issuer) -> Iterator[Service]:
 
 
 def listed(running: Service, token: str, protocol: str = "grpcio") -> str:
-    """Which code a reader gets."""
+    """Return the code that a read gets."""
     with CALLERS[protocol](running.base_url, **bearer(token)) as call:
         try:
             call(EVERYTHING)
@@ -63,7 +63,7 @@ def reason(failure: Failure) -> str:
     return detail.reason
 
 
-def test_why_a_token_is_refused(own: Service, issuer: Issuer) -> None:
+def test_reasons_of_rejected_tokens(own: Service, issuer: Issuer) -> None:
     for headers, expected in (
         ({}, "TOKEN_MISSING"),
         ({"authorization": "Basic eDp5"}, "TOKEN_INVALID"),
@@ -77,7 +77,7 @@ def test_why_a_token_is_refused(own: Service, issuer: Issuer) -> None:
             assert (failure.code, reason(failure)) == ("unauthenticated", expected)
 
 
-def test_what_a_caller_lacks_is_named(own: Service, issuer: Issuer) -> None:
+def test_a_missing_permission_is_named(own: Service, issuer: Issuer) -> None:
     with CALLERS["connect-binary"](own.base_url, **bearer(issuer.token(READ))) as call:
         request = UpdateOrderPaymentRequest(order_id=1, payment_status="paid")
         failure = refused(call, request)
@@ -89,7 +89,7 @@ def test_what_a_caller_lacks_is_named(own: Service, issuer: Issuer) -> None:
 
 
 def test_the_challenge(own: Service, issuer: Issuer) -> None:
-    """RFC 6750, section 3: what a client of HTTP is told."""
+    """The header WWW-Authenticate (RFC 6750, section 3)."""
     with json_client(own.base_url) as client:
 
         def challenged(**headers: str) -> tuple[int, str]:
@@ -104,7 +104,7 @@ def test_the_challenge(own: Service, issuer: Issuer) -> None:
         )
 
 
-def test_two_tokens_are_none(own: Service, issuer: Issuer) -> None:
+def test_two_authorization_headers_are_rejected(own: Service, issuer: Issuer) -> None:
     header = bearer(issuer.token(READ))["authorization"]
     with json_client(own.base_url) as client:
         twice = [("authorization", header)] * 2
@@ -116,7 +116,7 @@ def test_two_tokens_are_none(own: Service, issuer: Issuer) -> None:
 
 
 def test_keys_are_replaced_without_a_restart(own: Service, issuer: Issuer) -> None:
-    """The next key is there before it is used, and the last one goes after."""
+    """The new key is published before it is used, and the old one removed after."""
     old, new = issuer.keys[0], ec_key("new")
     first = issuer.token(READ, key=old)
     assert listed(own, first) == "ok"
@@ -128,7 +128,7 @@ def test_keys_are_replaced_without_a_restart(own: Service, issuer: Issuer) -> No
     assert listed(own, issuer.token(READ, key=new)) == "ok"
 
 
-def test_keys_from_a_url_that_is_not_there_at_first(
+def test_keys_from_a_url_that_is_unreachable_at_first(
     tmp_path: Path, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -186,10 +186,10 @@ def test_reflection_ends_with_its_token(own: Service, issuer: Issuer) -> None:
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_strangers_take_no_place_while_keys_are_slow(
+def test_unknown_keys_occupy_few_slots_while_a_fetch_is_slow(
     tmp_path: Path, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those who wait for keys have no place among the calls that wait for the database."""
+    """A call that waits for keys occupies no place in the queue for the database."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with serving(issuer.key_set()) as keys:
         settings = issuer.settings() | {"jwks": keys.url, "pool_size": "1", "queue_size": "1"}
@@ -226,7 +226,7 @@ class TestWhatIsPublic:
             shown = client.get("/metrics", headers=bearer(issuer.token("metrics")))
             assert "listings_rpcs_total" in shown.text
 
-    def test_as_it_is_set(self, tmp_path: Path, issuer: Issuer) -> None:
+    def test_public_setting(self, tmp_path: Path, issuer: Issuer) -> None:
         check = "/grpc.health.v1.Health/Check"
         reflect = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
         for public, open_to_all in (
@@ -255,8 +255,8 @@ def is_open(running: Service, path: str) -> bool:
     return True
 
 
-def test_nothing_of_a_token_leaks(own: Service, issuer: Issuer) -> None:
-    """Neither into the log, nor into metrics, nor into what its caller is told."""
+def test_tokens_do_not_leak(own: Service, issuer: Issuer) -> None:
+    """Neither into the log, nor into metrics, nor into responses."""
     secrets = [
         issuer.token(READ),
         issuer.token(READ, aud="billing"),
@@ -266,25 +266,25 @@ def test_nothing_of_a_token_leaks(own: Service, issuer: Issuer) -> None:
         "c2VjcmV0IHNlY3JldA.c2VjcmV0IHNlY3JldA.c2VjcmV0IHNlY3JldA",
         "secret-secret-secret-secret",
     ]
-    told = []
+    shown = []
     for secret in secrets:
         for protocol in CALLERS:
             with CALLERS[protocol](own.base_url, **bearer(secret)) as call:
                 try:
                     call(EVERYTHING)
                 except Failure as failure:
-                    told.append(str(failure))
+                    shown.append(str(failure))
         with json_client(own.base_url) as client:
             for place in ("/", "/metrics", path(EVERYTHING)):
                 response = client.get(place, headers=bearer(secret))
-                told.append(f"{response.headers} {response.text}")
+                shown.append(f"{response.headers} {response.text}")
             client.post(path(EVERYTHING), content="{}", headers={"x-forwarded-for": secret})
             if secret.startswith("eyJ"):  # where no token belongs
                 client.post(f"/{secret}", content="{}", headers={"x-request-id": secret})
                 client.get(path(EVERYTHING), params={"access_token": secret})
     with json_client(own.base_url) as client:
-        told.append(client.get("/metrics", headers=bearer(issuer.token("metrics"))).text)
-    everything = "\n".join([*told, own.log.read_text()])
+        shown.append(client.get("/metrics", headers=bearer(issuer.token("metrics"))).text)
+    everything = "\n".join([*shown, own.log.read_text()])
     for secret in secrets:
         for part in re.split(r"\.", secret):
             assert part[:16] not in everything

@@ -1,16 +1,16 @@
-"""Files are read again when they have changed, and until they can be used."""
+"""FileReloader: replaced files, faults, and retries."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from server.files.reload import ReloadedFiles
+from server.files.reload import FileReloader
 from server.settings import SettingsError
 
 
 class Reader:
-    """Reads numbers, and remembers them."""
+    """Reads a number, and keeps all that it has read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,54 +34,54 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_cannot_be_read_at_first_is_an_error(path: Path) -> None:
+def test_an_unusable_file_is_an_error_at_first(path: Path) -> None:
     path.write_text("one")
     with pytest.raises(SettingsError, match="no number"):
-        ReloadedFiles([path], Reader(path))
+        FileReloader([path], Reader(path))
 
 
-def test_they_are_read_when_they_have_changed(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_poll_reads_changed_files(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     read = Reader(path)
-    files = ReloadedFiles([path, path.with_name("other")], read)
-    files.look()
+    files = FileReloader([path, path.with_name("other")], read)
+    files.poll()
     assert read.tries == 1
     path.write_text("22")
     for _ in range(3):
-        files.look()
+        files.poll()
     assert (read.numbers, read.tries) == ([1, 22], 2)
     assert [record.getMessage() for record in caplog.records] == ["the number is 22"]
 
 
-def test_a_copy_that_keeps_size_and_time_is_a_change(path: Path) -> None:
+def test_a_replacement_of_same_size_and_time_is_a_change(path: Path) -> None:
     read = Reader(path)
-    files = ReloadedFiles([path], read)
+    files = FileReloader([path], read)
     before = path.stat()
     copy = path.with_name("copy")
     copy.write_text("2")
     os.utime(copy, ns=(before.st_atime_ns, before.st_mtime_ns))
     copy.rename(path)
-    files.look()
+    files.poll()
     assert read.numbers == [1, 2]
 
 
-def test_a_fault_is_told_once_and_tried_again(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_is_logged_once_and_retried(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     read = Reader(path)
-    files = ReloadedFiles([path], read)
+    files = FileReloader([path], read)
     path.write_text("two")
     for _ in range(3):
-        files.look()
+        files.poll()
     path.unlink()
     for _ in range(3):
-        files.look()
+        files.poll()
     assert (read.numbers, read.tries) == ([1], 7)
-    files.reload()  # whoever asks for it is told again
+    files.reload()  # logs the fault again
     path.write_text("3")
-    files.look()
-    files.look()
+    files.poll()
+    files.poll()
     assert (read.numbers, read.tries) == ([1, 3], 9)
-    assert [record.getMessage().partition(".")[0] for record in caplog.records] == [
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
         "no number: ValueError",
         "no number: FileNotFoundError",
         "no number: FileNotFoundError",
@@ -89,8 +89,8 @@ def test_a_fault_is_told_once_and_tried_again(path: Path, caplog: pytest.LogCapt
     ]
 
 
-def test_they_are_read_in_any_case_when_that_is_wanted(path: Path) -> None:
+def test_reload_reads_unchanged_files(path: Path) -> None:
     read = Reader(path)
-    files = ReloadedFiles([path], read)
+    files = FileReloader([path], read)
     files.reload()
     assert read.numbers == [1, 1]

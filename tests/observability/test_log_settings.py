@@ -1,4 +1,4 @@
-"""The form of the log, its level and its sampling, by setting."""
+"""Format, level and sampling of the log, by setting."""
 
 import json
 import os
@@ -7,8 +7,9 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -29,6 +30,8 @@ from tests.support.command_line import listings
 from tests.support.embedded import eventually
 from tests.support.orders import Orders
 
+DROPPED = re.compile(r"dropped (\d+) log entries")
+
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_every_line_is_json_off_a_terminal(database_url: str, tmp_path: Path, workers: str) -> None:
@@ -44,32 +47,105 @@ def test_every_line_is_json_off_a_terminal(database_url: str, tmp_path: Path, wo
         assert len({each["pid"] for each in running.logged(event=event)}) == int(workers)
 
 
-def test_it_is_readable_on_a_terminal(database_url: str) -> None:
+class OnTerminal(NamedTuple):
+    process: subprocess.Popen[bytes]
+    base_url: str
+    rest: Callable[[], list[str]]
+    """Stops it by Ctrl-C, and returns the lines that it has shown after it served."""
+
+
+@contextmanager
+def on_terminal(
+    url: str, settings: Mapping[str, str] | None = None, **variables: str
+) -> Iterator[OnTerminal]:
+    """Run a service whose output is a pseudo-terminal."""
     master, terminal = pty.openpty()
+    shown = b""
     with subprocess.Popen(
         [sys.executable, "-m", "server", "serve"],
-        env=service.environment_on(database_url) | {"TERM": "xterm", "COLUMNS": "200"},
+        env=service.environment_on(url, settings) | {"TERM": "xterm", "COLUMNS": "200"} | variables,
         stdout=terminal,
         stderr=terminal,
     ) as process:
         os.close(terminal)
-        shown = b""
         while b"Ctrl-C stops the service" not in shown:
             shown += os.read(master, 65536)
-        process.send_signal(signal.SIGINT)
+        text = shown.decode()
+        assert "Pay for order 1:" in text
+        found = re.search(r"http://127\.0\.0\.1:\d+", text)
+        assert found
+
+        def rest() -> list[str]:
+            output = b""
+            process.send_signal(signal.SIGINT)
+            try:
+                while chunk := os.read(master, 65536):
+                    output += chunk
+            except OSError:  # EIO: the other end is closed
+                pass
+            assert process.wait(20) == 0
+            return output.decode().splitlines()
+
         try:
-            while chunk := os.read(master, 65536):
-                shown += chunk
-        except OSError:  # EIO: nobody holds the other end any more
-            pass
-        assert process.wait(20) == 0
-    os.close(master)
-    text = shown.decode()
-    assert "Pay for order 1:" in text
-    (line,) = [each for each in text.splitlines() if "stopping" in each]
-    assert "info" in line
-    with pytest.raises(ValueError, match="Expecting value"):
-        json.loads(line)
+            yield OnTerminal(process, found[0], rest)
+        finally:
+            process.terminate()
+            os.close(master)
+
+
+def test_a_call_is_one_short_line_on_a_terminal(database_url: str) -> None:
+    orders = Orders(database_url)
+    order_id, refunded = orders.add(), orders.add(payment_status="refunded")
+    paid = UpdateOrderPaymentRequest(
+        order_id=order_id, payment_status="paid", payment_idempotency_key="evt_1"
+    )
+    with on_terminal(database_url, TZ="XXX-05:30") as running:
+        with CALLERS["grpcio"](running.base_url) as call:
+            call(paid)
+            call(paid)
+            with pytest.raises(Failure):
+                call(GetOrderRequest(order_id=404))
+            with pytest.raises(Failure):
+                call(UpdateOrderPaymentRequest(order_id=refunded, payment_status="pending"))
+        httpx.post(f"{running.base_url}/nowhere/a%1b%5b2J", json={})
+        lines = running.rest()
+    local = datetime.now(UTC) + timedelta(hours=5, minutes=30)
+    assert "\x1b[2J" not in "".join(lines)
+    plain = [re.sub(r"\x1b\[\d+m", "", each) for each in lines]
+    assert plain != lines  # it is coloured
+    moments = [each[:8] for each in plain if each.startswith(local.strftime("%H:"))]
+    assert moments or local.minute == 0
+    expected = (
+        f"UpdateOrderPayment grpc ok # ms order={order_id}",
+        f"UpdateOrderPayment grpc ok # ms order={order_id} replayed",
+        'GetOrder grpc not_found # ms order=404 error="',
+        f'UpdateOrderPayment grpc failed_precondition # ms order={refunded} status_refused error="',
+        r'nowhere/a\x1b[2J connect unimplemented error="',
+    )
+    seen = [re.sub(r" \d+\.\d ms", " # ms", each[9:]) for each in plain]
+    for begin, line in zip(expected, [each for each in seen if "stopp" not in each], strict=True):
+        assert line == begin or (begin.endswith('"') and line.startswith(begin))
+    assert [each for each in seen if "stopp" in each] == ["stopping", "stopped"]
+
+
+def test_details_are_shown_at_level_debug_only(database_url: str) -> None:
+    order_id = Orders(database_url).add()
+    with on_terminal(database_url, {"log_level": "debug"}, NO_COLOR="1") as running:
+        with json_client(running.base_url) as client:
+            body, headers = {"orderId": order_id}, {"x-request-id": "req-1"}
+            client.post("/listings.v1.OrderService/GetOrder", json=body, headers=headers)
+            client.post("/grpc.health.v1.Health/Check", json={})
+        pid = running.process.pid
+        lines = running.rest()
+    assert "\x1b" not in "".join(lines)
+    (read,) = [each for each in lines if "GetOrder" in each]
+    head, *details = re.split(r" (?=caller=|request_id=|pid=)", read[9:])
+    method = re.escape("listings.v1.OrderService/GetOrder")
+    assert re.fullmatch(rf"{method} connect ok \d+\.\d ms order={order_id}", head)
+    assert {each.partition("=")[0] for each in details} == {"caller", "request_id", "pid"}
+    assert {"request_id=req-1", f"pid={pid}"} <= set(details)
+    (check,) = [each for each in lines if "Health/Check" in each]
+    assert check[8:].startswith(" debug grpc.health.v1.Health/Check connect ok ")
 
 
 class Piped(NamedTuple):
@@ -77,7 +153,7 @@ class Piped(NamedTuple):
     output: IO[bytes]
     base_url: str
     shown: bytes
-    """What it has put out until it served."""
+    """Its output until it served."""
 
     def rest(self) -> bytes:
         """Stop it, and return what it puts out until it has ended."""
@@ -107,16 +183,16 @@ def piped(url: str, settings: Mapping[str, str], **variables: str) -> Iterator[P
             process.terminate()
 
 
-def test_the_form_can_be_set(database_url: str) -> None:
+def test_console_format_by_setting(database_url: str) -> None:
     with piped(database_url, {"log_format": "console"}) as running:
         rest = running.rest()
     assert not running.shown.startswith(b"{")
     assert b"Ctrl-C stops the service" in rest
     assert b"stopping" in rest
-    assert b"\x1b" not in rest  # no colours where nobody sees them
+    assert b"\x1b" not in rest  # no colours off a terminal
 
 
-def test_nothing_is_a_warning_when_a_process_just_stops(database_url: str, tmp_path: Path) -> None:
+def test_a_stop_logs_no_warnings(database_url: str, tmp_path: Path) -> None:
     order_id = Orders(database_url).add()
     with service.running(database_url, tmp_path / "log") as running:
         with (
@@ -132,7 +208,7 @@ def test_nothing_is_a_warning_when_a_process_just_stops(database_url: str, tmp_p
     assert len(running.logged(event="rpc", code="unavailable")) == 1
 
 
-def test_calls_go_on_when_nobody_reads_the_log_any_more(database_url: str) -> None:
+def test_calls_go_on_when_the_pipe_of_the_log_is_closed(database_url: str) -> None:
     order_id = Orders(database_url).add()
     with piped(database_url, {}) as running:
         running.output.close()
@@ -143,7 +219,7 @@ def test_calls_go_on_when_nobody_reads_the_log_any_more(database_url: str) -> No
         assert httpx.post(f"{running.base_url}/nowhere", json={}).status_code == 404
 
 
-def test_calls_go_on_while_nobody_reads_the_log(database_url: str) -> None:
+def test_calls_go_on_while_the_pipe_of_the_log_is_full(database_url: str) -> None:
     order_id = Orders(database_url).add()
     with piped(database_url, {}) as running:
         with CALLERS["grpcio"](running.base_url) as call:
@@ -153,13 +229,13 @@ def test_calls_go_on_while_nobody_reads_the_log(database_url: str) -> None:
             assert {each["event"] for each in written} == {"rpc"}
             call(GetOrderRequest(order_id=order_id))
         lines = [json.loads(each) for each in running.rest().splitlines()]
-    (dropped,) = [each["event"] for each in lines if "dropped" in each["event"]]
+    (dropped,) = [found[1] for each in lines if (found := DROPPED.search(each["event"]))]
     written += [each for each in lines if each["event"] == "rpc"]
-    assert len(written) + int(dropped.rpartition(" ")[2]) == 1_001
+    assert len(written) + int(dropped) == 1_001
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
-def test_a_terminal_is_not_told_what_to_do(database_url: str, encoding: str) -> None:
+def test_control_characters_are_escaped(database_url: str, encoding: str) -> None:
     settings = {"log_format": "console"}
     with piped(database_url, settings, PYTHONIOENCODING=encoding) as running:
         assert httpx.post(f"{running.base_url}/a%1b%5b2J%C5%82", json={}).status_code == 404
@@ -168,7 +244,7 @@ def test_a_terminal_is_not_told_what_to_do(database_url: str, encoding: str) -> 
     assert rb"a\x1b[2J" in shown
 
 
-def test_less_can_be_logged(database_url: str, tmp_path: Path) -> None:
+def test_level_warning(database_url: str, tmp_path: Path) -> None:
     order_id = Orders(database_url).add()
     (listener,) = listen("127.0.0.1", 0)
     base_url = base_url_of(listener, "http")
@@ -205,7 +281,7 @@ def is_ready(base_url: str) -> bool:
         return False
 
 
-def test_more_can_be_logged(database_url: str, tmp_path: Path) -> None:
+def test_level_debug(database_url: str, tmp_path: Path) -> None:
     with service.running(database_url, tmp_path / "log", log_level="debug") as running:
         with json_client(running.base_url) as client:
             client.post("/grpc.health.v1.Health/Check", json={})
@@ -213,8 +289,8 @@ def test_more_can_be_logged(database_url: str, tmp_path: Path) -> None:
         assert running.stop() == 0
 
 
-def test_a_share_of_what_went_well(database_url: str, tmp_path: Path) -> None:
-    """All that did not is logged, and all that was a replay."""
+def test_sampling_of_successful_calls(database_url: str, tmp_path: Path) -> None:
+    """Failures and replays are always logged."""
     orders = Orders(database_url)
     order_id, replayed = orders.add(), orders.add()
     with service.running(database_url, tmp_path / "log", log_sample="0.25") as running:

@@ -1,4 +1,4 @@
-"""What Prometheus is told."""
+"""The metrics of a running service."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ UPDATE = PATH.lstrip("/")
 
 @contextmanager
 def blocked(running: Service, count: int) -> Iterator[list[grpc.Future]]:
-    """Let that many updates of one order wait meanwhile."""
+    """Block ``count`` updates of one order by a row lock."""
     order_id = Orders(running.database_url).add()
     request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid").to_binary()
     options = [("grpc.use_local_subchannel_pool", 1)]
@@ -45,7 +45,7 @@ def blocked(running: Service, count: int) -> Iterator[list[grpc.Future]]:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_rpcs_by_method_code_and_protocol(database_url: str, tmp_path: Path, workers: str) -> None:
-    """Whichever worker has served them, and whichever is asked."""
+    """Whichever worker served them, and whichever answers the scrape."""
     order_id = Orders(database_url).add()
     with service.running(database_url, tmp_path / "log", workers=workers) as running:
         for caller in READERS.values():
@@ -71,7 +71,7 @@ def test_rpcs_by_method_code_and_protocol(database_url: str, tmp_path: Path, wor
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_what_is_under_way(database_url: str, tmp_path: Path, workers: str) -> None:
+def test_gauges(database_url: str, tmp_path: Path, workers: str) -> None:
     settings = {"pool_size": "2", "workers": workers, "statement_timeout": "60"}
     names = ("rpcs_in_flight", "pool_in_use", "pool_waiting", "watchers", "pool_size", "ready")
 
@@ -86,7 +86,7 @@ def test_what_is_under_way(database_url: str, tmp_path: Path, workers: str) -> N
         ):
             next(stream)
             with blocked(running, 5):  # on one connection, so one worker has them
-                # The feed waits for a connection, too, once it looks for news.
+                # The feed waits for a connection as well when it polls the history.
                 expected = [[6, 2, n, 1, 2 * int(workers), int(workers)] for n in (3, 4)]
                 eventually(lambda: seen() in expected)
         eventually(lambda: seen() == [0, 0, 0, 0, 2 * int(workers), int(workers)])
@@ -94,7 +94,7 @@ def test_what_is_under_way(database_url: str, tmp_path: Path, workers: str) -> N
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-def test_those_that_there_is_no_room_for(database_url: str, tmp_path: Path, caller: str) -> None:
+def test_queue_drops(database_url: str, tmp_path: Path, caller: str) -> None:
     settings = {"pool_size": "1", "queue_size": "1", "statement_timeout": "60"}
     with service.running(database_url, tmp_path / "log", **settings) as running:
         with blocked(running, 3) as futures:
@@ -116,7 +116,7 @@ def test_those_that_there_is_no_room_for(database_url: str, tmp_path: Path, call
         assert running.stop() == 0
 
 
-def test_paths_that_callers_make_up_are_no_labels(database_url: str, tmp_path: Path) -> None:
+def test_unknown_paths_are_no_labels(database_url: str, tmp_path: Path) -> None:
     with service.running(database_url, tmp_path / "log") as running:
         for number in range(5):
             httpx.post(f"{running.base_url}/listings.v1.OrderService/Nowhere{number}", json={})
@@ -126,7 +126,7 @@ def test_paths_that_callers_make_up_are_no_labels(database_url: str, tmp_path: P
         assert running.stop() == 0
 
 
-def test_many_may_ask_at_once(database_url: str, tmp_path: Path) -> None:
+def test_concurrent_scrapes(database_url: str, tmp_path: Path) -> None:
     with service.running(database_url, tmp_path / "log", workers="2") as running:
         with ThreadPoolExecutor(8) as threads:
             asked = [threads.submit(running.metric, "listings_ready") for _ in range(40)]

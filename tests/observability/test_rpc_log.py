@@ -1,4 +1,4 @@
-"""One line in the log for each RPC, over every protocol."""
+"""One log entry for each RPC, over every protocol."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -51,7 +51,7 @@ def call(caller: str, running: Service) -> Iterator[Call]:
 
 
 def line(running: Service, **wanted: object) -> dict[str, Any]:
-    """Wait for the one line of an RPC."""
+    """Wait for the log entry of an RPC, and return it."""
     eventually(lambda: running.logged(event="rpc", **wanted))
     (entry,) = running.logged(event="rpc", **wanted)
     return entry
@@ -66,7 +66,7 @@ def full_name(request: Message[Any]) -> str:
     return path(request).lstrip("/")
 
 
-def test_an_rpc_that_went_well(caller: str, call: Call, running: Service, orders: Orders) -> None:
+def test_a_successful_rpc(caller: str, call: Call, running: Service, orders: Orders) -> None:
     order_id = orders.add()
     request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")
     call(request)
@@ -106,8 +106,10 @@ def test_a_request_that_breaks_a_rule(caller: str, call: Call, running: Service)
     assert line(running, order_id=order_id)["code"] == "invalid_argument"
 
 
-def test_a_fault_of_the_service_is_told_whole(call: Call, running: Service, orders: Orders) -> None:
-    """But for identifiers, which are in PostgreSQL's own words."""
+def test_an_internal_error_is_logged_with_its_traceback(
+    call: Call, running: Service, orders: Orders
+) -> None:
+    """Except identifiers, which PostgreSQL's messages quote."""
     key, order_id = "evt_1Nabcdefghijklmnop", orders.add()
     fail(orders, "XX000", f"broken by {key}", f"Key (payment_idempotency_key)=({key}) is odd.")
     with pytest.raises(Failure):
@@ -123,7 +125,7 @@ def test_a_fault_of_the_service_is_told_whole(call: Call, running: Service, orde
     assert key not in running.log.read_text()
 
 
-def test_a_fault_of_the_database_is_told_in_short(
+def test_a_database_error_is_logged_with_its_cause(
     call: Call, running: Service, orders: Orders
 ) -> None:
     order_id = orders.add()
@@ -137,7 +139,7 @@ def test_a_fault_of_the_database_is_told_in_short(
 
 
 def fail(orders: Orders, sqlstate: str, message: str, detail: str) -> None:
-    """Make setting the status "fail" fail like that."""
+    """Make an update to the status "fail" raise this error."""
     with psycopg.connect(orders.url, autocommit=True) as connection:
         connection.execute(
             sql.SQL(
@@ -151,7 +153,7 @@ def fail(orders: Orders, sqlstate: str, message: str, detail: str) -> None:
         )
 
 
-def test_a_deadline_has_no_cause_to_tell(running: Service, orders: Orders) -> None:
+def test_a_deadline_has_no_cause(running: Service, orders: Orders) -> None:
     order_id = orders.add()
     with psycopg.connect(orders.url) as holder:
         holder.execute("SELECT FROM orders WHERE id = %s FOR UPDATE", (order_id,))
@@ -163,8 +165,8 @@ def test_a_deadline_has_no_cause_to_tell(running: Service, orders: Orders) -> No
     assert "cause" not in entry
 
 
-def test_a_request_knows_nothing_of_the_one_before(running: Service, orders: Orders) -> None:
-    """Although they come in one packet, on one connection."""
+def test_context_is_not_shared_between_pipelined_requests(running: Service, orders: Orders) -> None:
+    """Even when they arrive in one packet, on one connection."""
     order_id = orders.add()
     body = b'{"orderId": %d, "paymentStatus": "paid", "paymentIdempotencyKey": "k-%d"}' % (
         order_id,
@@ -187,7 +189,7 @@ def test_a_request_knows_nothing_of_the_one_before(running: Service, orders: Ord
         b'{"orderId": "pi_hidden"}',
     ],
 )
-def test_what_cannot_be_read_is_not_quoted(running: Service, body: bytes) -> None:
+def test_malformed_requests_are_not_quoted(running: Service, body: bytes) -> None:
     headers = {"content-type": "application/json", "content-encoding": "identity"}
     assert httpx.post(running.base_url + PATH, content=body, headers=headers).status_code == 400
     headers["content-encoding"] = "pi_hidden"
@@ -196,7 +198,7 @@ def test_what_cannot_be_read_is_not_quoted(running: Service, body: bytes) -> Non
     assert "pi_hidden" not in running.log.read_text()
 
 
-def test_lines_are_short_enough_to_be_written_at_once(running: Service) -> None:
+def test_lines_are_shorter_than_pipe_buf(running: Service) -> None:
     request_id = "a-long-path"
     headers = {"x-request-id": request_id, "content-type": "application/" + "x" * 3000}
     httpx.post(f"{running.base_url}/" + "%C5%82" * 2000, headers=headers)
@@ -205,7 +207,7 @@ def test_lines_are_short_enough_to_be_written_at_once(running: Service) -> None:
 
 
 def test_no_identifier_is_logged(call: Call, running: Service, orders: Orders) -> None:
-    """Not even where callers put it themselves."""
+    """Not even where callers use it as a request id."""
     order_id, other = orders.add(), orders.add()
     identifiers = {
         "payment_session_id": f"cs_{order_id}_session",
@@ -227,7 +229,7 @@ def test_no_identifier_is_logged(call: Call, running: Service, orders: Orders) -
 
 
 @pytest.mark.parametrize("watcher", WATCHERS)
-def test_a_stream_has_its_line_at_its_end(running: Service, orders: Orders, watcher: str) -> None:
+def test_a_stream_is_logged_at_its_end(running: Service, orders: Orders, watcher: str) -> None:
     order_id = orders.add()
     before = len(running.logged(method=full_name(WatchOrderPaymentsRequest())))
     with WATCHERS[watcher](running.base_url) as watch:
@@ -249,9 +251,7 @@ def test_a_stream_has_its_line_at_its_end(running: Service, orders: Orders, watc
         (PATH.lstrip("/"), "application/grpc", "unimplemented"),
     ],
 )
-def test_requests_that_reach_no_method(
-    running: Service, where: str, content_type: str, code: str
-) -> None:
+def test_unrouted_requests(running: Service, where: str, content_type: str, code: str) -> None:
     quoted = where.replace("\t", "%09")
     request_id = f"{where.partition('/')[0]}-{content_type}"
     headers = {"content-type": content_type, "x-request-id": request_id}
@@ -262,7 +262,7 @@ def test_requests_that_reach_no_method(
     assert entry["caller"].startswith("127.0.0.1:")
 
 
-def test_refusals_by_the_runtime_are_logged_too(running: Service) -> None:
+def test_rejections_by_connectrpc_are_logged(running: Service) -> None:
     headers = {"connect-timeout-ms": "12345678901", "x-request-id": "too-long"}
     assert httpx.post(running.base_url + PATH, json={}, headers=headers).status_code == 400
     assert line(running, request_id="too-long")["code"] == "invalid_argument"

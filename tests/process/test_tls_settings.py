@@ -73,7 +73,7 @@ def test_a_key_of_another_type_replaces_the_first(ca: Issued, tls: TLS, tmp_path
         async with serving(lambda: tls.context) as served:
             await asyncio.to_thread(shown, served, "ECDSA")
             ca.issue(key=rsa_key()).save(tmp_path, "server")
-            tls.look()
+            tls.poll()
             await asyncio.to_thread(shown, served, "RSA")
             with pytest.raises((ssl.SSLError, ConnectionError)):
                 await asyncio.to_thread(shown, served, "ECDSA")
@@ -108,7 +108,7 @@ def test_a_client_whose_ca_is_taken_out_cannot_resume(
             resumed, session = await asyncio.to_thread(call, served, session)
             assert resumed
             trusted.write_bytes(ours.cert_pem())
-            tls.look()
+            tls.poll()
             with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
                 await asyncio.to_thread(call, served, session)
             assert served.app.started.total() == 2

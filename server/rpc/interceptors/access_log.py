@@ -21,7 +21,7 @@ from starlette.types import Scope
 from structlog.contextvars import bind_contextvars, get_contextvars
 
 from persistence.errors import WatchEnded
-from server.observability.logging import conceal, is_concealed, without_tokens
+from server.observability.masking import has_current_request, mask_tokens, set_current_request
 from server.observability.metrics import Metrics
 from server.rpc.interceptors.base import Context
 from server.rpc.interceptors.request_id import REQUEST_ID, is_request_id
@@ -122,7 +122,7 @@ class AccessLog:
         path, protocol = scope["path"], protocol_of(headers.get("content-type", ""))
         self._count(path, code, protocol)
         entry: dict[str, object] = {
-            "method": without_tokens(path.lstrip("/"))[:_MAX_PATH],
+            "method": mask_tokens(path.lstrip("/"))[:_MAX_PATH],
             "protocol": protocol,
             "code": code,
             "caller": ":".join(map(str, scope["client"] or ())),
@@ -167,7 +167,7 @@ class AccessLog:
 
 def bind_request(request: Message[Any]) -> None:
     """Add the order id to log entries while ``request`` is served, and mask its identifiers."""
-    conceal(request)
+    set_current_request(request)
     order_id = getattr(request, "order_id", None)
     if order_id is not None:
         bind_contextvars(order_id=order_id)
@@ -199,7 +199,7 @@ def _message(error: ConnectError) -> str:
 
     A message may quote identifiers of a request that is not masked, because it was not decoded.
     """
-    if is_concealed() or error.details:
+    if has_current_request() or error.details:
         return error.message
     return error.message.partition(":")[0]
 

@@ -10,8 +10,8 @@ from starlette.responses import PlainTextResponse, Response
 from structlog.contextvars import bind_contextvars
 
 from server.auth.jwks_client import KeysUnavailable
-from server.auth.jwt import INVALID, TokenRefused, TokenVerifier
-from server.auth.principal import principal
+from server.auth.jwt import INVALID, TokenError, TokenVerifier
+from server.auth.principal import current_principal
 from server.rpc.error_encoding import HTTP_STATUS
 from server.rpc.errors import (
     connect_error,
@@ -100,13 +100,13 @@ class AuthorizationInterceptor:
             return
         try:
             caller = await self._verifier.verify(_bearer(authorization))
-        except TokenRefused as refusal:
+        except TokenError as refusal:
             challenge = 'Bearer error="invalid_token"' if authorization else "Bearer"
             raise _Refused(unauthenticated(str(refusal), refusal.reason), challenge) from None
         except KeysUnavailable as error:
             writes = method is not None and may_write(method)
             raise _Refused(unavailable(str(error), writes=writes)) from error
-        principal.set(caller)
+        current_principal.set(caller)
         bind_contextvars(subject=caller.subject)
         if needed not in caller.permissions:
             text = f"{path} needs the permission {needed}, which the token does not have"
@@ -117,10 +117,10 @@ class AuthorizationInterceptor:
 
 
 def _bearer(authorization: Sequence[str]) -> str:
-    """Return the token of a request, by RFC 6750, section 2.1. Raises TokenRefused."""
+    """Return the token of a request, by RFC 6750, section 2.1. Raises TokenError."""
     if not authorization:
-        raise TokenRefused(_MISSING, "a token is needed: send Authorization: Bearer TOKEN")
+        raise TokenError(_MISSING, "a token is needed: send Authorization: Bearer TOKEN")
     scheme, _, token = authorization[0].partition(" ")
     if len(authorization) > 1 or scheme.lower() != "bearer" or not token.strip():
-        raise TokenRefused(INVALID, "expected one header Authorization: Bearer TOKEN")
+        raise TokenError(INVALID, "expected one header Authorization: Bearer TOKEN")
     return token.strip()

@@ -9,7 +9,7 @@ from typing import cast
 from connectrpc.errors import ConnectError
 
 from server.auth.jwt import EXPIRED
-from server.auth.principal import principal
+from server.auth.principal import current_principal
 from server.rpc.errors import unauthenticated
 from server.rpc.interceptors.base import Context, Request, Response
 
@@ -48,7 +48,7 @@ class TokenExpiryInterceptor:
 
     def _expiry(self) -> float | None:
         """Return when the token expires, in seconds of the event loop's clock; None for never."""
-        caller = principal.get()
+        caller = current_principal.get()
         if caller is None:
             return None
         left = caller.expires_at + self._leeway - time.time()

@@ -7,7 +7,7 @@ import pytest
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 
-from server.auth.principal import Principal, principal
+from server.auth.principal import Principal, current_principal
 from server.rpc.interceptors.base import Context
 from server.rpc.interceptors.token_expiry import TokenExpiryInterceptor
 
@@ -39,7 +39,7 @@ def begun(numbers: Numbers, leeway: float = 0) -> AsyncGenerator[int]:
 
 
 def good_until(moment: float) -> None:
-    principal.set(Principal("somebody", frozenset(), None, moment))
+    current_principal.set(Principal("somebody", frozenset(), None, moment))
 
 
 @pytest.mark.parametrize("leeway", [0, 0.1])
@@ -61,5 +61,5 @@ async def test_a_stream_that_ends_before() -> None:
 
 
 async def test_without_a_token_there_is_no_end() -> None:
-    principal.set(None)
+    current_principal.set(None)
     assert [number async for number in begun(Numbers(last=3))] == [0, 1, 2]
