@@ -201,7 +201,7 @@ def _on_own_server() -> Iterator[Reader]:
             yield reader
         finally:
             reader.close()
-            with psycopg.connect(databases.server(), autocommit=True) as connection:
+            with psycopg.connect(url, autocommit=True) as connection:
                 drop = sql.SQL("DROP ROLE IF EXISTS {}")
                 connection.execute(drop.format(sql.Identifier(role)))
 
