@@ -29,7 +29,7 @@ fuzz *args: generate
 soak *args: generate
     @exec pytest -m soak "$@"
 
-# Check style, types, import rules, and the protos against the landed contract
+# Check style, types, import rules, and the protos against the accepted contract
 check: generate
     ruff check
     ruff format --check
