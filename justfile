@@ -1,8 +1,8 @@
-# Run these by ./justw, which sets up what they need. Arguments go to the command behind a recipe.
+# Run these by ./justw, which installs what they need. Arguments are passed to the command of a recipe.
 
 set positional-arguments := true
 
-# For every platform and Python that we support, and therefore by the lowest version.
+# For all supported platforms and Python versions: resolved for the lowest version, universally.
 compile := "uv pip compile pyproject.toml --quiet --universal --python-version 3.11 " + \
     "--generate-hashes --custom-compile-command './justw lock'"
 
@@ -17,19 +17,19 @@ serve *args: generate
 test *args: generate
     @exec pytest --numprocesses auto --dist worksteal --ignore tests/faults --ignore tests/fuzz "$@"
 
-# Kill, suspend, fill up, fail over, flood: for minutes, or one with LISTINGS_FAULTS=short
+# Inject faults under load: minutes, or about one with LISTINGS_FAULTS=short
 faults *args: generate
     @LISTINGS_FAULTS="${LISTINGS_FAULTS:-full}" exec pytest tests/faults "$@"
 
-# Send what no client should: for minutes, or for some seconds with LISTINGS_FUZZ=short
+# Send hostile requests: minutes, or seconds with LISTINGS_FUZZ=short
 fuzz *args: generate
     @LISTINGS_FUZZ="${LISTINGS_FUZZ:-full}" exec pytest tests/fuzz "$@"
 
-# Run the tests that take minutes
+# Run the tests that are marked as taking minutes
 soak *args: generate
     @exec pytest -m soak "$@"
 
-# Check style, types, and the protos against the landed contract
+# Check style, types, import rules, and the protos against the accepted contract
 check: generate
     ruff check
     ruff format --check
@@ -39,7 +39,7 @@ check: generate
     python -m proto.contract check
     uv pip check
 
-# Bring code and protos into the project's format
+# Format code and protos
 fmt:
     ruff check --fix-only
     ruff format
@@ -61,12 +61,12 @@ migrate *args: generate
 seed *args: generate
     @exec listings seed "$@"
 
-# Measure the service beside its peers
+# Measure the service beside its peers; --quick for some minutes
 bench *args: generate
     @uv pip install --quiet --no-deps --require-hashes --requirement requirements/bench.txt
     @exec python -m benchmarks "$@"
 
-# List the packages that the service brings along, with their licences
+# List the packages of the service with their licences
 licences *args: generate
     @exec pip-licenses --from mixed --with-urls --order license \
         --packages $(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/\1/p' requirements/service.txt) "$@"
@@ -85,7 +85,7 @@ lock *args:
     {{ compile }} --extra otel --output-file requirements/service.txt "$@"
     {{ compile }} --extra embedded --extra otel --group dev --constraint requirements/service.txt \
         --output-file requirements/dev.txt "$@"
-    # Only what dev.txt does not hold.
+    # Only what dev.txt does not contain.
     {{ compile }} --group bench --constraint requirements/dev.txt \
         $(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements/dev.txt) \
         --output-file requirements/bench.txt "$@"

@@ -183,7 +183,7 @@ def _own_database(server: str) -> Iterator[str]:
 
 @contextmanager
 def _for_service(connection: psycopg.Connection, url: str) -> Iterator[str]:
-    """Make a user as the README says, and yield the URL by which they come to the database."""
+    """Make a user as docs/operations.md says, and yield the URL of the database for it."""
     name = f"listings_bench_{uuid.uuid4().hex[:12]}"
     password = uuid.uuid4().hex
     create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE {}")

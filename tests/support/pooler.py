@@ -1,6 +1,6 @@
 """PgBouncer in transaction mode, between the service and PostgreSQL: ``pytest --pgbouncer``.
 
-The settings are those that the README names. Tests prepare and look by a connection of their own,
+The settings are those of docs/operations.md. Tests prepare and look by a connection of their own,
 past the pooler; what is under test goes through it.
 """
 

@@ -1,0 +1,117 @@
+"""The tables of the documentation say what the code says."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Any, Final
+
+import grpc
+import httpx
+from connectrpc.code import Code
+from prometheus_client.parser import text_string_to_metric_families
+
+from persistence.statuses import MOVES
+from server.gen.listings.v1.orders_connect import OrderService
+from server.settings import Settings, variable
+from tests.support.markdown import ROOT, code, page, table
+from tests.support.service import Service
+
+API: Final = page("api.md")
+
+REASON: Final = re.compile(r"[A-Z]+(?:_[A-Z]+)+|OVERLOADED")
+
+
+def test_settings() -> None:
+    rows = table(page("configuration.md"), "Variable", "Default")
+    documented = {code(row[0])[0]: "".join(code(row[1])) for row in rows}
+    fields = Settings.model_fields
+    assert documented == {variable(name): shown(field.default) for name, field in fields.items()}
+
+
+def shown(default: object) -> str:
+    match default:
+        case None:
+            return ""
+        case bool():
+            return "on" if default else "off"
+        case float():
+            return f"{default:g}"
+        case tuple():
+            return ",".join(default)
+        case _:
+            return str(default)
+
+
+def permissions() -> Mapping[str, str]:
+    return tomllib.loads((ROOT / "proto" / "permissions.toml").read_text())
+
+
+def test_permissions() -> None:
+    documented = {
+        code(row[0])[0]: code(row[1])
+        for row in table(page("security.md"), "Permission", "Methods and pages")
+    }
+    table_of_code: dict[str, list[str]] = {}
+    for path, permission in permissions().items():
+        service, _, method = path.strip("/").rpartition("/")
+        is_own = service == OrderService.desc().type_name
+        name = method if is_own else service or path
+        names = table_of_code.setdefault(permission, [])
+        if name not in names:
+            names.append(name)
+    assert documented == table_of_code
+
+
+def test_methods() -> None:
+    rows = table(API, "Method", "Permission")
+    documented = {code(row[0])[0]: code(row[1])[0] for row in rows}
+    desc = OrderService.desc()
+    assert documented == {
+        method.name: permissions()[f"/{desc.type_name}/{method.name}"] for method in desc.methods
+    }
+
+
+def test_moves_of_a_status() -> None:
+    documented = {}
+    for row in table(page("payments.md"), "From", "To"):
+        these = code(row[0])
+        others = these if "any other of these" in row[1] else []
+        for status in these:
+            documented[status] = {*others, *code(row[1])} - {status}
+    assert documented == {status: {*moves} - {status} for status, moves in MOVES.items()}
+
+
+def test_metrics(running: Service) -> None:
+    rows = table(page("operations.md"), "Metric", "Type")
+    documented = {(code(row[0])[0], row[1]) for row in rows}
+    documented.remove(("process_…", ""))
+    exposed = httpx.get(f"{running.base_url}/metrics", trust_env=False).text
+    families = list(text_string_to_metric_families(exposed))
+    assert any(each.name.startswith("process_") for each in families)
+    assert documented == {
+        (each.name + ("_total" if each.type == "counter" else ""), each.type)
+        for each in families
+        if not each.name.startswith("process_")
+    }
+
+
+def test_error_codes() -> None:
+    rows = [row for row in table(API, "Code", "gRPC", "HTTP") if row[0]]
+    numbers: dict[str, Any] = {each.name.lower(): each.value[0] for each in grpc.StatusCode}
+    for row in rows:
+        name = code(row[0])[0]
+        assert Code(name), name
+        assert int(row[1]) == numbers[name]
+
+
+def test_reasons_of_errors() -> None:
+    documented = set()
+    for row in table(API, "Code", "gRPC", "HTTP"):
+        documented |= {each for each in code(row[4]) if REASON.fullmatch(each)}
+    source = "".join(each.read_text() for each in (ROOT / "server").rglob("*.py"))
+    unknown = [reason for reason in documented if f'"{reason}"' not in source]
+    assert not unknown
+    contract = (ROOT / "proto" / "listings" / "v1" / "orders.proto").read_text()
+    text = re.sub(r"\s*//\s*", " ", contract)
+    named = re.findall(r"reason ((?:[A-Z]+_[A-Z_]+(?:, | or )?)+)", text)
+    assert {each for names in named for each in REASON.findall(names)} <= documented
