@@ -18,6 +18,7 @@ import structlog
 from persistence.errors import EmbeddedPostgresError, PersistenceError
 from persistence.roles import APPLICATION, OWNER
 from server.observability import logging
+from server.process import garbage
 from server.settings import Settings, SettingsError
 
 _DEMO_ORDERS = 100
@@ -32,6 +33,7 @@ def main() -> None:
     Settings come from LISTINGS_... environment variables. Without LISTINGS_DATABASE_URL, an
     embedded PostgreSQL keeps its data below the current directory, in LISTINGS_DATA_DIR.
     """
+    garbage.skip_collection_at_exit()
     logging.configure(form=logging.CONSOLE)
     # The default would end the process on the spot, and leave the embedded PostgreSQL running.
     signal.signal(signal.SIGTERM, _exit)
@@ -53,6 +55,7 @@ def serve_command(**options: str | int | None) -> None:
     An embedded database is migrated first, and gets some demo orders while it is empty. A database
     that LISTINGS_DATABASE_URL names is neither migrated nor filled: see `listings migrate`.
     """
+    garbage.pause_collection()
     from persistence import migrations, seeding
 
     with _reported(), ExitStack() as stack:
@@ -103,6 +106,7 @@ def _serve(settings: Settings, url: str) -> None:
         if len(listeners) == 1:
             run(setup, listeners[0], announce)
             return
+        garbage.resume_collection()
         try:
             work = partial(run, setup)
             serve_with_workers(work, listeners, announce, settings.shutdown_timeout)
@@ -245,6 +249,7 @@ def doctor_command() -> None:
     rights and limits, its schema and the port, one line each. Exits with 1 when something is wrong.
     Changes nothing, but starts an embedded database for the time.
     """
+    garbage.pause_collection()
     from server.process import doctor
 
     verdicts = []

@@ -21,6 +21,7 @@ from server.http.negotiation import OnePortProtocol
 from server.http.server import DrainingServer
 from server.http.tls_handshake import HandshakeProtocol
 from server.observability import telemetry
+from server.process import garbage
 from server.process.certificates import TLS
 from server.process.sighup import reloading
 from server.rpc.health import Readiness
@@ -71,9 +72,14 @@ def run(
     ready: Callable[[], object],
     lifeline: int | None = None,
 ) -> None:
-    """``serve`` on an event loop of its own."""
+    """``serve`` on an event loop of its own, in a process of its own."""
+
+    def serving() -> None:
+        garbage.resume_collection()
+        ready()
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(setup, listener, ready, lifeline))
+        runner.run(serve(setup, listener, serving, lifeline))
 
 
 async def serve(
