@@ -17,7 +17,7 @@ import psycopg
 
 from persistence.embedded import location
 from persistence.embedded.location import Place
-from tests.support import databases
+from tests.support import postgres
 from tests.support.embedded import eventually, open_directory, servers_below
 
 _USER = "listings"
@@ -191,7 +191,7 @@ def running() -> Iterator[Cluster]:
         maintenance = cluster.url.replace(f"/{_DATABASE}?", "/postgres?")
         with psycopg.connect(maintenance, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {_DATABASE}".encode())
-        databases.prepare(cluster.url)
+        postgres.prepare(cluster.url)
         yield cluster
 
 
