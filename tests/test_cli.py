@@ -15,7 +15,7 @@ import pytest
 from persistence.roles import APPLICATION
 from persistence.schema import migration_ids
 from server.gen.listings.v1.orders_pb import ListOrderPaymentEventsRequest
-from tests.support import databases, service
+from tests.support import databases, fork_server, service
 from tests.support.callers import PATH, json_client, path
 from tests.support.command_line import listings
 from tests.support.embedded import eventually, open_directory, servers_below
@@ -23,6 +23,13 @@ from tests.support.orders import Orders
 from tests.support.terminal import terminal
 
 REREAD = "SIGHUP: files to read again: 0"
+
+
+@pytest.fixture(autouse=True)
+def no_fork() -> Iterator[None]:
+    """A person starts Python for each command."""
+    with fork_server.avoided():
+        yield
 
 
 def count(url: str) -> int:
