@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import databases, pooler, postgres, service
 from tests.support.callers import CALLERS, READERS, Call
@@ -15,6 +16,11 @@ from tests.support.tokens import Issuer
 
 # grpcio reads it once. Its handlers of fork() can crash a process that a test starts under load.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
+
+# How long an example takes depends on what else the machine does; the first builds tables.
+settings.register_profile("listings", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("listings")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,6 +49,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_unconfigure() -> None:
     """Give up what this process has kept. The workers of a parallel run have ended."""
     until_the_end.close()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Half of the time, a test waits: for another process, or for time to pass."""
+    return 2 * len(os.sched_getaffinity(0))
 
 
 def _is_worker(config: pytest.Config) -> bool:
