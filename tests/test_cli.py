@@ -25,9 +25,9 @@ from tests.support.terminal import terminal
 REREAD = "SIGHUP: files to read again: 0"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def no_fork() -> Iterator[None]:
-    """A person starts Python for each command."""
+    """As a person does, start Python for each command. At least once for each of them."""
     with fork_server.avoided():
         yield
 
@@ -39,6 +39,7 @@ def count(url: str) -> int:
     return int(row[0])
 
 
+@pytest.mark.usefixtures("no_fork")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -56,6 +57,7 @@ def test_help(arguments: list[str], words: list[str]) -> None:
     assert all(word in done.stdout for word in words)
 
 
+@pytest.mark.usefixtures("no_fork")
 def test_serve_prints_a_curl_line_that_works(database_url: str, tmp_path: Path) -> None:
     if not shutil.which("curl"):
         pytest.skip("no curl on this machine")
@@ -71,6 +73,7 @@ def test_serve_prints_a_curl_line_that_works(database_url: str, tmp_path: Path) 
         assert running.stop() == 0
 
 
+@pytest.mark.usefixtures("no_fork")
 def test_sigterm_lets_a_request_finish(database_url: str, tmp_path: Path) -> None:
     order_id = Orders(database_url).add()
     with (
@@ -151,6 +154,7 @@ def test_sighup_ends_the_service_only_with_its_terminal(
         assert len(running.logged(event="stopping")) == int(workers)
 
 
+@pytest.mark.usefixtures("no_fork")
 def test_sighup_without_a_terminal_ends_nothing(database_url: str, tmp_path: Path) -> None:
     with service.running(database_url, tmp_path / "log") as running:
         running.process.send_signal(signal.SIGHUP)
@@ -236,6 +240,7 @@ def test_the_owner_migrates_and_fills_what_the_service_may_not(
         assert running.stop() == 0
 
 
+@pytest.mark.usefixtures("no_fork")
 def test_a_service_that_may_not_read_its_tables_is_not_started(database_url: str) -> None:
     """As before the migration that lets it."""
     listings("migrate", "down", "20261123000002", "--yes", url=database_url)
@@ -264,6 +269,7 @@ def test_seed(database_url: str) -> None:
     assert Orders(database_url).add() == 25_022, "the number of a deleted order was given again"
 
 
+@pytest.mark.usefixtures("no_fork")
 def test_seed_without_a_table(empty_database_url: str) -> None:
     done = listings("seed", "--orders", "1", "--yes", url=empty_database_url)
     assert (done.returncode, "listings migrate up" in done.stderr) == (1, True)

@@ -43,8 +43,8 @@ _IMPORTED: Final = (
 )
 """What the commands import when they run."""
 
-_OF_A_TEST: Final = ("LISTINGS_", "PYTEST_")
-"""Variables that no import reads."""
+_OF_A_TEST: Final = ("LISTINGS_", "PYTEST_", "OTEL_")
+"""Variables that nothing of that reads while it is imported."""
 
 
 class Process(Protocol):
@@ -129,7 +129,7 @@ def start(
     """Start ``listings`` with these arguments, environment and descriptors.
 
     It is forked, if that makes no difference: several processes that serve count together only if
-    they are told to before imports, and other libraries read their own variables then, too.
+    they are told to before imports, and libraries may read variables of their own then, too.
     """
     own = {name: value for name, value in env.items() if not name.startswith(_OF_A_TEST)}
     alone = env.get("LISTINGS_WORKERS") == "1" and "--workers" not in arguments
@@ -295,6 +295,7 @@ def _main() -> None:
     from server.cli import main
 
     assert threading.active_count() == 1, "a thread does not survive a fork"
+    assert not any(name.startswith("opentelemetry") for name in sys.modules), "it reads OTEL_…"
     gc.freeze()  # the memory is shared, until a collection writes to it
     arguments = _Server(control).serve()
     main(arguments, prog_name="python -m server")
