@@ -18,9 +18,10 @@ from server.gen.listings.v1.orders_pb import ListOrderPaymentEventsRequest
 from tests.support import databases, fork_server, service
 from tests.support.callers import PATH, json_client, path
 from tests.support.command_line import listings
-from tests.support.embedded import eventually, open_directory, servers_below
+from tests.support.embedded import open_directory, servers_below
 from tests.support.orders import Orders
 from tests.support.terminal import terminal
+from tests.support.waiting import eventually, lock_waits
 
 REREAD = "SIGHUP: files to read again: 0"
 
@@ -88,13 +89,7 @@ def test_sigterm_lets_a_request_finish(database_url: str, tmp_path: Path) -> Non
                 f"Content-Length: {len(body)}\r\n\r\n"
             )
             client.sendall(head.encode() + body)
-            waiting = (
-                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
-                " AND wait_event_type = 'Lock'"
-            )
-            with psycopg.connect(database_url, autocommit=True) as observer:
-                while not observer.execute(waiting).fetchone():
-                    assert running.process.poll() is None
+            eventually(lambda: lock_waits(database_url))
             running.process.terminate()
             holder.rollback()
             assert b"200 OK" in client.recv(65536)

@@ -3,14 +3,7 @@
 from itertools import count, takewhile
 
 from server.http.h2_flood import FrameAllowance
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 def spent(allowance: FrameAllowance) -> int:
@@ -19,7 +12,7 @@ def spent(allowance: FrameAllowance) -> int:
 
 
 def used_up() -> tuple[FrameAllowance, Clock]:
-    clock = Clock()
+    clock = Clock(100)
     allowance = FrameAllowance(clock)
     assert spent(allowance) == 2_000
     return allowance, clock
@@ -34,7 +27,7 @@ def test_some_are_granted_each_second_and_saved_up_to_a_limit() -> None:
 
 
 def test_a_client_that_pings_every_second_comes_nowhere_near() -> None:
-    clock = Clock()
+    clock = Clock(100)
     allowance = FrameAllowance(clock)
     for _ in range(100_000):
         clock.now += 1

@@ -26,8 +26,8 @@ from server.http.sockets import listen
 from tests.support import service, watchers
 from tests.support.callers import CALLERS, Failure, json_client
 from tests.support.command_line import listings
-from tests.support.embedded import eventually
 from tests.support.orders import Orders
+from tests.support.waiting import eventually
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

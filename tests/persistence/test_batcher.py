@@ -14,8 +14,8 @@ from persistence import errors
 from persistence.models import Origin, Update
 from persistence.orders import OrderRepository
 from tests.support import databases
-from tests.support.load import eventually
 from tests.support.orders import Orders
+from tests.support.waiting import eventually_async, lock_waits
 
 pytestmark = pytest.mark.anyio
 
@@ -167,16 +167,11 @@ async def test_those_who_wait_do_not_keep_the_next(
         waiting = []
         for number in range(CONNECTIONS - 1):
             waiting.append(asyncio.ensure_future(pay(repository, held)))
-            await eventually(lambda n=number: lock_waits(orders) == n + 1)  # type: ignore[misc]
+            await eventually_async(lambda n=number: lock_waits(orders.url) == n + 1)  # type: ignore[misc]
         async with asyncio.timeout(SOON):
             await pay(repository, other)
         assert not any(each.done() for each in waiting)
     await asyncio.gather(*waiting)
-
-
-def lock_waits(orders: Orders) -> int:
-    statement = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-    return int(orders.value(f"{statement} AND datname = current_database()"))
 
 
 async def test_one_who_goes_away_takes_nobody_along(
@@ -205,7 +200,7 @@ async def test_what_nobody_waits_for_any_more_overwrites_nothing(
         asyncio.ensure_future(pay(repository, each, payment_session_id="early"))
         for each in order_ids
     ]
-    await eventually(lambda: orders.value(SLEEPING) == FEW + 1)  # and the batch of the others
+    await eventually_async(lambda: orders.value(SLEEPING) == FEW + 1)  # and the batch of the others
     for call in early:
         call.cancel()
     await asyncio.gather(*early, return_exceptions=True)
@@ -235,7 +230,7 @@ async def test_a_cancel_that_comes_too_late_overwrites_nothing_either(
         backend.resume()
     await late
 
-    await eventually(lambda: orders.value(BUSY) == 0)
+    await eventually_async(lambda: orders.value(BUSY) == 0)
     assert orders.row(order_id)["payment_session_id"] == "late"
 
 
@@ -248,7 +243,7 @@ async def test_who_leaves_before_a_connection_is_free(
         waiting = []
         for number, each in enumerate(held):
             waiting.append(asyncio.ensure_future(pay(repository, each)))
-            await eventually(lambda n=number: lock_waits(orders) == n + 1)  # type: ignore[misc]
+            await eventually_async(lambda n=number: lock_waits(orders.url) == n + 1)  # type: ignore[misc]
         waiting += [asyncio.ensure_future(pay(repository, each)) for each in first]
         going = asyncio.ensure_future(pay(repository, gone))
         waiting.append(asyncio.ensure_future(pay(repository, left)))
@@ -280,7 +275,7 @@ async def test_a_connection_that_is_lost(repository: OrderRepository, orders: Or
     orders.slow_down(1.0)
     order_ids = [orders.add() for _ in range(FEW + 4)]
     calls = [asyncio.ensure_future(pay(repository, each)) for each in order_ids]
-    await eventually(lambda: orders.value(SLEEPING) == FEW + 1)  # and the batch of the others
+    await eventually_async(lambda: orders.value(SLEEPING) == FEW + 1)  # and the batch of the others
     with psycopg.connect(orders.url, autocommit=True) as connection:
         connection.execute(SLEEPING.replace("count(*)", "pg_terminate_backend(pid)").encode())
     answers = await asyncio.gather(*calls, return_exceptions=True)

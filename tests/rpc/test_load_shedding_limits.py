@@ -5,15 +5,7 @@ import logging
 import pytest
 
 from server.rpc.load_shedding import Admission
-
-
-class Clock:
-    """Time that passes when it is told to."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 def come(admission: Admission, number: int) -> int:

@@ -18,7 +18,8 @@ import psycopg
 from persistence.embedded import location
 from persistence.embedded.location import Place
 from tests.support import postgres
-from tests.support.embedded import eventually, open_directory, servers_below
+from tests.support.embedded import open_directory, servers_below
+from tests.support.waiting import eventually
 
 _USER = "listings"
 _DATABASE = "shop"
