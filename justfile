@@ -15,7 +15,7 @@ serve *args: generate
 
 # Run the tests; arguments as for pytest: test -k seed
 test *args: generate
-    @exec pytest --numprocesses auto --dist worksteal --ignore tests/faults --ignore tests/fuzz "$@"
+    @exec pytest --durations 10 --numprocesses auto --dist worksteal --ignore tests/faults --ignore tests/fuzz "$@"
 
 # Inject faults under load: minutes, or about one with LISTINGS_FAULTS=short
 faults *args: generate

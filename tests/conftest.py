@@ -3,12 +3,13 @@
 import itertools
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-from tests.support import databases, pooler, service
+from tests.support import databases, pooler, postgres, service
 from tests.support.callers import CALLERS, READERS, Call
+from tests.support.held import until_the_end
 from tests.support.orders import Orders
 from tests.support.service import Service
 from tests.support.tokens import Issuer
@@ -16,7 +17,10 @@ from tests.support.tokens import Issuer
 # grpcio reads it once. Its handlers of fork() can crash a process that a test starts under load.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
-_stack = pytest.StashKey[ExitStack]()
+
+# How long an example takes depends on what else the machine does; the first builds tables.
+settings.register_profile("listings", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("listings")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,17 +32,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before the workers of a parallel run start
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Start PostgreSQL once for the whole run."""
-    if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
-        session.config.stash[_stack] = stack = databases.start()
+    """Prepare what the processes of a run share."""
+    if not _is_worker(session.config) and not session.config.option.collectonly:
+        until_the_end.enter_context(postgres.shared())
         if session.config.option.pgbouncer:
-            stack.enter_context(pooler.start(databases.server()))
+            until_the_end.enter_context(pooler.start(postgres.server()))
 
 
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop what was started."""
-    if stack := config.stash.get(_stack, None):
-        stack.close()
+@pytest.hookimpl(trylast=True)  # after the teardown of the last test
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Give up what a worker has kept, before the first process hears that it is done."""
+    if _is_worker(session.config):
+        until_the_end.close()
+
+
+def pytest_unconfigure() -> None:
+    """Give up what this process has kept. The workers of a parallel run have ended."""
+    until_the_end.close()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Half of the time, a test waits: for another process, or for time to pass."""
+    return 2 * len(os.sched_getaffinity(0))
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
 
 
 @pytest.fixture

@@ -22,9 +22,10 @@ from server.gen.listings.v1.orders_pb import ListOrderPaymentEventsRequest
 from server.settings import SettingsError
 from tests.support import service
 from tests.support.callers import PATH, path
-from tests.support.embedded import eventually, open_directory, servers_below
+from tests.support.embedded import open_directory, servers_below
 from tests.support.orders import Orders
 from tests.support.tokens import READ, Issuer, bearer
+from tests.support.waiting import eventually
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it prefers a fork of httpx, which works with httpx as well

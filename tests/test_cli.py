@@ -17,15 +17,23 @@ import pytest
 from persistence.roles import APPLICATION
 from persistence.schema import migration_ids
 from server.gen.listings.v1.orders_pb import ListOrderPaymentEventsRequest
-from tests.support import databases, service
+from tests.support import databases, fork_server, service
 from tests.support.callers import PATH, json_client, path
 from tests.support.command_line import listings
-from tests.support.embedded import eventually, open_directory, servers_below
+from tests.support.embedded import open_directory, servers_below
 from tests.support.orders import Orders
 from tests.support.terminal import terminal
+from tests.support.waiting import eventually, lock_waits
 
 JUSTW = Path(__file__).parents[1] / "justw"
 REREAD = "SIGHUP: reloading files: 0"
+
+
+@pytest.fixture
+def no_fork() -> Iterator[None]:
+    """As a person does, start Python for each command. At least once for each of them."""
+    with fork_server.avoided():
+        yield
 
 
 def count(url: str) -> int:
@@ -35,6 +43,7 @@ def count(url: str) -> int:
     return int(row[0])
 
 
+@pytest.mark.usefixtures("no_fork")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -52,6 +61,7 @@ def test_help(arguments: list[str], words: list[str]) -> None:
     assert all(word in done.stdout for word in words)
 
 
+@pytest.mark.usefixtures("no_fork")
 def test_serve_prints_a_curl_line_that_works(database_url: str, tmp_path: Path) -> None:
     if not shutil.which("curl"):
         pytest.skip("no curl on this machine")
@@ -67,6 +77,7 @@ def test_serve_prints_a_curl_line_that_works(database_url: str, tmp_path: Path) 
         assert running.stop() == 0
 
 
+@pytest.mark.usefixtures("no_fork")
 def test_sigterm_lets_a_request_finish(database_url: str, tmp_path: Path) -> None:
     order_id = Orders(database_url).add()
     with (
@@ -81,13 +92,7 @@ def test_sigterm_lets_a_request_finish(database_url: str, tmp_path: Path) -> Non
                 f"Content-Length: {len(body)}\r\n\r\n"
             )
             client.sendall(head.encode() + body)
-            waiting = (
-                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
-                " AND wait_event_type = 'Lock'"
-            )
-            with psycopg.connect(database_url, autocommit=True) as observer:
-                while not observer.execute(waiting).fetchone():
-                    assert running.process.poll() is None
+            eventually(lambda: lock_waits(database_url))
             running.process.terminate()
             holder.rollback()
             assert b"200 OK" in client.recv(65536)
@@ -147,6 +152,7 @@ def test_sighup_ends_the_service_only_with_its_terminal(
         assert len(running.logged(event="stopping")) == int(workers)
 
 
+@pytest.mark.usefixtures("no_fork")
 def test_sighup_without_a_terminal_ends_nothing(database_url: str, tmp_path: Path) -> None:
     with service.running(database_url, tmp_path / "log") as running:
         running.process.send_signal(signal.SIGHUP)
@@ -281,6 +287,7 @@ def test_the_owner_migrates_and_fills_what_the_service_may_not(
         assert running.stop() == 0
 
 
+@pytest.mark.usefixtures("no_fork")
 def test_a_service_that_may_not_read_its_tables_is_not_started(database_url: str) -> None:
     """As before the migration that lets it."""
     listings("migrate", "down", "20261123000002", "--yes", url=database_url)
@@ -309,6 +316,7 @@ def test_seed(database_url: str) -> None:
     assert Orders(database_url).add() == 25_022, "the number of a deleted order was given again"
 
 
+@pytest.mark.usefixtures("no_fork")
 def test_seed_without_a_table(empty_database_url: str) -> None:
     done = listings("seed", "--orders", "1", "--yes", url=empty_database_url)
     assert (done.returncode, "listings migrate up" in done.stderr) == (1, True)

@@ -13,6 +13,7 @@ from server.cli.seed import seed_command
 from server.cli.serve import serve_command
 from server.cli.signals import exit_on_termination
 from server.observability import logging
+from server.process import garbage
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,6 +24,7 @@ def main() -> None:
     Settings come from LISTINGS_... environment variables. Without LISTINGS_DATABASE_URL, an
     embedded PostgreSQL keeps its data below the current directory, in LISTINGS_DATA_DIR.
     """
+    garbage.skip_collection_at_exit()
     logging.configure(form=logging.CONSOLE)
     exit_on_termination()
 

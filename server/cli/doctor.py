@@ -2,6 +2,8 @@
 
 import click
 
+from server.process import garbage
+
 
 @click.command("doctor")
 def doctor_command() -> None:
@@ -11,6 +13,7 @@ def doctor_command() -> None:
     rights and limits, its schema and the port, one line each. Exits with 1 when something is wrong.
     Changes nothing, but starts an embedded database for the time.
     """
+    garbage.pause_collection()
     from server.process.doctor import PROBLEM, examine
 
     verdicts = []

@@ -10,6 +10,7 @@ import structlog
 from server.cli.errors import reported
 from server.cli.signals import exit_on_interrupt
 from server.observability import logging
+from server.process import garbage
 from server.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def serve_command(**options: str | int | None) -> None:
     An embedded database is migrated first, and gets some demo orders while it is empty. A database
     that LISTINGS_DATABASE_URL names is neither migrated nor filled: see `listings migrate`.
     """
+    garbage.pause_collection()
     from server.http.sockets import CannotListen
     from server.process.configuration import configure
     from server.process.start import start

@@ -10,6 +10,7 @@ import uvloop
 
 from server.auth.jwks_client import JwksClient
 from server.http import Limits, Server
+from server.process import garbage
 from server.process.certificates import TLS
 from server.process.parts import RESPONSE_HEADERS, open_application
 from server.process.sighup import reload_on_sighup
@@ -33,9 +34,14 @@ def run(
     ready: Callable[[], object],
     parent_pipe: int | None = None,
 ) -> None:
-    """``serve`` on an event loop of its own."""
+    """``serve`` on an event loop of its own, in a process of its own."""
+
+    def serving() -> None:
+        garbage.resume_collection()
+        ready()
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(setup, listener, ready, parent_pipe))
+        runner.run(serve(setup, listener, serving, parent_pipe))
 
 
 async def serve(

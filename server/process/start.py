@@ -14,6 +14,7 @@ from server.auth.bind_policy import check_bind_policy
 from server.auth.jwks_client import JwksClient
 from server.http.sockets import base_url, listen
 from server.observability import telemetry
+from server.process import garbage
 from server.process.certificates import TLS
 from server.process.database import served_url
 from server.process.supervisor import serve_with_workers, shared_metrics
@@ -43,4 +44,5 @@ def start(settings: Settings, announce: Callable[[str, TLS | None], object]) -> 
         if len(listeners) == 1:
             run(setup, listeners[0], ready)
         else:
+            garbage.resume_collection()
             serve_with_workers(partial(run, setup), listeners, ready, settings.shutdown_timeout)

@@ -13,9 +13,9 @@ import pytest
 from server.auth import jwks_client
 from server.auth.jwks_client import JwksClient, KeysUnavailable
 from server.settings import SettingsError
-from tests.support.embedded import eventually
 from tests.support.key_server import KeyServer, serving
 from tests.support.tokens import Issuer, ec_key, ed_key
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 

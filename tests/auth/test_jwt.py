@@ -18,6 +18,7 @@ from server.auth.jwks import parse_jwks
 from server.auth.jwks_client import JwksClient
 from server.auth.jwt import EXPIRED, INVALID, TokenError, TokenVerifier
 from server.auth.principal import Principal
+from tests.support.clock import Clock
 from tests.support.tokens import AUDIENCE, ISSUER, READ, Issuer, SigningKey, ec_key, ed_key, rsa_key
 
 KEY = ed_key()
@@ -39,16 +40,6 @@ class Keys:
     async def find(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
         self.asked += 1
         return self.keys.get((key_id or "", algorithm))
-
-
-class Clock:
-    """A clock that can be set ahead, in seconds."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
 
 
 def verifier(
@@ -233,11 +224,11 @@ class TestCache:
         assert keys.asked == 1
 
     def test_an_expired_token_leaves_the_cache(self) -> None:
-        clock, keys = Clock(), Keys(KEY)
+        clock, keys = Clock(time.time()), Keys(KEY)
         tokens = verifier(keys, clock=clock)
         text = token(exp=int(time.time()) + 100)
         asyncio.run(tokens.verify(text))
-        clock.ahead = 101
+        clock.now += 101
         asyncio.run(tokens.verify(text))
         assert keys.asked == 2
 

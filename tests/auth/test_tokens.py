@@ -21,12 +21,12 @@ from server.gen.listings.v1.orders_pb import (
 )
 from tests.support import service
 from tests.support.callers import CALLERS, Failure, json_client, path
-from tests.support.embedded import eventually
 from tests.support.key_server import serving
 from tests.support.orders import Orders
 from tests.support.reading import refused
 from tests.support.service import Service
 from tests.support.tokens import READ, WRITE, Issuer, bearer, ec_key, ed_key
+from tests.support.waiting import eventually
 from tests.support.watchers import WATCHERS
 
 EVERYTHING = ListOrdersRequest()

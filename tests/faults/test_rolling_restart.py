@@ -18,12 +18,12 @@ from tests.support.load import (
     Log,
     Updates,
     attempt,
-    eventually,
     grpcio,
     json,
     open_loop,
 )
 from tests.support.trial import Trial
+from tests.support.waiting import eventually_async
 
 pytestmark = pytest.mark.anyio
 
@@ -95,7 +95,7 @@ async def keep_alive(ports: list[int]) -> AsyncIterator[Call]:
 async def more_calls(log: Log) -> None:
     """Wait until half a second's calls more have been answered."""
     enough = len(log) + CALLS_PER_SECOND // 2
-    await eventually(lambda: len(log) >= enough)
+    await eventually_async(lambda: len(log) >= enough)
 
 
 async def test_replicas_restarted_in_turn_under_load(

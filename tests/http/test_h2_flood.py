@@ -3,14 +3,7 @@
 from itertools import count, takewhile
 
 from server.http.h2_flood import FrameBudget
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 def spent(budget: FrameBudget) -> int:
@@ -19,7 +12,7 @@ def spent(budget: FrameBudget) -> int:
 
 
 def used_up() -> tuple[FrameBudget, Clock]:
-    clock = Clock()
+    clock = Clock(100)
     budget = FrameBudget(clock)
     assert spent(budget) == 2_000
     return budget, clock
@@ -34,7 +27,7 @@ def test_some_are_granted_each_second_and_saved_up_to_a_limit() -> None:
 
 
 def test_a_ping_every_second_never_exceeds_it() -> None:
-    clock = Clock()
+    clock = Clock(100)
     budget = FrameBudget(clock)
     for _ in range(100_000):
         clock.now += 1

@@ -27,8 +27,8 @@ from server.http.sockets import listen
 from tests.support import service, watchers
 from tests.support.callers import CALLERS, Failure, json_client
 from tests.support.command_line import listings
-from tests.support.embedded import eventually
 from tests.support.orders import Orders
+from tests.support.waiting import eventually
 
 DROPPED = re.compile(r"dropped (\d+) log entries")
 

@@ -17,9 +17,9 @@ from server.gen.listings.v1.orders_pb import (
 )
 from tests.support import service, watchers
 from tests.support.callers import CALLERS, PATH, PROTOCOLS, READERS, Failure, path
-from tests.support.embedded import eventually
 from tests.support.orders import Orders
 from tests.support.service import Service
+from tests.support.waiting import eventually
 
 GET = path(GetOrderRequest()).lstrip("/")
 UPDATE = PATH.lstrip("/")

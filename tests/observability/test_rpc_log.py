@@ -18,10 +18,10 @@ from server.gen.listings.v1.orders_pb import (
 )
 from tests.support import service
 from tests.support.callers import CALLERS, PATH, PROTOCOLS, READERS, Call, Failure, path
-from tests.support.embedded import eventually
 from tests.support.orders import Orders
 from tests.support.raw import connected, http1, rest
 from tests.support.service import Service
+from tests.support.waiting import eventually
 from tests.support.watchers import WATCHERS
 
 INVALID_ID = "x-request-id must be 1 to 128 visible ASCII characters"

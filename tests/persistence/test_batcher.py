@@ -16,8 +16,8 @@ from persistence.batcher import BatchSpan
 from persistence.models import Origin, Update
 from persistence.orders import OrderRepository
 from tests.support import databases
-from tests.support.load import eventually
 from tests.support.orders import Orders
+from tests.support.waiting import eventually_async, lock_waits
 
 pytestmark = pytest.mark.anyio
 
@@ -201,16 +201,11 @@ async def test_statements_that_wait_for_a_lock_do_not_hold_up_others(
         waiting = []
         for number in range(CONNECTIONS - 1):
             waiting.append(asyncio.ensure_future(pay(repository, held)))
-            await eventually(lambda n=number: lock_waits(orders) == n + 1)  # type: ignore[misc]
+            await eventually_async(lambda n=number: lock_waits(orders.url) == n + 1)  # type: ignore[misc]
         async with asyncio.timeout(SOON):
             await pay(repository, other)
         assert not any(each.done() for each in waiting)
     await asyncio.gather(*waiting)
-
-
-def lock_waits(orders: Orders) -> int:
-    statement = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-    return int(orders.value(f"{statement} AND datname = current_database()"))
 
 
 async def test_a_cancel_ends_one_statement_only(
@@ -239,7 +234,7 @@ async def test_a_cancelled_batch_overwrites_nothing_later(
         asyncio.ensure_future(pay(repository, each, payment_session_id="early"))
         for each in order_ids
     ]
-    await eventually(
+    await eventually_async(
         lambda: orders.value(SLEEPING) == MAX_IN_FLIGHT + 1
     )  # and the batch of the others
     for call in early:
@@ -271,7 +266,7 @@ async def test_a_cancelled_single_statement_overwrites_nothing_later(
         backend.resume()
     await late
 
-    await eventually(lambda: orders.value(BUSY) == 0)
+    await eventually_async(lambda: orders.value(BUSY) == 0)
     assert orders.row(order_id)["payment_session_id"] == "late"
 
 
@@ -284,7 +279,7 @@ async def test_a_statement_cancelled_before_its_batch_is_sent_is_left_out(
         waiting = []
         for number, each in enumerate(held):
             waiting.append(asyncio.ensure_future(pay(repository, each)))
-            await eventually(lambda n=number: lock_waits(orders) == n + 1)  # type: ignore[misc]
+            await eventually_async(lambda n=number: lock_waits(orders.url) == n + 1)  # type: ignore[misc]
         waiting += [asyncio.ensure_future(pay(repository, each)) for each in first]
         cancelling = asyncio.ensure_future(pay(repository, cancelled))
         waiting.append(asyncio.ensure_future(pay(repository, remaining)))
@@ -319,7 +314,7 @@ async def test_a_connection_that_is_lost(repository: OrderRepository, orders: Or
     orders.slow_down(1.0)
     order_ids = [orders.add() for _ in range(MAX_IN_FLIGHT + 4)]
     calls = [asyncio.ensure_future(pay(repository, each)) for each in order_ids]
-    await eventually(
+    await eventually_async(
         lambda: orders.value(SLEEPING) == MAX_IN_FLIGHT + 1
     )  # and the batch of the others
     with psycopg.connect(orders.url, autocommit=True) as connection:

@@ -11,8 +11,8 @@ import pytest
 from persistence import errors
 from persistence.database import Database
 from tests.support import databases
-from tests.support.load import eventually
 from tests.support.orders import Orders
+from tests.support.waiting import eventually_async
 
 pytestmark = pytest.mark.anyio
 
@@ -92,7 +92,7 @@ async def test_a_deadline(database_url: str, run: Run) -> None:
     async with databases.pool(database_url, statement_timeout=0.3) as database:
         with pytest.raises(errors.DatabaseTimeout):
             await run(database, "SELECT pg_sleep(60)")
-        await eventually(lambda: Orders(database_url).value(SLEEPING) == 0)
+        await eventually_async(lambda: Orders(database_url).value(SLEEPING) == 0)
 
 
 async def test_cancelled_statements_end_and_leave_the_pool_whole(
@@ -110,8 +110,8 @@ async def test_cancelled_statements_end_and_leave_the_pool_whole(
             assert {type(each) for each in outcomes} == {asyncio.CancelledError}
         async with asyncio.timeout(10):
             await asyncio.gather(*(run(database, "SELECT 1") for _ in range(4)))
-        await eventually(lambda: Orders(database_url).value(SLEEPING) == 0)
-        await eventually(lambda: (database.in_use, database.waiting) == (0, 0))
+        await eventually_async(lambda: Orders(database_url).value(SLEEPING) == 0)
+        await eventually_async(lambda: (database.in_use, database.waiting) == (0, 0))
 
 
 async def test_conflicts_are_repeated(database_url: str, run: Run) -> None:

@@ -14,6 +14,7 @@ from persistence.models import PAYMENT_COLUMNS, Order, Origin
 from persistence.orders import OrderRepository
 from tests.support import databases, wire
 from tests.support.orders import Orders
+from tests.support.waiting import eventually_async, lock_waits
 
 pytestmark = pytest.mark.anyio
 
@@ -104,11 +105,7 @@ async def test_a_statement_that_takes_too_long_is_cancelled(database_url: str) -
             holder.execute("SELECT FROM orders FOR UPDATE")
             with pytest.raises(errors.DatabaseTimeout):
                 await repo.update_payment_info(order_id, {"payment_status": "late"}, ORIGIN)
-            while orders.value(  # noqa: ASYNC110
-                "SELECT count(*) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            ):
-                await asyncio.sleep(0.01)
+            await eventually_async(lambda: lock_waits(database_url) == 0)
         # The one connection is good again, and the update did not happen after all.
         order = (
             await repo.update_payment_info(order_id, {"payment_provider": "stripe"}, ORIGIN)

@@ -17,6 +17,7 @@ from persistence.models import PAYMENT_COLUMNS, Origin, PaymentEvent, Update
 from persistence.orders import OrderRepository
 from tests.support import databases
 from tests.support.orders import Orders
+from tests.support.waiting import eventually_async, lock_waits
 
 pytestmark = pytest.mark.anyio
 
@@ -179,20 +180,6 @@ def check_chain(row: dict[str, Any], events: list[PaymentEvent]) -> None:
     assert state == {name: row[name] for name in PAYMENT_COLUMNS}
 
 
-def statuses_during(
-    call: Call, events: list[PaymentEvent], *, began: dict[str, float], ended: dict[str, float]
-) -> set[str]:
-    """Return every status that the order may have had between a call's beginning and its end."""
-    # Whatever had been answered before the call began was over; of that, only the last one counts.
-    past = [n for n, event in enumerate(events) if ended[str(event.request_id)] < call.began]
-    first = past[-1] if past else -1
-    found = {events[first].payment_status_after if past else "pending"}
-    for event in events[first + 1 :]:
-        if began[str(event.request_id)] < call.ended:
-            found.add(event.payment_status_after)
-    return found
-
-
 def name(answer: Answer) -> str:
     if isinstance(answer, Update):
         return "replayed" if answer.replayed else "applied"
@@ -222,24 +209,14 @@ async def in_turn(
     url: str, repository: OrderRepository, order_id: int, statuses: list[str]
 ) -> None:
     """Let the updates wait for the order's lock in this very order, then let them go."""
-    with psycopg.connect(url) as holder, psycopg.connect(url, autocommit=True) as observer:
+    with psycopg.connect(url) as holder:
         holder.execute("SELECT FROM orders WHERE id = %s FOR UPDATE", (order_id,))
         calls = []
         for status in statuses:
             calls.append(asyncio.create_task(update(repository, order_id, payment_status=status)))
-            while waiting(observer) < len(calls):  # noqa: ASYNC110 - nothing else tells
-                await asyncio.sleep(0)
+            await eventually_async(lambda: lock_waits(url) >= len(calls))
         holder.rollback()
         await asyncio.gather(*calls)
-
-
-def waiting(observer: psycopg.Connection) -> int:
-    row = observer.execute(
-        "SELECT count(*) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
 
 
 async def test_two_equal_requests_at_the_same_instant(database_url: str) -> None:

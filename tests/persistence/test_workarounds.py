@@ -19,7 +19,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from persistence.dsn import asyncpg_dsn
 from tests.support import databases as test_databases
 from tests.support import wire
-from tests.support.load import eventually
+from tests.support.waiting import eventually_async
 
 pytestmark = pytest.mark.anyio
 
@@ -110,7 +110,7 @@ async def test_a_transaction_of_databases_keeps_its_connection_when_cancelled(
         counts.answering.clear()
         before = counts.round_trips
         reading = asyncio.create_task(read())
-        await eventually(lambda: counts.round_trips > before)  # BEGIN is on its way
+        await eventually_async(lambda: counts.round_trips > before)  # BEGIN is on its way
         reading.cancel()
         counts.answering.set()
         await asyncio.gather(reading, return_exceptions=True)
@@ -140,7 +140,7 @@ async def test_asyncpg_keeps_a_cancelled_task_until_postgresql_answers(
         counts.answering.clear()
         before = counts.messages.total()
         cancelled = asyncio.create_task(plain.fetchval("SELECT 2"))
-        await eventually(lambda: counts.messages.total() > before)
+        await eventually_async(lambda: counts.messages.total() > before)
         cancelled.cancel()
         await asyncio.wait([cancelled], timeout=0.5)
         assert not cancelled.done()
@@ -173,4 +173,4 @@ async def test_asyncpg_restores_a_minimum_with_a_traceback_for_each_failure(
                 (name,),
             )
 
-        await eventually(lambda: any(each.exc_info for each in caplog.records))
+        await eventually_async(lambda: any(each.exc_info for each in caplog.records))

@@ -21,10 +21,10 @@ from tests.support import service
 from tests.support.callers import CALLERS, PATH, Call, Caller, Failure
 from tests.support.certificates import HOST, Files, Issued, Trust, rsa_key
 from tests.support.command_line import listings
-from tests.support.embedded import eventually
 from tests.support.orders import Orders
 from tests.support.raw import http1
 from tests.support.service import Service
+from tests.support.waiting import eventually, lock_waits
 
 SECONDS = 20
 
@@ -272,8 +272,7 @@ def test_a_stop_loses_no_call(database_url: str, ca: Issued, files: Files, worke
             for name, connect in CALLERS.items()
             if name != "connect-json-http2"  # httpx gives up its calls when it is sent a GOAWAY
         ]
-        with psycopg.connect(database_url, autocommit=True) as observer:
-            eventually(lambda: waiting(observer) == len(calls))
+        eventually(lambda: lock_waits(database_url) == len(calls))
         for thread in threads:
             thread.start()
         eventually(lambda: len(answers) > 100)
@@ -285,15 +284,6 @@ def test_a_stop_loses_no_call(database_url: str, ca: Issued, files: Files, worke
         for thread in threads:
             thread.join(SECONDS)
     assert [answer for answer in answers if b"200 OK" not in answer] == []
-
-
-def waiting(observer: psycopg.Connection) -> int:
-    """How many updates wait for a lock."""
-    counted = observer.execute(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND wait_event_type = 'Lock'"
-    ).fetchone()
-    return int(counted[0]) if counted else 0
 
 
 def test_files_that_cannot_be_used_stop_the_start(database_url: str, tmp_path: Path) -> None:

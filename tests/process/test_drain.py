@@ -37,6 +37,7 @@ from tests.support.http2 import (
 from tests.support.orders import Orders
 from tests.support.raw import PREFACE, frame, head, http1
 from tests.support.service import Service
+from tests.support.waiting import eventually, lock_waits
 
 INITIAL_WINDOW_SIZE = b"\x00\x04"  # RFC 9113, section 6.5.2
 
@@ -58,17 +59,6 @@ def locked(url: str, order_id: int) -> Iterator[psycopg.Connection]:
     with psycopg.connect(url) as holder:
         holder.execute("SELECT FROM orders WHERE id = %s FOR UPDATE", (order_id,))
         yield holder
-
-
-def wait_for_waiting(url: str) -> None:
-    """Return when an update waits for a lock."""
-    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()" + (
-        " AND wait_event_type = 'Lock'"
-    )
-    deadline = time.monotonic() + STOPPED
-    with psycopg.connect(url, autocommit=True) as observer:
-        while not observer.execute(waiting).fetchone():
-            assert time.monotonic() < deadline
 
 
 class Updating(threading.Thread):
@@ -96,7 +86,7 @@ def test_the_limit_cuts_off_what_does_not_end(database_url: str, tmp_path: Path)
         locked(database_url, order_id),
     ):
         updating = Updating(call, order_id)
-        wait_for_waiting(database_url)
+        eventually(lambda: lock_waits(database_url))
         running.process.terminate()
         assert running.process.wait(STOPPED) == 0
         updating.join(STOPPED)
@@ -116,12 +106,9 @@ def test_ctrl_c_for_the_second_time_does_not_wait(
         locked(database_url, order_id),
     ):
         updating = Updating(call, order_id)
-        wait_for_waiting(database_url)
+        eventually(lambda: lock_waits(database_url))
         running.process.send_signal(signal.SIGINT)
-        deadline = time.monotonic() + STOPPED
-        while running.log.read_text().count("stopping") < int(workers):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        eventually(lambda: running.log.read_text().count("stopping") >= int(workers))
         assert running.process.poll() is None
         running.process.send_signal(signal.SIGINT)
         assert running.process.wait(STOPPED) == 0
@@ -259,7 +246,7 @@ async def test_a_watcher_that_does_not_read_is_not_waited_for(
         grpc_call(peer, 1, WatchOrderPaymentsRequest(order_ids=[watched]))
         grpc_call(peer, 3, UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid"))
         await peer.until(lambda: 1 in peer.messages)
-        wait_for_waiting(database_url)
+        eventually(lambda: lock_waits(database_url))
 
         assert next(read).event is None
         fill(database_url, watched, 300)

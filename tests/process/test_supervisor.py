@@ -6,8 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -23,15 +22,9 @@ from tests.support.embedded import open_directory, servers_below
 from tests.support.orders import Orders
 from tests.support.service import Service
 from tests.support.tokens import READ, Issuer, bearer
+from tests.support.waiting import eventually, lock_waits
 
 SECONDS = 20
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def connections(process: psutil.Process) -> int:
@@ -257,12 +250,7 @@ def test_workers_end_when_their_parent_is_killed(database_url: str, tmp_path: Pa
         answers: list[object] = []
         updating = threading.Thread(target=lambda: answers.append(call(request).success))
         updating.start()
-        waiting = (
-            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
-            " AND wait_event_type = 'Lock'"
-        )
-        with psycopg.connect(database_url, autocommit=True) as observer:
-            eventually(lambda: observer.execute(waiting).fetchone())
+        eventually(lambda: lock_waits(database_url))
         running.process.kill()
         running.process.wait()
         eventually(lambda: running.log.read_text().count("parent process ended") == 2)

@@ -10,16 +10,11 @@ from server.gen.google.rpc.error_details_pb import ErrorInfo, RetryInfo
 from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
 from tests.support import databases, pooler, service
 from tests.support.callers import CALLERS, Call, Failure
-from tests.support.embedded import eventually
 from tests.support.orders import Orders
 from tests.support.service import Service
+from tests.support.waiting import eventually, lock_waits
 
 SECRET = "SELECT secret FROM host.example"
-
-_WAITING = (
-    "SELECT count(*) FROM pg_stat_activity"
-    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +111,7 @@ def test_a_statement_that_takes_too_long(call: Call, orders: Orders) -> None:
         holder.execute("SELECT FROM orders WHERE id = %s FOR UPDATE", (order_id,))
         assert failure(call, order_id).code == "deadline_exceeded"
         # The caller knows before PostgreSQL, which would go on once it may.
-        eventually(lambda: orders.value(_WAITING) == 0)
+        eventually(lambda: lock_waits(orders.url) == 0)
 
     assert orders.row(order_id) == before
     assert call(UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")).success

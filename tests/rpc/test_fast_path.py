@@ -18,10 +18,10 @@ from tests.support.answers import Answer, Client
 from tests.support.callers import path
 from tests.support.codes import OK
 from tests.support.http2 import DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM
-from tests.support.load import eventually
 from tests.support.orders import Orders
 from tests.support.raw import envelope
 from tests.support.service import Service
+from tests.support.waiting import eventually_async
 
 PATH: Final = path(UpdateOrderPaymentRequest()).encode()
 THROUGH_ASGI: Final = (b"grpc-encoding", b"")
@@ -182,13 +182,13 @@ def test_a_caller_that_cancels(running: Service, orders: Orders, by_reset: bool)
             body = envelope(wanted(held, payment_status="paid"))
             client.send(DATA, END_STREAM, 3, body)
             client.send(DATA, 0, 5, body)
-            await eventually(lambda: running.metric("listings_rpcs_in_flight") == 1)
+            await eventually_async(lambda: running.metric("listings_rpcs_in_flight") == 1)
             if by_reset:
                 for stream_id in (1, 3, 5):
                     client.send(RST_STREAM, 0, stream_id, http2.CANCEL.to_bytes(4))
             else:
                 writer.close()
-            await eventually(lambda: running.metric("listings_rpcs_in_flight") == 0)
+            await eventually_async(lambda: running.metric("listings_rpcs_in_flight") == 0)
 
     with orders.locked(held):
         asyncio.run(cancel())

@@ -29,15 +29,10 @@ from server.gen.grpc_health.v1.health_pb import (
 from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
 from tests.support import callers, service
 from tests.support.callers import Failure
-from tests.support.embedded import (
-    eventually,
-    open_directory,
-    postmaster,
-    processes,
-    signal_all,
-)
+from tests.support.embedded import open_directory, postmaster, processes, signal_all
 from tests.support.orders import Orders
 from tests.support.service import Service
+from tests.support.waiting import eventually, lock_waits
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -123,12 +118,8 @@ def test_it_answers_while_the_pool_is_busy(database_url: str, tmp_path: Path) ->
         updating = [threading.Thread(target=update) for _ in range(20)]
         for each in updating:
             each.start()
-        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'" + (
-            " AND datname = current_database()"
-        )
-        with psycopg.connect(database_url, autocommit=True) as observer, stub(running) as health:
-            while observer.execute(waiting).fetchone() != (2,):
-                assert running.process.poll() is None
+        with stub(running) as health:
+            eventually(lambda: lock_waits(database_url) == 2)
             for _ in range(25):  # for longer than the probe takes to find a fault
                 started = time.monotonic()
                 answer = health.Check(health_pb2.HealthCheckRequest(), timeout=2)

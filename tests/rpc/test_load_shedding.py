@@ -23,9 +23,9 @@ from server.gen.listings.v1.orders_pb import (
 )
 from tests.support import callers, service
 from tests.support.callers import CALLERS, PATH, READERS, Failure, json_client, path
-from tests.support.embedded import eventually
 from tests.support.orders import Orders
 from tests.support.service import Service
+from tests.support.waiting import eventually
 
 WATCH = path(WatchOrderPaymentsRequest())
 READ_REASON = "too many calls are waiting; try again"

@@ -5,15 +5,7 @@ import logging
 import pytest
 
 from server.rpc.load_shedding import LoadShedder
-
-
-class Clock:
-    """A clock that a test sets."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 def come(shedder: LoadShedder, number: int) -> int:

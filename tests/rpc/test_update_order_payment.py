@@ -1,6 +1,6 @@
 """The rules of UpdateOrderPayment, each over every protocol."""
 
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from protobuf import Message
@@ -11,21 +11,8 @@ from server.gen.google.rpc.error_details_pb import BadRequest, ErrorInfo
 from server.gen.listings.v1.orders_pb import Order, UpdateOrderPaymentRequest
 from tests.support.callers import Call, Failure
 from tests.support.orders import Orders
+from tests.support.reading import OPTIONAL, refused
 from tests.support.strategies import LIMITS
-
-REFERENCES: Final = (
-    "payment_provider",
-    "payment_session_id",
-    "payment_intent_id",
-    "payment_idempotency_key",
-    "payment_transaction_id",
-)
-
-
-def refused(call: Call, request: UpdateOrderPaymentRequest) -> Failure:
-    with pytest.raises(Failure) as caught:
-        call(request)
-    return caught.value
 
 
 def only_detail(failure: Failure) -> Message[Any]:
@@ -36,7 +23,7 @@ def only_detail(failure: Failure) -> Message[Any]:
 def values(order: Order) -> dict[str, Any]:
     """The order by column, as a row has it."""
     scalars = {name: getattr(order, name) for name in OrderRecord._fields if name[-3:] != "_at"}
-    absent = {name: None for name in REFERENCES if not order.has_field(name)}
+    absent = {name: None for name in OPTIONAL if not order.has_field(name)}
     assert order.created_at is not None
     assert order.updated_at is not None
     times = {
@@ -87,7 +74,7 @@ def test_references_that_are_null_are_absent(call: Call, orders: Orders) -> None
     response = call(UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid"))
 
     assert response.order is not None
-    assert not [name for name in REFERENCES if response.order.has_field(name)]
+    assert not [name for name in OPTIONAL if response.order.has_field(name)]
 
 
 @pytest.mark.parametrize("character", ["x", "😀"])

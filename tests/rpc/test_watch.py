@@ -26,6 +26,7 @@ from tests.support import callers, databases, service
 from tests.support.callers import Failure
 from tests.support.orders import Orders
 from tests.support.service import Service
+from tests.support.waiting import eventually
 from tests.support.watchers import WATCHERS, Stream, Watch, grpcio
 
 
@@ -198,9 +199,7 @@ def watchers(base_url: str) -> float:
 
 
 def until_nobody_watches(base_url: str) -> None:
-    deadline = time.monotonic() + 10
-    while watchers(base_url):
-        assert time.monotonic() < deadline, "somebody still watches"
+    eventually(lambda: not watchers(base_url), seconds=10)
 
 
 def test_a_caller_that_goes_away_is_forgotten(watch: Watch, running: Service) -> None:

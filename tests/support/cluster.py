@@ -17,8 +17,9 @@ import psycopg
 
 from persistence.embedded import location
 from persistence.embedded.location import Location
-from tests.support import databases
-from tests.support.embedded import eventually, open_directory, servers_below
+from tests.support import postgres
+from tests.support.embedded import open_directory, servers_below
+from tests.support.waiting import eventually
 
 _USER = "listings"
 _DATABASE = "shop"
@@ -191,7 +192,7 @@ def running() -> Iterator[Cluster]:
         maintenance = cluster.url.replace(f"/{_DATABASE}?", "/postgres?")
         with psycopg.connect(maintenance, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {_DATABASE}".encode())
-        databases.prepare(cluster.url)
+        postgres.prepare(cluster.url)
         yield cluster
 
 

@@ -1,22 +1,35 @@
 """The command line, run as a person runs it."""
 
 import subprocess
-import sys
 from collections.abc import Mapping
+from tempfile import TemporaryFile
 
-from tests.support import service
+from tests.support import fork_server, service
+
+_SECONDS = 60
 
 
 def listings(
     *arguments: str, url: str = "", answer: str = "", settings: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end on the database at ``url``, or on an embedded one."""
-    return subprocess.run(
-        [sys.executable, "-m", "server", *arguments],
-        env=service.environment(url, settings),
-        input=answer,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    with TemporaryFile() as stdin, TemporaryFile() as stdout, TemporaryFile() as stderr:
+        stdin.write(answer.encode())
+        stdin.seek(0)
+        process = fork_server.start(
+            arguments,
+            service.environment(url, settings),
+            stdin=stdin.fileno(),
+            stdout=stdout.fileno(),
+            stderr=stderr.fileno(),
+        )
+        try:
+            code = process.wait(_SECONDS)
+        finally:
+            process.kill()
+            process.wait()
+        printed = []
+        for each in (stdout, stderr):
+            each.seek(0)
+            printed.append(each.read().decode())
+        return subprocess.CompletedProcess(arguments, code, *printed)

@@ -1,62 +1,17 @@
 """Databases for tests: clones of a migrated template, on a real PostgreSQL."""
 
-import os
-import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import psycopg
-from psycopg import sql
-
-from persistence import embedded, migrations
 from persistence.database import Database
 from persistence.roles import APPLICATION
-from tests.support import pooler
+from tests.support import catalog, pooler, postgres
 
-# The workers of a parallel run find the server that the first process started by these.
-_SERVER = "LISTINGS_TEST_SERVER_URL"
-_TEMPLATE = "LISTINGS_TEST_TEMPLATE"
-
-
-def start() -> ExitStack:
-    """Start the server and make the template. Close the result to undo both.
-
-    The server is the one that LISTINGS_DATABASE_URL names, by a role that may create databases and
-    roles, or else an embedded one in a directory of its own.
-    """
-    stack = ExitStack()
-    url = os.environ.get("LISTINGS_DATABASE_URL")
-    if not url:
-        directory = Path(tempfile.mkdtemp(prefix="listings-test-"))
-        stack.callback(shutil.rmtree, directory, ignore_errors=True)
-        directory.chmod(0o755)  # below it, the embedded server sees to its own
-        url = stack.enter_context(embedded.running(directory / "postgres"))
-    template = f"listings_test_{uuid.uuid4().hex[:12]}"
-    os.environ[_SERVER] = url
-    os.environ[_TEMPLATE] = template
-    stack.enter_context(_database(template, "template0"))
-    prepare(_with_database(url, template))
-    return stack
-
-
-def server() -> str:
-    """Return the URL of the server's own database."""
-    return os.environ[_SERVER]
-
-
-def prepare(url: str) -> None:
-    """Migrate a database, and let the application role log in, with the password of ``url``."""
-    migrations.up(url)
-    let_in = sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}")
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(
-            let_in.format(sql.Identifier(APPLICATION), sql.Literal(urlsplit(url).password))
-        )
+_unused: list[str] = []
+"""Clones that a test of this process gave back as it got them."""
 
 
 def with_role(url: str, role: str) -> str:
@@ -84,38 +39,39 @@ def pool(url: str, **limits: float) -> Database:
 
 @contextmanager
 def clone() -> Iterator[str]:
-    """Yield the URL of a fresh, migrated, empty database."""
-    template = os.environ[_TEMPLATE]
-    name = f"{template}_{uuid.uuid4().hex[:12]}"
-    with _database(name, template) as url:
-        yield url
+    """Yield the URL of a migrated, empty database, which nothing else uses meanwhile.
+
+    It is a fresh one, or one whose rows alone were changed by the tests that had it before.
+    """
+    template = postgres.template()
+    name = _unused.pop() if _unused else _created(template.name)
+    unchanged = False
+    try:
+        yield postgres.at(name)
+        unchanged = catalog.empty(postgres.at(name), template.fingerprint)
+    finally:
+        if unchanged:
+            _unused.append(name)
+        else:
+            postgres.drop(name)
 
 
 @contextmanager
 def empty() -> Iterator[str]:
     """Yield the URL of a fresh database without any table."""
-    name = f"{os.environ[_TEMPLATE]}_{uuid.uuid4().hex[:12]}"
-    with _database(name, "template0") as url:
-        yield url
-
-
-@contextmanager
-def _database(name: str, template: str) -> Iterator[str]:
-    with psycopg.connect(server(), autocommit=True) as connection:
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
-        connection.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
+    name = _created("template0")
     try:
-        yield _with_database(server(), name)
+        yield postgres.at(name)
     finally:
-        with psycopg.connect(server(), autocommit=True) as connection:
-            drop = sql.SQL("DROP DATABASE {} WITH (FORCE)")
-            connection.execute(drop.format(sql.Identifier(name)))
+        postgres.drop(name)
 
 
-def _with_database(url: str, name: str) -> str:
-    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+def _created(source: str) -> str:
+    name = f"{postgres.template().name}_{uuid.uuid4().hex[:12]}"
+    postgres.create(name, source)
+    return name
 
 
 def server_and_name(url: str) -> tuple[str, str]:
     """Return the URL of the server's own database, and the name of the one at ``url``."""
-    return server(), urlsplit(url).path.removeprefix("/")
+    return postgres.server(), urlsplit(url).path.removeprefix("/")

@@ -32,6 +32,7 @@ from tests.support.callers import (
     response_type,
 )
 from tests.support.orders import Orders
+from tests.support.waiting import eventually_async
 
 OK: Final = "ok"
 CANCELLED: Final = "canceled"
@@ -254,7 +255,7 @@ class Load:
                     ended.setdefault(each.caller, each.ended)
             return ended.keys() == self.callers
 
-        await eventually(all_have)
+        await eventually_async(all_have)
         return max(ended.values())
 
     @property
@@ -311,10 +312,3 @@ async def open_loop(
             if over():
                 break
             group.create_task(send(due))
-
-
-async def eventually(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Wait until ``condition`` holds."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - it may be that of another process
-            await asyncio.sleep(0.005)

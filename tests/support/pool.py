@@ -6,8 +6,9 @@ from typing import Final
 import psycopg
 
 from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
-from tests.support.load import Call, eventually
+from tests.support.load import Call
 from tests.support.orders import Orders
+from tests.support.waiting import eventually_async
 
 SERVICE: Final = "listings"
 """The ``application_name`` that the service's URL has to set, for its connections to be known."""
@@ -26,13 +27,13 @@ async def assert_whole(database_url: str, call: Call, size: int) -> None:
             assert row is not None
             return int(row[0])
 
-        await eventually(lambda: count("state <> 'idle'") == 0)
+        await eventually_async(lambda: count("state <> 'idle'") == 0)
         with psycopg.connect(database_url) as holder:
             holder.execute("SELECT FROM orders WHERE id = ANY(%s) FOR UPDATE", (orders,))
             calls = [asyncio.create_task(call(update, 20)) for update in updates]
-            await eventually(lambda: count("wait_event_type = 'Lock'") == size)
+            await eventually_async(lambda: count("wait_event_type = 'Lock'") == size)
             holder.rollback()
         assert all(answer.success for answer in await asyncio.gather(*calls))
         # The pool's, the one that listens, and the one that asks whether the database is well. None
         # has been left behind.
-        await eventually(lambda: size <= count("true") <= size + 2)
+        await eventually_async(lambda: size <= count("true") <= size + 2)

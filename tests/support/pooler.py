@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -17,6 +16,7 @@ import psycopg
 
 from persistence.dsn import parameters
 from persistence.roles import APPLICATION
+from tests.support.waiting import eventually
 
 # The workers of a parallel run find the pooler that the first process started by these.
 _POOLER = "LISTINGS_TEST_POOLER"
@@ -77,7 +77,7 @@ def start(server_url: str) -> ExitStack:
     os.environ[_POOLER] = str(directory)
     os.environ[_SERVER] = server_url
     stack.callback(os.environ.pop, _POOLER)
-    _until_it_answers(through(server_url))
+    eventually(lambda: _answers(through(server_url)), _START_SECONDS)
     return stack
 
 
@@ -97,13 +97,9 @@ def through(url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{user}@", query=query))
 
 
-def _until_it_answers(url: str) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            psycopg.connect(url).close()
-            return
-        except psycopg.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
+def _answers(url: str) -> bool:
+    try:
+        psycopg.connect(url).close()
+    except psycopg.OperationalError:
+        return False
+    return True

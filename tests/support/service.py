@@ -18,7 +18,8 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from persistence.roles import APPLICATION
-from tests.support import databases, pooler
+from tests.support import databases, fork_server, pooler
+from tests.support.fork_server import Process
 
 _START_SECONDS = 30
 _STOP_SECONDS = 30
@@ -30,7 +31,7 @@ class Service:
 
     base_url: str
     database_url: str
-    process: subprocess.Popen[bytes]
+    process: Process
     log: Path
 
     @property
@@ -78,17 +79,22 @@ def running(
     On the database at ``database_url``, as the application role, or on an embedded one. It may be
     started on a terminal, which is then in control of it.
     """
-    command = [sys.executable, "-m", "server", "serve"]
-    if terminal:  # the first one that the leader of a session opens
-        command = ["sh", "-c", 'exec "$@" <"$0"', terminal, *command]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            start_new_session=terminal is not None,
-            env=environment_on(database_url, settings),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    env = environment_on(database_url, settings)
+    process: Process
+    with log.open("wb") as output, open(os.devnull, "rb") as nothing:
+        if terminal:  # the first one that the leader of a session opens
+            process = subprocess.Popen(
+                ["sh", "-c", 'exec "$@" <"$0"', terminal, sys.executable, "-m", "server", "serve"],
+                start_new_session=True,
+                env=env,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        else:
+            out = output.fileno()
+            process = fork_server.start(
+                ["serve"], env, stdin=nothing.fileno(), stdout=out, stderr=out
+            )
     try:
         yield Service(_base_url(process, log), database_url, process, log)
     finally:
@@ -127,12 +133,12 @@ def environment(database_url: str, settings: Mapping[str, str] | None = None) ->
     return inherited | own | given
 
 
-def _base_url(process: subprocess.Popen[bytes], log: Path) -> str:
+def _base_url(process: Process, log: Path) -> str:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if found := re.search(r'"url": "(https?://[^"]+)"', log.read_text()):
             return found[1]
         if process.poll() is not None:
             break
-        time.sleep(0.02)
+        time.sleep(0.005)
     raise AssertionError(f"the service did not start:\n{log.read_text()}")

@@ -25,10 +25,10 @@ from tests.support.answers import Client
 from tests.support.callers import READERS, Call
 from tests.support.hostile_requests import Known
 from tests.support.http2 import connected
-from tests.support.load import eventually
 from tests.support.orders import Orders
 from tests.support.requests import Header, Request
 from tests.support.service import Service
+from tests.support.waiting import eventually_async
 from tests.support.watchers import WATCHERS, Watch
 
 FULL: Final = os.environ.get("LISTINGS_FUZZ") == "full"
@@ -118,7 +118,7 @@ class Target:
     def end(self) -> None:
         """Check that nobody waits any more, and that nothing is left under way."""
         wrong = self._run(self._left_waiting())
-        self._run(eventually(lambda: not any(map(self._service.metric, _UNDER_WAY))))
+        self._run(eventually_async(lambda: not any(map(self._service.metric, _UNDER_WAY))))
         self._check(wrong, [])
 
     def close(self) -> None:

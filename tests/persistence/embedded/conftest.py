@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from persistence.embedded import running
-from tests.support.embedded import User, eventually, open_directory, servers_below
+from tests.support.embedded import User, open_directory, servers_below
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="session")

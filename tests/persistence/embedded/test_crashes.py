@@ -17,7 +17,8 @@ import pytest
 
 from persistence.embedded import location, running
 from persistence.errors import EmbeddedPostgresError
-from tests.support.embedded import ROOT, User, alive, ask, eventually, postmaster
+from tests.support.embedded import ROOT, User, alive, ask, postmaster
+from tests.support.waiting import eventually
 
 
 @pytest.mark.parametrize("victim", ["user", "initdb"])

@@ -15,7 +15,8 @@ import pytest
 from persistence.embedded import location, running
 from persistence.embedded.os_user import account_for
 from persistence.errors import EmbeddedPostgresError
-from tests.support.embedded import ROOT, ask, eventually, servers_below, snapshot
+from tests.support.embedded import ROOT, ask, servers_below, snapshot
+from tests.support.waiting import eventually
 
 # ---- refusals
 

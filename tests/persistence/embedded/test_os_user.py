@@ -21,11 +21,11 @@ from tests.support.embedded import (
     ROOT,
     USER,
     ask,
-    eventually,
     postmaster,
     servers_below,
     snapshot,
 )
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.skipif(not ROOT, reason="only root drops to an unprivileged account")
 

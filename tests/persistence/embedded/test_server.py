@@ -20,15 +20,8 @@ import pytest
 
 from persistence.embedded import location, running
 from persistence.roles import APPLICATION, OWNER
-from tests.support.embedded import (
-    ENVIRONMENT,
-    User,
-    alive,
-    ask,
-    eventually,
-    postmaster,
-    servers_below,
-)
+from tests.support.embedded import ENVIRONMENT, User, alive, ask, postmaster, servers_below
+from tests.support.waiting import eventually
 
 # ---- start, use, stop
 

@@ -14,9 +14,9 @@ from server.gen.google.rpc.error_details_pb import ErrorInfo, RetryInfo
 from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest, UpdateOrderPaymentResponse
 from tests.support import service
 from tests.support.callers import PATH, Failure, grpc_failure, json_client, json_failure
-from tests.support.embedded import eventually
 from tests.support.orders import Orders
 from tests.support.service import Service
+from tests.support.waiting import eventually, lock_waits
 
 LIMIT = 1.5  # LISTINGS_STATEMENT_TIMEOUT
 
@@ -40,16 +40,6 @@ def locked(orders: Orders, order_id: int) -> Iterator[psycopg.Connection]:
     with psycopg.connect(orders.url) as holder:
         holder.execute("SELECT FROM orders WHERE id = %s FOR UPDATE", (order_id,))
         yield holder
-
-
-def waiting(orders: Orders) -> int:
-    """How many statements of the service wait for a lock."""
-    return int(
-        orders.value(
-            "SELECT count(*) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-    )
 
 
 def by_grpc(url: str, order_id: int, seconds: float | None) -> None:
@@ -103,7 +93,7 @@ def test_a_deadline_cancels_the_statement(running: Service, orders: Orders, call
             call(running.base_url, order_id, 0.4)
         assert time.monotonic() - began < LIMIT
         assert caught.value.code == "deadline_exceeded"
-        eventually(lambda: waiting(orders) == 0, LIMIT)  # although the lock is still held
+        eventually(lambda: lock_waits(orders.url) == 0, LIMIT)  # although the lock is still held
     assert orders.row(order_id)["payment_status"] == "pending"
     call(running.base_url, order_id, 5)
 
@@ -120,7 +110,7 @@ def test_no_call_takes_longer_than_the_setting(
             call(running.base_url, order_id, seconds)
         assert LIMIT - 0.1 < time.monotonic() - began < LIMIT + 1
         assert caught.value.code == "deadline_exceeded"
-        eventually(lambda: waiting(orders) == 0, 1)
+        eventually(lambda: lock_waits(orders.url) == 0, 1)
 
 
 def test_a_caller_that_goes_away_cancels_the_statement(running: Service, orders: Orders) -> None:
@@ -132,9 +122,9 @@ def test_a_caller_that_goes_away_cancels_the_statement(running: Service, orders:
                 b"POST %s HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
                 b"content-length: %d\r\n\r\n%s" % (PATH.encode(), len(body), body)
             )
-            eventually(lambda: waiting(orders) == 1, 5)
+            eventually(lambda: lock_waits(orders.url) == 1, 5)
             began = time.monotonic()
-        eventually(lambda: waiting(orders) == 0, 5)
+        eventually(lambda: lock_waits(orders.url) == 0, 5)
         assert time.monotonic() - began < LIMIT / 2
     assert orders.row(order_id)["payment_status"] == "pending"
 
@@ -148,10 +138,10 @@ def test_a_grpc_caller_that_cancels(running: Service, orders: Orders) -> None:
         method = channel.unary_unary(PATH)
         request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")
         call = method.future(request.to_binary())
-        eventually(lambda: waiting(orders) == 1, 5)
+        eventually(lambda: lock_waits(orders.url) == 1, 5)
         began = time.monotonic()
         call.cancel()
-        eventually(lambda: waiting(orders) == 0, 5)
+        eventually(lambda: lock_waits(orders.url) == 0, 5)
         assert time.monotonic() - began < LIMIT / 2
     assert orders.row(order_id)["payment_status"] == "pending"
 
@@ -165,7 +155,7 @@ def test_more_than_may_wait_are_refused_at_once(running: Service, orders: Orders
             method = channel.unary_unary(PATH)
             calls = [method.future(request) for _ in range(4)]
             eventually(lambda: any(each.done() for each in calls), LIMIT / 2)
-            eventually(lambda: waiting(orders) == 2, LIMIT / 2)
+            eventually(lambda: lock_waits(orders.url) == 2, LIMIT / 2)
             (refused,) = [each for each in calls if each.done()]
         failure = grpc_failure(refused)
         assert failure.code == "resource_exhausted"
@@ -188,10 +178,10 @@ def test_several_statements_share_the_limit(running: Service, orders: Orders) ->
             with locked(orders, late) as holder:
                 began = time.monotonic()
                 refused = call(late)
-                eventually(lambda: waiting(orders) == 1, LIMIT)
+                eventually(lambda: lock_waits(orders.url) == 1, LIMIT)
                 time.sleep(LIMIT / 2)  # of its time
                 others = [call(other), call(other)]  # take a connection, and wait for the next
-                eventually(lambda: waiting(orders) == 2, LIMIT)
+                eventually(lambda: lock_waits(orders.url) == 2, LIMIT)
                 holder.execute(
                     "UPDATE orders SET payment_status = 'refunded' WHERE id = %s", (late,)
                 )
