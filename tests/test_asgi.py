@@ -110,7 +110,7 @@ def test_plain_uvicorn_hosts_it(database_url: str, tmp_path: Path) -> None:
             assert http.post(get, json={"orderId": order_id}, headers=headers).is_success
             # Files are reloaded, as by `serve`, in what happens every second.
             issuer.jwks.write_text("{")
-            eventually(lambda: "the keys of tokens" in log.read_text())
+            eventually(lambda: "cannot use the JWK Set" in log.read_text())
         process.send_signal(signal.SIGTERM)
         # uvicorn raises the signal again when it has stopped.
         assert process.wait(_SECONDS) in (0, -signal.SIGTERM)
