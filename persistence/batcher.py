@@ -54,9 +54,9 @@ batches would be small where there is much.
 """
 
 _MAX_BATCHES: Final = 1
-"""Into how many parts a process divides its slots. A batch takes no more than one part.
+"""How many full batches of a process may be in flight, each on a connection of its own.
 
-So this is how many batches of some size are in flight, each on a connection of its own.
+A batch takes no more than this part of the process's slots.
 """
 
 _MAX_BATCH: Final = 16
@@ -89,7 +89,7 @@ class Batcher:
     def __init__(
         self, database: Database, *, processes: int = 1, batch_span: BatchSpan = nullcontext
     ) -> None:
-        """Take an equal share of the slots, of which as many ``processes`` take one each.
+        """Share the slots equally with the other ``processes``; each process has at least one.
 
         Each batch runs within ``batch_span``.
         """

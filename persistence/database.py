@@ -1,4 +1,4 @@
-"""The connection pool: who gets a connection, for how long, and what becomes of a lost one.
+"""The connection pool: limits, retries, cancellation, lost connections.
 
 ``databases`` owns the pool, on asyncpg. A statement runs in one of two ways:
 
@@ -195,7 +195,7 @@ class Database:
                 )
                 return rows
         except TimeoutError as error:
-            raise errors.DatabaseTimeout("the database did not answer in time") from error
+            raise errors.DatabaseTimeout() from error
         except errors.PersistenceError as error:
             if is_rejection(error.__cause__):
                 raise errors.RolledBack("one of the statements was rejected") from error
@@ -211,7 +211,7 @@ class Database:
                         await asyncio.sleep(random.uniform(0, delay))  # noqa: S311
                 return await self._run_once(statement, on_cancel)
         except TimeoutError as error:
-            raise errors.DatabaseTimeout("the database did not answer in time") from error
+            raise errors.DatabaseTimeout() from error
 
     async def _run_once(self, statement: _Statement, on_cancel: OnCancel) -> Any:
         self._running += 1

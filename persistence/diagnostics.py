@@ -15,8 +15,8 @@ from persistence.schema import applied_migrations, migration_ids
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
-_MIN_VERSION: Final = 13
-"""The first PostgreSQL with XID8 and pg_current_snapshot()."""
+_MIN_VERSION: Final = 14
+"""The first PostgreSQL with CREATE OR REPLACE TRIGGER, by which a migration keeps the history."""
 
 _TABLES: Final = sorted({privilege.table for privilege in roles.REQUIRED})
 

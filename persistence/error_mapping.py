@@ -1,6 +1,7 @@
 """Maps the errors of asyncpg to those of ``persistence.errors``, by SQLSTATE."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import asyncpg
@@ -9,18 +10,18 @@ from persistence import errors
 
 # By the beginning of a SQLSTATE; the first match counts.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
-_BY_SQLSTATE: Final[dict[str, tuple[Callable[[str], errors.PersistenceError], str]]] = {
-    "57014": (errors.DatabaseTimeout, "the database did not answer in time"),  # query_canceled
-    "55P03": (errors.DatabaseTimeout, "the database did not answer in time"),  # lock_timeout
-    "53100": (errors.DatabaseFull, "the database's disk is full"),
+_BY_SQLSTATE: Final[dict[str, Callable[[], errors.PersistenceError]]] = {
+    "57014": errors.DatabaseTimeout,  # query_canceled
+    "55P03": errors.DatabaseTimeout,  # lock_timeout
+    "53100": partial(errors.DatabaseFull, "the database's disk is full"),
     # A standby, a primary that was demoted, default_transaction_read_only.
-    "25006": (errors.DatabaseReadOnly, "the database takes no writes at present"),
-    "40001": (errors.TransactionConflict, "a concurrent transaction stood in the way"),
-    "40P01": (errors.TransactionConflict, "a concurrent transaction stood in the way"),
-    "22": (errors.InvalidValue, "PostgreSQL cannot store a value of this statement"),
-    "08": (errors.DatabaseUnavailable, "the connection to the database was lost"),
-    "53": (errors.DatabaseUnavailable, "the database has run out of memory or connections"),
-    "57P": (errors.DatabaseUnavailable, "the database is stopping or starting"),
+    "25006": partial(errors.DatabaseReadOnly, "the database takes no writes at present"),
+    "40001": partial(errors.TransactionConflict, "a concurrent transaction stood in the way"),
+    "40P01": partial(errors.TransactionConflict, "a concurrent transaction stood in the way"),
+    "22": partial(errors.InvalidValue, "PostgreSQL cannot store a value of this statement"),
+    "08": partial(errors.DatabaseUnavailable, "the connection to the database was lost"),
+    "53": partial(errors.DatabaseUnavailable, "the database has run out of memory or connections"),
+    "57P": partial(errors.DatabaseUnavailable, "the database is stopping or starting"),
 }
 
 # Classes of errors that any other statement would meet as well, or that cancel a statement:
@@ -43,12 +44,12 @@ def persistence_error(error: Exception, *, connection_lost: bool) -> errors.Pers
     if isinstance(error, asyncpg.UniqueViolationError):
         return errors.UniqueViolation(error.constraint_name)
     sqlstate = str(getattr(error, "sqlstate", None) or "")
-    for beginning, (kind, message) in _BY_SQLSTATE.items():
+    for beginning, make_error in _BY_SQLSTATE.items():
         if sqlstate.startswith(beginning):
-            return kind(message)
+            return make_error()
     # Before OSError, the base class of TimeoutError.
     if isinstance(error, TimeoutError):
-        return errors.DatabaseTimeout("the database did not answer in time")
+        return errors.DatabaseTimeout()
     if connection_lost or isinstance(error, OSError):
         return errors.DatabaseUnavailable("the connection to the database was lost")
     if isinstance(error, UnicodeError):

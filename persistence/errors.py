@@ -87,6 +87,9 @@ class DatabaseReadOnly(DatabaseUnavailable):
 class DatabaseTimeout(PersistenceError):
     """A statement took longer than its time-out. It may or may not have been written."""
 
+    def __init__(self) -> None:
+        super().__init__("the database did not answer in time")
+
 
 class TransactionConflict(PersistenceError):
     """A concurrent transaction conflicts. Nothing was written; trying again may succeed."""

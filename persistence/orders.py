@@ -25,7 +25,7 @@ from persistence.models import (
     Storefronts,
     Update,
 )
-from persistence.update_refusal import UpdateRefusal
+from persistence.unwritten_update import UnwrittenUpdate
 
 # Unique for idempotency keys: an order's present key, and each key in the history.
 _KEY_INDEXES: Final = ("idx_orders_idempotency_key", "idx_order_payment_events_idempotency_key")
@@ -62,7 +62,7 @@ class OrderRepository:
         self._disallowed_before: Callable[[str], Sequence[str]] = (
             statuses.disallowed_before if guard_status else lambda _status: ()
         )
-        self._refusal = UpdateRefusal(database, self.get, self._disallowed_before)
+        self._unwritten = UnwrittenUpdate(database, self.get, self._disallowed_before)
         self._committed = committed
 
     async def update_payment_info(
@@ -90,7 +90,7 @@ class OrderRepository:
             if row is not None:
                 self._committed()
                 return Update(Order._make(row), replayed=False)
-            replay = await self._refusal.explain(order_id, params, storefronts)
+            replay = await self._unwritten.resolve(order_id, params, storefronts)
             if replay is not None:
                 return replay
         raise TransactionConflict(f"the payment of order {order_id} keeps changing")

@@ -1,4 +1,4 @@
-"""Positions in the history of payments: up to where somebody has read it.
+"""Positions in the history of payments: up to where a reader has read it.
 
 The ids of events cannot tell: of two concurrent updates, the one with the lower id may be committed
 later. A ``pg_snapshot`` can: it says of each transaction whether it was committed by then. Between

@@ -1,8 +1,12 @@
 """The known payment statuses, and which of them may follow which.
 
 Providers deliver events late, twice and out of order. A move that only a late event makes, as from
-paid back to pending, is refused. A move that skips a step is not, because the event of that step
-may still come. Statuses that are not listed here are not checked: providers use words of their own.
+paid back to pending, is refused. A refund may be reported before ``paid``, whose event may still
+arrive; a dispute may not, nor a chargeback before its dispute. Statuses that are not listed here
+are not checked: providers use words of their own.
+
+The rule is enforced in the WHERE of ``queries.update_payment``, which PostgreSQL evaluates on the
+locked row.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,5 @@
-"""The service: everything that knows of RPC, HTTP or the process.
+"""The service: all code for RPC, HTTP and the process.
 
 Imports go one way: ``cli``, ``asgi`` → ``process`` → ``app`` → ``rpc`` → ``auth``,
-``observability`` → ``persistence``. ``settings`` and ``files`` are below all of them but ``http``,
-which imports nothing else of this package.
+``observability`` → ``files`` → ``settings`` → ``persistence``. ``http`` imports none of these.
 """

@@ -27,7 +27,7 @@ from server.observability.outcomes import UpdateOutcomes
 from server.rpc.cors import cors
 from server.rpc.errors import writing_paths
 from server.rpc.fast_path import FastPath, create_fast_path
-from server.rpc.gauges import show_state
+from server.rpc.gauges import add_gauges
 from server.rpc.health import HealthHandler, HealthPages, Readiness
 from server.rpc.index_page import index_page
 from server.rpc.interceptors.access_log import AccessLog, bind_request
@@ -70,8 +70,8 @@ class Application(NamedTuple):
     """To be called about once a second, and when the process stops."""
 
 
-class _On(Flag):
-    """The services that an interceptor serves."""
+class _Services(Flag):
+    """The services whose RPCs pass an interceptor."""
 
     ORDERS = auto()
     HEALTH = auto()
@@ -96,34 +96,43 @@ def create_app(  # noqa: PLR0913 - its parts
     access_log = AccessLog(metrics, settings.log_sample, _LOGGED, quiet="grpc.")
     verifier = None if keys is None else _verifier(settings, keys)
     authorization = AuthorizationInterceptor(required_permissions(), settings.public, verifier)
-    traced: list[tuple[Interceptor, _On]] = []
+    traced: list[tuple[Interceptor, _Services]] = []
     if telemetry is not None:
         traced = [
-            (telemetry.interceptor, _On.ORDERS),
+            (telemetry.interceptor, _Services.ORDERS),
             # Inside of the span that has the id.
-            (RequestHooksInterceptor(telemetry.bind_trace_id), _On.ORDERS),
+            (RequestHooksInterceptor(telemetry.bind_trace_id), _Services.ORDERS),
         ]
 
-    # In the order in which a call meets them. Those at the front that know headers alone (on_start
-    # and on_end) run before connectrpc reads the request, and end in reverse order; the others wrap
-    # the method, the first of them outermost.
-    chain: list[tuple[Interceptor, _On]] = [
-        (access_log, _On.ALL),  # ends last, and logs the error that the caller gets
-        (CompressionInterceptor(), _On.ALL),  # changes an error, which the log is to have
-        (RequestIdInterceptor(), _On.ORDERS),  # so that a call without a permission has its id
-        (authorization, _On.ALL),  # before the request costs anything
+    # In the order in which a call meets them. The metadata interceptors at the front
+    # (on_start and on_end) run before connectrpc reads the request, and end in reverse order; the
+    # others wrap the method, the first of them outermost.
+    chain: list[tuple[Interceptor, _Services]] = [
+        (access_log, _Services.ALL),  # ends last, and logs the error that the caller gets
+        (CompressionInterceptor(), _Services.ALL),  # changes an error, which the log is to have
+        (
+            RequestIdInterceptor(),
+            _Services.ORDERS,
+        ),  # so that a call without a permission has its id
+        (authorization, _Services.ALL),  # before the request costs anything
         *traced,  # only calls that are authorized make spans
-        (ErrorInterceptor(), _On.ORDERS | _On.HEALTH),  # translates what all below it raise
-        (TokenExpiryInterceptor(settings.jwt_leeway), _On.ALL),
-        (ShutdownInterceptor(readiness.stopping), _On.REFLECTION),
+        (
+            ErrorInterceptor(),
+            _Services.ORDERS | _Services.HEALTH,
+        ),  # translates what all below it raise
+        (TokenExpiryInterceptor(settings.jwt_leeway), _Services.ALL),
+        (ShutdownInterceptor(readiness.stopping), _Services.REFLECTION),
         # Masks a request in the log first: a violation of a rule is logged, too.
-        (RequestHooksInterceptor(bind_request, validate), _On.ORDERS),
-        (DeadlineInterceptor(settings.statement_timeout), _On.ORDERS),  # the method's time alone
+        (RequestHooksInterceptor(bind_request, validate), _Services.ORDERS),
+        (
+            DeadlineInterceptor(settings.statement_timeout),
+            _Services.ORDERS,
+        ),  # the method's time alone
     ]
     codecs: list[Codec[Any, Any]] = [proto_binary_codec(), StrictJSONCodec()]
 
     def serve(
-        application: Callable[..., ConnectASGIApplication[Any]], handler: object, service: _On
+        application: Callable[..., ConnectASGIApplication[Any]], handler: object, service: _Services
     ) -> ConnectASGIApplication[Any]:
         return application(
             handler,
@@ -141,30 +150,30 @@ def create_app(  # noqa: PLR0913 - its parts
     )
     outcomes = UpdateOutcomes(metrics.updates)
     handler = OrderHandler(repository, PaymentHistory(database), feed, outcomes)
-    orders = serve(OrderServiceASGIApplication, handler, _On.ORDERS)
+    orders = serve(OrderServiceASGIApplication, handler, _Services.ORDERS)
     others = [
-        serve(HealthASGIApplication, HealthHandler(readiness), _On.HEALTH),
-        *(serve(*each, _On.REFLECTION) for each in reflection_services()),
+        serve(HealthASGIApplication, HealthHandler(readiness), _Services.HEALTH),
+        *(serve(*each, _Services.REFLECTION) for each in reflection_services()),
     ]
     shedder = LoadShedder(settings.pool_size, settings.queue_size)
     rejections = Rejections(shedder, writing_paths(OrderService.desc()), access_log.count_shed)
-    explained = partial(UnroutedMiddleware, on_unrouted=access_log.log_unrouted)
+    with_messages = partial(UnroutedMiddleware, on_unrouted=access_log.log_unrouted)
     pages = HealthPages(readiness)
     app = Starlette(
         routes=[
-            Mount(orders.path, LoadSheddingMiddleware(explained(orders), shedder, rejections)),
-            *(Mount(service.path, explained(service)) for service in others),
+            Mount(orders.path, LoadSheddingMiddleware(with_messages(orders), shedder, rejections)),
+            *(Mount(service.path, with_messages(service)) for service in others),
             Route("/", index_page),
             Route("/livez", pages.live),
             Route("/readyz", pages.ready),
             Route("/metrics", authorization.guard("/metrics", metrics.page)),
-            Mount("/", explained(Response(status_code=404))),
+            Mount("/", with_messages(Response(status_code=404))),
         ],
         middleware=cors(settings.cors_origins),
     )
     # Starlette would redirect targets that are not a path, and fails if their query is not text.
     app.router.redirect_slashes = False
-    show_state(metrics, access_log, database, feed, readiness)
+    add_gauges(metrics, access_log, database, feed, readiness)
 
     def every_second() -> None:
         metrics.poll()

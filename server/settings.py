@@ -1,6 +1,6 @@
 """The settings of the service, from ``LISTINGS_…`` environment variables, read once.
 
-To add one, add a field to Settings, and a line to the table of variables in the documentation.
+To add one, follow "Add a setting" in ``docs/development.md``.
 """
 
 import difflib

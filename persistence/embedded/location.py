@@ -94,7 +94,7 @@ class Location:
         if not self.is_private(directory):
             raise EmbeddedPostgresError(
                 f"{directory} must be a directory of the account {self.account.name} with mode "
-                "0700, because whoever can enter it can use the database: remove it"
+                "0700, because any user who can enter it can use the database: remove it"
             )
         return directory
 
@@ -122,7 +122,7 @@ def exists(data_dir: Path) -> bool:
         return True
 
 
-def find(data_dir: Path) -> Location:
+def prepare(data_dir: Path) -> Location:
     """Return the location for ``data_dir``; create its directory and lock files if missing.
 
     Raises EmbeddedPostgresError when a directory cannot be created or used, or was not created by
@@ -211,7 +211,7 @@ def _take(home: Path, account: Account) -> None:
     finally:
         os.close(directory)
     if LIFECYCLE_LOCK not in entries or USERS_LOCK not in entries:
-        # Readable by the account alone: whoever can open a lock file can hold the lock.
+        # Readable by the account alone: a user who can open a lock file can hold the lock.
         touch = 'umask 077; touch "$@"'
         made = account.run("sh", "-c", touch, "sh", LIFECYCLE_LOCK, USERS_LOCK, cwd=home)
         if made.returncode != 0:

@@ -34,7 +34,7 @@ from persistence.embedded.location import (
     SOCKET,
     USERS_LOCK,
     Location,
-    find,
+    prepare,
 )
 from persistence.errors import EmbeddedPostgresError
 from persistence.roles import APPLICATION, OWNER
@@ -61,7 +61,7 @@ def running(data_dir: Path, role: str = OWNER) -> Iterator[str]:
     function, when the cluster is of another major version, and when the server does not start or
     stop.
     """
-    location = find(data_dir)
+    location = prepare(data_dir)
     users = location.open_lock(USERS_LOCK)
     try:
         fcntl.flock(users, fcntl.LOCK_SH)

@@ -60,8 +60,8 @@ def dev_token_command(
     except (OSError, ValueError) as error:
         raise click.ClickException(f"{directory}: {error}") from error
     click.echo(
-        f"FOR DEVELOPMENT ONLY: everybody who can read {directory} can make tokens. A service "
-        "takes them by\n"
+        f"FOR DEVELOPMENT ONLY: anyone who can read {directory} can make tokens. A service "
+        "accepts them by\n"
         f"export LISTINGS_JWKS={directory}/jwks.json"
         f" LISTINGS_JWT_ISSUER={settings.jwt_issuer or dev_tokens.ISSUER}"
         f" LISTINGS_JWT_AUDIENCE={settings.jwt_audience or dev_tokens.AUDIENCE}",

@@ -1,4 +1,7 @@
-"""How the command line ends on signals: by SystemExit, which stops an embedded PostgreSQL."""
+"""How the command line ends on signals: by SystemExit, which stops an embedded PostgreSQL.
+
+While it serves, uvicorn handles SIGTERM and SIGINT: see ``server.http.server``.
+"""
 
 import signal
 from types import FrameType
@@ -8,7 +11,8 @@ from typing import NoReturn
 def exit_on_termination() -> None:
     """Exit with code 0 on SIGTERM, and on SIGHUP unless it is ignored, as under nohup.
 
-    SIGHUP stands for SIGTERM, whatever handles that by then: uvicorn, while it serves.
+    SIGHUP is raised again as SIGTERM, for the handler that is installed then: this module's, or
+    uvicorn's while it serves.
     """
     signal.signal(signal.SIGTERM, _exit)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:

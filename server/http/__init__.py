@@ -4,12 +4,14 @@
 uvicorn (ASGI, the event loop's protocols) and zttp (HTTP parsing). It imports nothing else of
 ``server`` and nothing of ``persistence``, and knows neither gRPC nor the service.
 
+    from server.http.sockets import listen
+
     server = Server(app, limits=Limits(keep_alive=60))
     await server.serve(listen("127.0.0.1", 8080))
 
 =================  ==========================================================================
 ``server``         the entry; the order in which a process stops (drain)
-``limits``         every number that bounds a client, with its unit and reason
+``limits``         times, sizes and stream counts that bound a client, with their reasons
 ``hooks``          the interfaces of what may reject or answer a request before the application
 ``sockets``        listening sockets, and how they close without losing a connection
 ``tls_handshake``  a connection until its TLS handshake is over

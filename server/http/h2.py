@@ -7,7 +7,7 @@ call in flight is lost, although most of them have been executed. So a connectio
 before that, while calls are running on it and more are on their way.
 
 One GOAWAY cannot do that. It names the last stream that the server accepts, and the client sends
-again what it opened after that; if those streams were served all the same, each of them would run
+again what it opened after that; if the server served those streams as well, each of them would run
 twice. If they were refused, a client that retries only once, or not at all, would see failures.
 Hence the graceful shutdown of RFC 9113, section 6.8:
 
@@ -28,8 +28,9 @@ The same steps end a connection that is idle or old, so that its client resolves
 again; and every connection when the server drains, where uvicorn itself would answer new streams
 with 503 or drop them.
 
-A connection that waits for the rest of a frame or of a header list ends the same way, but soon. A
-client that sends too many frames besides requests is cut off: see ``server.http.h2_flood``.
+A connection that waits for the rest of a frame or of a header list ends the same way, after
+``h2_frame_timeout``. A client that sends too many frames besides requests is cut off: see
+``server.http.h2_flood``.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ class H2Protocol(FlowControlledH2Protocol):
             event = next_event()
 
     def limit_silence(self, *, incomplete: bool) -> None:
-        """Set the time until the next input, which has ended in a complete frame or has not.
+        """Limit the time until the next input; until the rest of a frame, if it is ``incomplete``.
 
         Works around uvicorn, which starts its keep-alive timer anew with every byte of a frame.
         """
@@ -206,7 +207,7 @@ class H2Protocol(FlowControlledH2Protocol):
             self.send_initial_goaway()
 
     def send_initial_goaway(self) -> None:
-        """Ask for no more streams, and serve those that come all the same."""
+        """Ask for no more streams, and serve those that still come."""
         if self.phase != SERVING or self.transport.is_closing():
             return
         self.phase = GOING_AWAY
@@ -234,7 +235,7 @@ class H2Protocol(FlowControlledH2Protocol):
     def refuse_stream(self, stream_id: int) -> None:
         """Reject a stream that came after the final GOAWAY, before the application sees it.
 
-        It counts in zttp's budget all the same. Before a client that goes on regardless can use
+        It counts in zttp's budget nevertheless. Before a client that goes on regardless can use
         that up, the connection stops reading, so that the streams in flight are not lost.
         """
         self.conn.stream(stream_id).reset(REFUSED_STREAM)
@@ -247,8 +248,8 @@ class H2Protocol(FlowControlledH2Protocol):
             return
         if self.phase == REFUSING and self.conn.has_pending_send():
             # Works around uvicorn: the last bytes of a response wait for flow control, and it
-            # counts their cycle as ended. A client that is silent for as long as an idle one may be
-            # is gone.
+            # counts their cycle as ended. A client that is silent for ``h2_idle`` counts as
+            # gone.
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler

@@ -3,7 +3,7 @@
 zttp and uvicorn take PING, SETTINGS and WINDOW_UPDATE frames without a limit, and DATA frames of
 one byte each. These are counted here. Frames that zttp drops (PRIORITY, empty DATA, unknown types)
 cost 0.02 µs each, and are not counted. zttp itself ends a connection with a header list above
-64 KiB, or in more than 16 CONTINUATION frames.
+64 KiB, or in more than 16 CONTINUATION frames. ``h2`` counts streams and RST_STREAM frames.
 """
 
 from collections.abc import Callable

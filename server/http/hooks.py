@@ -29,7 +29,7 @@ Reject: TypeAlias = Callable[[zttp.Request], list[tuple[bytes, bytes]] | None]
 
 
 class Notified(Protocol):
-    """What has to act when an exchange has changed; an ``asyncio.Event``, for one."""
+    """Receives a notification of each change of an exchange, as an ``asyncio.Event`` does."""
 
     def set(self) -> None:
         """Act upon the change."""

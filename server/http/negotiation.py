@@ -21,7 +21,7 @@ class NegotiationProtocol(AutoZttpProtocol):
 
     A client that has chosen HTTP/2 by ALPN begins with the preface as well (RFC 9113, section 3.4).
     Works around uvicorn, which goes by ALPN alone over TLS: a client that knows no ALPN may speak
-    HTTP/2 all the same.
+    HTTP/2 nevertheless.
     """
 
     def __init__(

@@ -112,8 +112,8 @@ async def _check_database(settings: Settings, url: str) -> list[Finding]:
         "schema": diagnostics.check_schema,
     }
     for subject, name in (
-        ("direct way", "direct_database_url"),
-        ("owner's way", "migration_database_url"),
+        ("direct URL", "direct_database_url"),
+        ("migration URL", "migration_database_url"),
     ):
         if given := getattr(settings, name):
             checks[subject] = partial(
@@ -189,7 +189,7 @@ def _examine_tls(settings: Settings) -> Finding:
 
 
 def _examine_port(settings: Settings) -> Finding:
-    """Check the address, whether ``serve`` refuses it, and whether the port can be had.
+    """Check the address, whether ``serve`` refuses it, and whether the port is free.
 
     An address that is refused is a problem whatever answers there: a restart would end it.
     """

@@ -34,7 +34,7 @@ def run(
     ready: Callable[[], object],
     parent_pipe: int | None = None,
 ) -> None:
-    """``serve`` on an event loop of its own, in a process of its own."""
+    """Run ``serve`` on a new event loop, in this process."""
 
     def serving() -> None:
         garbage.resume_collection()

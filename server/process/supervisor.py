@@ -157,7 +157,7 @@ class _Parent:
             slot.started_at = now
 
     def _pause(self, serving: int) -> float:
-        """Return the seconds to wait for a signal before slots are looked at again."""
+        """Return the seconds to wait for a signal before the slots are checked again."""
         if serving < len(self._slots):
             return _START_POLL
         starts = [slot.next_start for slot in self._slots if slot.worker is None]
@@ -173,7 +173,7 @@ class _Parent:
         """Stop the workers, and kill those that have not exited within the limit and ``_GRACE``."""
         for slot in self._slots:
             stop_accepting(slot.listener)
-            slot.listener.close()  # the worker accepts what is queued, and closes it for good
+            slot.listener.close()  # the worker accepts what is queued, and closes it
         running = [slot for slot in self._slots if slot.worker is not None]
         self._signal(running, signal.SIGTERM)
         deadline = time.monotonic() + self._limit + _GRACE

@@ -1,4 +1,4 @@
-"""Exceptions as Connect errors: the code, the message and the details that a caller gets.
+"""Exceptions as errors of RPCs: the gRPC and Connect status code, the message and the details.
 
 The access log has the cause of an error; see ``server.rpc.interceptors.access_log``.
 """

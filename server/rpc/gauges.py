@@ -7,7 +7,7 @@ from server.rpc.health import Readiness
 from server.rpc.interceptors.access_log import AccessLog
 
 
-def show_state(
+def add_gauges(
     metrics: Metrics,
     access_log: AccessLog,
     database: Database,

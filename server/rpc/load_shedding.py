@@ -6,9 +6,9 @@ may fill the queue. Once it has been full, there is more work than can be done, 
 kept short until no call waits and none has been rejected for a second: with a long queue, as many
 calls are answered as with a short one, only later.
 
-How short depends on how fast calls are answered. One call a connection keeps a slow database busy.
-Where thousands are answered a second, as many come while the process does not get the processor for
-some milliseconds, and rejecting those would keep the queue short for ever.
+A short queue holds one call per connection, which keeps a slow database busy, or as many calls as
+are answered in 50 ms if that is more: at thousands a second, that many arrive while the process
+waits some milliseconds for a processor, and rejecting those would keep the queue short for ever.
 
 A rejection has to cost next to nothing, or it takes the time that the other calls need. One by the
 handler cost as much as an answer: at 1,200 calls a second, of which a process could answer 1,050,

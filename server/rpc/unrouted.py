@@ -121,12 +121,13 @@ class UnroutedMiddleware:
             allow=headers.get("allow"),
             type=content_type or "(none)",
         )
-        self._report(scope, code, text)
         protocol = protocol_of(content_type)
         if protocol == CONNECT or scope["method"] != "POST":
+            self._report(scope, code, text)
             await _Refusal(status, code, text).as_connect(headers)(scope, receive, send)
             return
         # gRPC has UNIMPLEMENTED for each of them, also for a content type.
+        self._report(scope, Code.UNIMPLEMENTED, text)
         trailers = grpc_trailers(ConnectError(Code.UNIMPLEMENTED, text))
         own = [(b"content-type", content_type.encode())]
         if protocol == GRPC:

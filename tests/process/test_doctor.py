@@ -137,8 +137,8 @@ def test_whose_a_port_with_tls_is(database_url: str, tmp_path: Path) -> None:
 
 def test_another_way_that_leads_elsewhere(database_url: str, empty_database_url: str) -> None:
     for subject, name in (
-        ("direct way", "direct_database_url"),
-        ("owner's way", "migration_database_url"),
+        ("direct URL", "direct_database_url"),
+        ("migration URL", "migration_database_url"),
     ):
         report = examined(database_url, healthy=True, **{name: database_url})
         assert report[subject] == ("ok", "it leads to the same database")
@@ -147,7 +147,7 @@ def test_another_way_that_leads_elsewhere(database_url: str, empty_database_url:
         assert "it leads to another database" in text
         assert f"LISTINGS_{name.upper()}" in text
     nobody = "postgresql://127.0.0.1:1/shop"
-    assert "127.0.0.1" in problem(examined(database_url, direct_database_url=nobody), "direct way")
+    assert "127.0.0.1" in problem(examined(database_url, direct_database_url=nobody), "direct URL")
 
 
 @pytest.mark.parametrize("url", ["mysql://root:hunter2@db/x", "postgresql://u:%zzhunter2@h/db"])

@@ -199,7 +199,7 @@ def running() -> Iterator[Cluster]:
 @contextmanager
 def _empty() -> Iterator[Cluster]:
     directory = open_directory()
-    cluster = Cluster(location.find(directory / "postgres"))
+    cluster = Cluster(location.prepare(directory / "postgres"))
     try:
         yield cluster
     finally:

@@ -30,7 +30,7 @@ class DeadlineInterceptor:
             async with asyncio.timeout(self._seconds):
                 return await call_next(request, ctx)
         except TimeoutError as error:
-            raise DatabaseTimeout("the database did not answer in time") from error
+            raise DatabaseTimeout() from error
 
     async def intercept_server_stream(
         self,
@@ -46,7 +46,7 @@ class DeadlineInterceptor:
             except StopAsyncIteration:
                 return
             except TimeoutError as error:
-                raise DatabaseTimeout("the database did not answer in time") from error
+                raise DatabaseTimeout() from error
             yield first
             async for response in responses:
                 yield response

@@ -160,7 +160,7 @@ def test_a_second_server_is_not_started_beside_one_that_cannot_be_seen(
 def test_a_server_started_by_hand_with_an_open_socket_is_neither_used_nor_stopped(
     base: Path, used_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = location.find(used_dir)
+    place = location.prepare(used_dir)
     elsewhere = base / "open"
     elsewhere.mkdir(mode=0o755)
     os.chown(elsewhere, place.account.uid, place.account.gid)

@@ -254,7 +254,7 @@ for turn in range(5):
 
 
 def test_a_start_waits_for_the_lock(used_dir: Path, user: Callable[[], User]) -> None:
-    lock = location.find(used_dir).open_lock(location.LIFECYCLE_LOCK)
+    lock = location.prepare(used_dir).open_lock(location.LIFECYCLE_LOCK)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         waiting = user()

@@ -1,4 +1,4 @@
-"""Why an update of a payment has written nothing: the reason is read after the fact."""
+"""Whether an update that has written nothing is a replay or refused: read after the fact."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
@@ -8,8 +8,8 @@ from persistence.errors import IdempotencyKeyReused, PaymentStatusRefused
 from persistence.models import Order, PaymentEvent, Storefronts, Update
 
 
-class UpdateRefusal:
-    """Explains updates that returned no row."""
+class UnwrittenUpdate:
+    """Resolves updates that returned no row."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class UpdateRefusal:
         self._get_order = get_order
         self._disallowed_before = disallowed_before
 
-    async def explain(
+    async def resolve(
         self, order_id: int, params: Mapping[str, str], storefronts: Storefronts
     ) -> Update | None:
         """Return the replay of an earlier update, or raise why this one was refused.
