@@ -37,7 +37,7 @@ from tests.support.reading import find
 from tests.support.service import Service
 from tests.support.tokens import ISSUER, READ, WRITE, Issuer, bearer, ec_key
 
-NOBODY: Final = 10**15
+MISSING_ORDER_ID: Final = 10**15
 OURS, THEIRS = 3, 4  # storefronts
 
 NOT_FOUND, UNIMPLEMENTED = "not_found", "unimplemented"
@@ -223,7 +223,7 @@ class TestMatrix:
         if not is_served(method, protocol):
             return
         headers = bearer(issuer.token("something:else"))
-        nothing = called(method, NOBODY)
+        nothing = called(method, MISSING_ORDER_ID)
         garbage = Called(method.path, b"\xff" * 9, "{", method.streams)
         for each in (nothing, garbage):
             assert ASK[protocol](guarded.base_url, each, headers) == DENIED

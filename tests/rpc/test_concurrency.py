@@ -22,7 +22,7 @@ def test_concurrent_updates_of_different_fields_are_all_stored(
 
     def write(field: str) -> list[datetime]:
         times: list[datetime] = []
-        # One connection for each thread: httpx is not thread-safe over HTTP/2.
+        # One connection for each thread: threads that share an HTTP/2 one of httpx mix up streams.
         with CALLERS[protocol](running.base_url) as call:
             for number in range(ROUNDS):
                 value = f"{order_id} {number}"

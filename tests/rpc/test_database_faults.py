@@ -86,7 +86,7 @@ def test_an_unexpected_error_is_internal_without_details(
         ("25006", "unavailable", "DATABASE_READ_ONLY"),
     ],
 )
-def test_a_transient_error_has_retry_info(
+def test_codes_and_details_of_transient_errors(
     call: Call, orders: Orders, sqlstate: str, code: str, reason: str | None
 ) -> None:
     order_id = orders.add()
@@ -117,7 +117,9 @@ def test_a_statement_timeout_is_deadline_exceeded(call: Call, orders: Orders) ->
     assert call(UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")).success
 
 
-def test_an_unreachable_database_is_unavailable(call: Call, orders: Orders, running: Service) -> None:
+def test_an_unreachable_database_is_unavailable(
+    call: Call, orders: Orders, running: Service
+) -> None:
     order_id = orders.add()
     request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")
     server, name = databases.server_and_name(orders.url)

@@ -102,6 +102,8 @@ def test_connect(code: Code) -> None:
         ("", CONNECT, False),
     ],
 )
-def test_the_protocol_follows_the_content_type(content_type: str, protocol: str, stream: bool) -> None:
+def test_the_protocol_follows_the_content_type(
+    content_type: str, protocol: str, stream: bool
+) -> None:
     assert protocol_of(content_type) == protocol
     assert is_connect_stream(content_type) is stream

@@ -87,7 +87,9 @@ def wanted(order_id: int, **values: str) -> bytes:
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["at-once", "apart"])
-def test_a_complete_message_takes_the_fast_path(running: Service, order_id: int, apart: bool) -> None:
+def test_a_complete_message_takes_the_fast_path(
+    running: Service, order_id: int, apart: bool
+) -> None:
     body = envelope(wanted(order_id, payment_status="paid"))
     chunks = [body[:3], body[3:9], b"", body[9:]] if apart else [body]
     fast, through_asgi = asyncio.run(both_ways(running, chunks, apart=apart))

@@ -52,7 +52,7 @@ def started(log: Path) -> Iterator[Service]:
             process.wait()
 
 
-def test_without_the_import_the_service_works_without_the_fast_path(tmp_path: Path) -> None:
+def test_a_failing_import_turns_the_fast_path_off(tmp_path: Path) -> None:
     with started(tmp_path / "log") as running:
         (entry,) = running.logged(logger="server.rpc.fast_path")
         assert entry["level"] == "warning"
@@ -70,7 +70,9 @@ def test_without_the_import_the_service_works_without_the_fast_path(tmp_path: Pa
         assert running.logged(level="error") == []
 
 
-def test_an_application_without_the_private_attributes_has_no_fast_path(caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_private_attributes_turn_the_fast_path_off(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     application: Any = object()
     with caplog.at_level(logging.WARNING):
         assert create_fast_path(application, [], LoadShedder(1, 1), 1) is None

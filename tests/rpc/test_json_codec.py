@@ -1,4 +1,4 @@
-"""The strict JSON codec, compared with the json module of Python."""
+"""Property tests of the strict JSON codec."""
 
 import json
 from decimal import Decimal
@@ -49,7 +49,9 @@ def test_json_written_by_protobuf_is_read(payment: dict[str, str], order_id: int
 
 
 @given(nested, st.integers(80, 120), st.booleans())
-def test_the_nesting_depth_is_that_of_the_json_module(value: Any, levels: int, ascii_only: bool) -> None:
+def test_nesting_of_more_than_100_levels_is_rejected(
+    value: Any, levels: int, ascii_only: bool
+) -> None:
     value = wrapped(value, levels)
     body = json.dumps({"nope": value}, ensure_ascii=ascii_only).encode(errors="surrogatepass")
     with pytest.raises(ConnectError) as caught:

@@ -96,7 +96,9 @@ WRITE = UpdateOrderPaymentRequest(order_id=1, payment_status="paid")
         *((caller, WRITE, WRITE_REASON) for caller in CALLERS),
     ],
 )
-def test_rejections_by_protocol(full: Service, caller: str, request_: Message[Any], reason: str) -> None:
+def test_rejections_by_protocol(
+    full: Service, caller: str, request_: Message[Any], reason: str
+) -> None:
     """Only the message for an update says that nothing was written."""
     with READERS[caller](full.base_url) as call, pytest.raises(Failure) as caught:
         call(request_)

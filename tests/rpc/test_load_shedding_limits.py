@@ -89,7 +89,7 @@ def test_the_length_of_the_short_queue_follows_the_call_rate() -> None:
     clock.now = 2.5
     shedder.poll()
     end_calls(shedder, 45)
-    assert start_calls(shedder, 600) == 5  # no call ended: one is queued for each connection
+    assert start_calls(shedder, 600) == 5  # none in 50 ms: one is queued for each connection
 
 
 def test_the_short_queue_does_not_exceed_queue_size() -> None:

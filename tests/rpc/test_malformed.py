@@ -271,7 +271,9 @@ def test_unknown_compression(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS, ids=name)
-def test_a_compressed_message_without_an_encoding_header(running: Service, method: DescMethod) -> None:
+def test_a_compressed_message_without_an_encoding_header(
+    running: Service, method: DescMethod
+) -> None:
     """The gRPC specification has INTERNAL here, although the fault is the caller's."""
     body = envelope(gzip.compress(b""), flags=1)
     requests = [

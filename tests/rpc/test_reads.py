@@ -86,7 +86,9 @@ def test_a_past_provider_set_after_the_reference_matches(
     assert found.id == order_id
 
 
-def test_a_reference_of_several_orders_is_ambiguous(read: Call, orders: Orders, number: int) -> None:
+def test_a_reference_of_several_orders_is_ambiguous(
+    read: Call, orders: Orders, number: int
+) -> None:
     value = f"cs_{number}"
     for _ in range(3):
         order_id = orders.add(payment_session_id=value, payment_provider="stripe")

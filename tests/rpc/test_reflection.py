@@ -107,7 +107,9 @@ def test_nesting_is_checked_before_decoding(running: Service, version: str, begi
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_malformed_request_after_the_deadline_is_not_logged(running: Service, version: str) -> None:
+def test_a_malformed_request_after_the_deadline_is_not_logged(
+    running: Service, version: str
+) -> None:
     """asyncio logs an exception that is never retrieved."""
     requests = [_JSON.request(path(version), b"{", (b"connect-timeout-ms", b"0"))] * 20
 

@@ -74,9 +74,7 @@ def test_pages_of_stuck_payments(read: Call, orders: Orders, number: int) -> Non
         (Duration(seconds=315_360_000, nanos=1), "DURATION_GTE_LTE"),
     ],
 )
-def test_an_invalid_older_than(
-    read: Call, older_than: Duration | None, reason: str
-) -> None:
+def test_an_invalid_older_than(read: Call, older_than: Duration | None, reason: str) -> None:
     request = ListStuckPaymentsRequest(older_than=older_than)
 
     assert broken_rules(read, request) == [("older_than", reason)]

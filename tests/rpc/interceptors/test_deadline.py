@@ -100,7 +100,7 @@ def test_a_deadline_cancels_the_statement(running: Service, orders: Orders, call
 
 @pytest.mark.parametrize("seconds", [None, 30])
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_statement_timeout_bounds_calls_without_a_deadline(
+def test_statement_timeout_bounds_every_call(
     running: Service, orders: Orders, call: OneCall, seconds: float | None
 ) -> None:
     order_id = orders.add()
