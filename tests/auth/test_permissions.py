@@ -211,7 +211,7 @@ class TestMatrix:
                 expected = DENIED
             elif method.of_an_order and storefronts is not None and OURS not in storefronts:
                 expected = NOT_FOUND
-            elif protocol == "get" and method.streams:  # to which no stream comes
+            elif protocol == "get" and method.streams:  # streams are not served by GET
                 expected = UNIMPLEMENTED
             else:
                 expected = OK

@@ -149,7 +149,7 @@ def test_watching(
             change(orders, theirs, ours)
             assert order_of(next(stream)) == ours
         change(orders, theirs, ours)
-        with watch(both) as stream:  # from where it began: what was missed
+        with watch(both) as stream:  # resumed: the missed events in scope
             next(stream)
             assert [order_of(next(stream)) for _ in range(2)] == [ours, ours]
         with watch(WatchOrderPaymentsRequest(storefront_id=number)) as stream:
@@ -220,7 +220,7 @@ class TestWriting:
     def test_a_refusal_discloses_no_key_of_others(
         self, write: Call, orders: Orders, number: int
     ) -> None:
-        """Else a refused request would disclose whether another tenant's key is in use."""
+        """Otherwise a rejection would disclose whether another tenant uses the key."""
         ours = orders.add(storefront_id=number)
         theirs = orders.add(storefront_id=number + 1)
         orders.change(ours, payment_status="refunded")
