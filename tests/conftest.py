@@ -14,10 +14,6 @@ from tests.support.orders import Orders
 from tests.support.service import Service
 from tests.support.tokens import Issuer
 
-# grpcio reads it once. Its handlers of fork() can crash a process that a test starts under load.
-os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
-
-
 # How long an example takes depends on what else the machine does; the first builds tables.
 settings.register_profile("listings", suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("listings")

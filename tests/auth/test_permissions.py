@@ -37,7 +37,7 @@ from tests.support.reading import find
 from tests.support.service import Service
 from tests.support.tokens import ISSUER, READ, WRITE, Issuer, bearer, ec_key
 
-NOBODY: Final = 10**15
+MISSING_ORDER_ID: Final = 10**15
 OURS, THEIRS = 3, 4  # storefronts
 
 NOT_FOUND, UNIMPLEMENTED = "not_found", "unimplemented"
@@ -211,7 +211,7 @@ class TestMatrix:
                 expected = DENIED
             elif method.of_an_order and storefronts is not None and OURS not in storefronts:
                 expected = NOT_FOUND
-            elif protocol == "get" and method.streams:  # to which no stream comes
+            elif protocol == "get" and method.streams:  # streams are not served by GET
                 expected = UNIMPLEMENTED
             else:
                 expected = OK
@@ -223,7 +223,7 @@ class TestMatrix:
         if not is_served(method, protocol):
             return
         headers = bearer(issuer.token("something:else"))
-        nothing = called(method, NOBODY)
+        nothing = called(method, MISSING_ORDER_ID)
         garbage = Called(method.path, b"\xff" * 9, "{", method.streams)
         for each in (nothing, garbage):
             assert ASK[protocol](guarded.base_url, each, headers) == DENIED

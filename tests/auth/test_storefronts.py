@@ -61,7 +61,7 @@ def test_one_order(read: Call, orders: Orders, number: int) -> None:
     assert read(find("payment_intent_id", f"pi_{ours}")).order.id == ours
     assert len(read(ListOrderPaymentEventsRequest(order_id=ours)).events) == 1
     for request in (GetOrderRequest, ListOrderPaymentEventsRequest):
-        # As one that is not there for anybody.
+        # The same error as for an order that does not exist.
         assert refused(read, request(order_id=theirs)) == Failure(
             "not_found", f"there is no order {theirs}"
         )
@@ -117,7 +117,7 @@ def test_lists(read: Call, orders: Orders, number: int) -> None:
     assert listed(read, stuck, [5, 2]) == sorted(ours)
 
 
-def test_a_storefront_that_is_asked_for_by_name(read: Call, number: int) -> None:
+def test_a_filter_for_a_storefront_out_of_scope(read: Call, number: int) -> None:
     failure = refused(read, ListOrdersRequest(storefront_id=number + 2))
     assert failure.code == "permission_denied"
     assert failure.details == (
@@ -149,7 +149,7 @@ def test_watching(
             change(orders, theirs, ours)
             assert order_of(next(stream)) == ours
         change(orders, theirs, ours)
-        with watch(both) as stream:  # from where it began: what was missed
+        with watch(both) as stream:  # resumed: the missed events in scope
             next(stream)
             assert [order_of(next(stream)) for _ in range(2)] == [ours, ours]
         with watch(WatchOrderPaymentsRequest(storefront_id=number)) as stream:
@@ -220,7 +220,7 @@ class TestWriting:
     def test_a_refusal_discloses_no_key_of_others(
         self, write: Call, orders: Orders, number: int
     ) -> None:
-        """Else a refused request would disclose whether another tenant's key is in use."""
+        """Otherwise a rejection would disclose whether another tenant uses the key."""
         ours = orders.add(storefront_id=number)
         theirs = orders.add(storefront_id=number + 1)
         orders.change(ours, payment_status="refunded")

@@ -198,11 +198,11 @@ def test_unknown_keys_occupy_few_slots_while_a_fetch_is_slow(
             own.process.send_signal(signal.SIGHUP)  # which asks for them
             eventually(lambda: keys.asked == 2)
             query = "connect=v1&encoding=json&message=%7B%7D"
-            strangers = bearer(issuer.token(READ, key=ec_key("unknown")))
+            unknown_key = bearer(issuer.token(READ, key=ec_key("unknown")))
             with ThreadPoolExecutor(8) as pool, json_client(own.base_url) as client:
                 waiting = [
                     pool.submit(
-                        client.get, f"{path(EVERYTHING)}?{query}", headers=strangers, timeout=20
+                        client.get, f"{path(EVERYTHING)}?{query}", headers=unknown_key, timeout=20
                     )
                     for _ in range(8)
                 ]

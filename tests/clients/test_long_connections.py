@@ -17,7 +17,7 @@ from tests.support.orders import Orders
 
 pytestmark = pytest.mark.anyio
 
-# Every execution of an update leaves its transaction id here.
+# Every execution of an update inserts its transaction id here.
 EXECUTIONS = """
     CREATE UNLOGGED TABLE executions (transaction_id TEXT);
     CREATE FUNCTION log_execution() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
@@ -28,7 +28,7 @@ EXECUTIONS = """
 
 
 async def call_many(address: str, order_ids: list[int], calls: int, concurrency: int) -> list[str]:
-    """Make that many calls over one channel, and return what went wrong."""
+    """Make that many calls over one channel, and return their errors."""
     numbers = iter(range(calls))
     errors: list[str] = []
 

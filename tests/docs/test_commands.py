@@ -1,4 +1,4 @@
-"""Every command block of README and docs is run as it stands, in the order of its page.
+"""Every command block of README and docs runs unchanged, in the order of its page.
 
 In a directory that looks like the checkout, by bash -eu, with the documented address replaced by
 that of a service of the test's own. ``tests/support/markdown.py`` says how a block is marked that
@@ -45,7 +45,7 @@ SERVICE: Final = "postgresql://listings_service:secret@db.example:5432/shop"
 
 
 class Reader:
-    """Runs blocks as a reader does who pastes them into terminals, in a directory of its own."""
+    """Runs blocks as if pasted into terminals, in a directory of its own."""
 
     def __init__(self, directory: Path, port: int, settings: Mapping[str, str]) -> None:
         self._scratch = directory / "scratch"
@@ -66,7 +66,7 @@ class Reader:
             "NO_PROXY": "127.0.0.1,localhost",
             **settings,
         }
-        # By its whole path, because ./justw goes to the real checkout.
+        # As an absolute path, because ./justw changes to the real checkout.
         self.replaced = {
             ":8080": f":{port}",
             "192.0.2.7": "127.0.0.1",
@@ -75,7 +75,7 @@ class Reader:
         self._background: list[subprocess.Popen[bytes]] = []
 
     def run(self, block: Block) -> None:
-        """Run a block, and check that it does what its page says."""
+        """Run a block, and check its exit code and its output."""
         text = block.text
         for documented, own in self.replaced.items():
             text = text.replace(documented, own)
@@ -109,7 +109,7 @@ class Reader:
             rest = rest.partition(expected)[2]
 
     def close(self) -> None:
-        """End what runs in the background."""
+        """Stop the processes in the background."""
         for process in reversed(self._background):
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
@@ -130,7 +130,7 @@ class Reader:
 
 
 def _outside_of_the_venv(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which nothing but the documentation leads to ``.venv``."""
+    """Return an environment without ``.venv``, which only the documented commands activate."""
     venv = environment.get("VIRTUAL_ENV", "")
     kept = {
         name: value
@@ -143,7 +143,7 @@ def _outside_of_the_venv(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _session(name: str) -> list[Block]:
-    """Return the blocks that are run for a page: its own, then those of others that build on it."""
+    """Return the blocks to run for a page: its own, then those of pages that build on it."""
     own = [each for each in SHELL_BLOCKS if each.page == page(name) and "on" not in each.marks]
     return own + [each for each in SHELL_BLOCKS if each.marks.get("on") == name]
 
@@ -206,7 +206,7 @@ def _on_own_server() -> Iterator[Reader]:
                 connection.execute(drop.format(sql.Identifier(role)))
 
 
-def test_every_mark_is_one_that_is_known() -> None:
+def test_every_mark_is_known() -> None:
     names = {each.name for each in PAGES}
     for block in SHELL_BLOCKS:
         assert block.marks.keys() <= MARKS, f"{block} has a mark that means nothing"

@@ -1,4 +1,4 @@
-"""The pages are whole: links lead somewhere, files and commands that they name are there."""
+"""Links, files and commands that the pages name exist."""
 
 import json
 import re
@@ -34,20 +34,20 @@ def test_links(page: Path) -> None:
 
 
 @each_page
-def test_files_that_are_named(page: Path) -> None:
+def test_named_files_exist(page: Path) -> None:
     named = [name for name in code(prose(page)) if FILE.fullmatch(name)]
     missing = [name for name in named if name != GENERATED and not (ROOT / name).exists()]
     assert not missing
 
 
 @each_page
-def test_recipes_that_are_named(page: Path) -> None:
+def test_named_recipes_exist(page: Path) -> None:
     recipes = set(re.findall(r"^([a-z]+)(?: \*args)?:", (ROOT / "justfile").read_text(), re.M))
     assert set(re.findall(r"\./justw ([a-z]+)\b", prose(page))) <= recipes
 
 
 @each_page
-def test_blocks_that_are_read_and_not_run(page: Path) -> None:
+def test_blocks_that_are_not_run_parse(page: Path) -> None:
     for block in blocks(page):
         assert block.language in LANGUAGES, f"{block}: what is {block.language!r}?"
         if block.language == "python":

@@ -1,4 +1,4 @@
-"""The tables of the documentation say what the code says."""
+"""The tables of the documentation agree with the code."""
 
 import re
 import tomllib
@@ -71,7 +71,7 @@ def test_methods() -> None:
     }
 
 
-def test_moves_of_a_status() -> None:
+def test_status_transitions() -> None:
     documented = {}
     for row in table(page("payments.md"), "From", "To"):
         these = code(row[0])
@@ -104,7 +104,7 @@ def test_error_codes() -> None:
         assert int(row[1]) == numbers[name]
 
 
-def test_reasons_of_errors() -> None:
+def test_error_reasons() -> None:
     documented = set()
     for row in table(API, "Code", "gRPC", "HTTP"):
         documented |= {each for each in code(row[4]) if REASON.fullmatch(each)}

@@ -1,4 +1,4 @@
-"""The service that is sent whatever a client could send, and the table of what it was sent."""
+"""The service under fuzzing, and the summary of requests and responses."""
 
 import time
 from collections import Counter
@@ -16,8 +16,8 @@ from tests.support.tokens import READ, WRITE, Issuer
 
 MEBIBYTE = 2**20
 
-# Of the process. What it keeps for later, as SQL and the series of metrics, took 12 MiB at most;
-# of more than 100,000 requests, none may leave 340 bytes behind.
+# Of the process. Caches of SQL and series of metrics take 12 MiB at most; the limit is 340 bytes
+# for each of 100,000 requests.
 MOST_GROWTH = 32 * MEBIBYTE
 
 _tally = pytest.StashKey[Tally]()
@@ -26,15 +26,15 @@ _growth = pytest.StashKey[int]()
 
 @pytest.fixture(scope="session")
 def issuer(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
-    """Whose tokens the service takes."""
+    """The issuer whose tokens the service accepts."""
     return Issuer(tmp_path_factory.mktemp("issuer") / "jwks.json")
 
 
 @pytest.fixture(scope="session")
 def credentials(issuer: Issuer) -> Sequence[tuple[Header, ...]]:
-    """The headers by which callers tell who they are: most of them well."""
+    """Authorization headers, most of them valid."""
     everything = (WRITE, READ, "health", "reflection")
-    _, shortest, _ = issuer.keys  # or most changes would be changes of the token
+    _, shortest, _ = issuer.keys  # the shortest token, so that most changes affect other bytes
     good = issuer.token(*everything, key=shortest, exp=int(time.time()) + 7_200)
     others = [each.encode() for each in hostile_tokens(issuer, good)]
     right = [(b"authorization", b"Bearer " + good.encode())]
@@ -50,7 +50,7 @@ def target(
     issuer: Issuer,
     credentials: Sequence[tuple[Header, ...]],
 ) -> Iterator[Target]:
-    """The service on a database of its own. It must end well, and may not grow."""
+    """The service on a database of its own. It exits cleanly, and grows by less than the limit."""
     tally = pytestconfig.stash[_tally] = Counter()
     log = tmp_path_factory.mktemp("fuzz") / "log"
     with (
@@ -66,7 +66,7 @@ def target(
 
 @pytest.fixture(scope="session")
 def changes(target: Target) -> Changes:
-    """Requests that the service would answer, changed."""
+    """Changes of valid requests."""
     return Changes(target.known)
 
 
@@ -92,6 +92,6 @@ def _table(tally: Tally) -> Iterable[str]:
         width = max(map(len, sent))
         yield f"{title:{width}}  requests  answers"
         for name, codes in sorted(sent.items()):
-            told = ", ".join(f"{code} {count:,}" for code, count in codes.most_common())
-            yield f"{name:{width}}  {codes.total():>8,}  {told}"
+            answers = ", ".join(f"{code} {count:,}" for code, count in codes.most_common())
+            yield f"{name:{width}}  {codes.total():>8,}  {answers}"
         yield ""

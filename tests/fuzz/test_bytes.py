@@ -1,4 +1,4 @@
-"""Bytes that are hardly requests any more: the service answers, or ends the connection."""
+"""Changed bytes of requests: the service answers or ends the connection."""
 
 from random import Random
 

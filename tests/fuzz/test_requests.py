@@ -1,4 +1,4 @@
-"""Whole requests with hostile contents: each is answered, and never as a fault of the service.
+"""Complete requests with hostile contents: each is answered, and never with an internal error.
 
 A failure prints the requests as Python; ``tests.support.requests.Request`` makes bytes of them.
 """

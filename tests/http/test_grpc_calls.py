@@ -22,7 +22,7 @@ def _nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 def channel_to(*served: Served) -> grpc.aio.Channel:
-    """A channel to the first of some servers that can be reached."""
+    """A channel to the first reachable one of some servers."""
     addresses = ",".join(f"127.0.0.1:{one.port}" for one in served)
     # Channels to the same address would share connections, from test to test.
     return grpc.aio.insecure_channel(

@@ -47,7 +47,7 @@ def test_initial_and_final_goaway() -> None:
                 peer.call(stream_id, HOLD)
             await peer.initial_goaway()
 
-            # A stream that was on its way is served.
+            # A stream opened before the client received the initial GOAWAY is served.
             peer.call(7)
             await peer.answer(7)
             assert len(peer.goaways) == 1
@@ -56,7 +56,7 @@ def test_initial_and_final_goaway() -> None:
             peer.answer_ping()
             assert await peer.final_goaway() == 7
 
-            # A later stream is refused, and those in flight may take their time.
+            # A later stream is refused; those in flight are not bounded by goaway_timeout.
             peer.call(9)
             await peer.refusal(9)
             await asyncio.sleep(0.4)
@@ -75,7 +75,7 @@ def test_initial_and_final_goaway() -> None:
 
 
 def test_a_request_may_end_with_its_headers() -> None:
-    """A POST without a body does; the application must not wait for one."""
+    """A POST without a body has END_STREAM on its HEADERS; the application gets an empty body."""
 
     async def test() -> None:
         async with serving() as served, Peer.connected(served) as peer:
@@ -135,7 +135,7 @@ def test_a_client_that_ignores_goaway_does_not_reach_zttps_limit_of_streams(batc
             await peer.answer(1)
             await peer.end()
         assert {code for _, code in peer.goaways} <= {NO_ERROR}
-        # Each stream that was not refused ran once, and was answered.
+        # Each stream that was not refused ran once and was answered.
         assert {b"%d" % n for n in peer.answered} == set(served.app.started)
         assert set(served.app.started.values()) == {1}
         assert set(peer.resets.values()) == {REFUSED_STREAM}

@@ -1,4 +1,4 @@
-"""How many frames besides requests a client may send."""
+"""FrameBudget: how many frames other than requests a client may send."""
 
 from itertools import count, takewhile
 
@@ -7,7 +7,7 @@ from tests.support.clock import Clock
 
 
 def spent(budget: FrameBudget) -> int:
-    """How many can be spent at once."""
+    """Spend the budget, and return how many frames it allowed."""
     return sum(1 for _ in takewhile(lambda _: budget.spend(), count()))
 
 
@@ -18,7 +18,7 @@ def used_up() -> tuple[FrameBudget, Clock]:
     return budget, clock
 
 
-def test_some_are_granted_each_second_and_saved_up_to_a_limit() -> None:
+def test_the_budget_refills_each_second_up_to_a_limit() -> None:
     budget, clock = used_up()
     clock.now += 3
     assert 298 <= spent(budget) <= 300
@@ -26,7 +26,7 @@ def test_some_are_granted_each_second_and_saved_up_to_a_limit() -> None:
     assert 1_998 <= spent(budget) <= 2_000
 
 
-def test_a_ping_every_second_never_exceeds_it() -> None:
+def test_a_ping_every_second_never_exceeds_the_budget() -> None:
     clock = Clock(100)
     budget = FrameBudget(clock)
     for _ in range(100_000):
@@ -34,7 +34,7 @@ def test_a_ping_every_second_never_exceeds_it() -> None:
         assert budget.spend()
 
 
-def test_each_request_and_each_response_grants_some() -> None:
+def test_requests_and_responses_refill_the_budget() -> None:
     budget, _ = used_up()
     for _ in range(10):
         budget.earn_for_request()

@@ -1,4 +1,4 @@
-"""The library by its entry: hooks, headers, lifespan, and how a server stops."""
+"""The public interface of ``server.http``: hooks, headers, lifespan and shutdown."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REQUEST = b"POST %b HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n%b" % (
 
 
 class UpperCase:
-    """An exchange that answers a request's body in upper case, as soon as it is complete."""
+    """An exchange that echoes the complete request body in upper case."""
 
     def __init__(self, connection: H2Connection, request: zttp.Request) -> None:
         self.stream = connection.conn.stream(request.stream_id)
@@ -127,7 +127,7 @@ def test_headers_are_on_every_response() -> None:
 
 
 @pytest.mark.parametrize("lifespan", ["auto", "off"])
-def test_lifespan_events_are_sent_if_wanted(lifespan: Any) -> None:
+def test_lifespan_events_are_sent_if_enabled(lifespan: Any) -> None:
     events: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -177,7 +177,7 @@ def test_calls_are_cancelled_after_the_drain_timeout(caplog: pytest.LogCaptureFi
     assert "1 calls cancelled, 1 connections closed" in caplog.text
 
 
-def test_a_connection_that_says_nothing_does_not_delay_the_stop() -> None:
+def test_a_connection_without_a_request_does_not_delay_the_stop() -> None:
     async def test() -> None:
         app = Calls()
         server = Server(app, limits=Limits(drain_first_bytes=0.2))

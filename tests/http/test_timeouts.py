@@ -1,4 +1,4 @@
-"""Incomplete requests and responses that are not read end after a time."""
+"""Timeouts of incomplete requests and of responses that are not read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NO_WINDOW = (4).to_bytes(2) + (0).to_bytes(4)  # SETTINGS_INITIAL_WINDOW_SIZE
 BODY = prefixed(b"1")
 HEAD = b"POST %b HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % (ECHO, len(BODY))
 
-# The start of a request, and what is sent again and again after it without completing it.
+# The start of a request, and bytes sent repeatedly after it that do not complete it.
 INCOMPLETE = {
     "preface": (b"PRI * HT", b""),
     "head": (b"POST / HTTP/1.1\r\nx: ", b"x"),
@@ -65,7 +65,7 @@ def test_an_incomplete_request_ends_with_its_connection(kind: str) -> None:
             connected(served) as (reader, writer),
         ):
             writer.write(start)
-            if start == PREFACE:  # an event of its own; what is incomplete arrives apart from it
+            if start == PREFACE:  # the server reads it separately from the incomplete part
                 await reader.readexactly(9)
                 await asyncio.sleep(0.05)
                 list_frame = frame(HEADERS, 0, 1, header_block(ECHO))
@@ -83,7 +83,7 @@ def test_an_incomplete_request_ends_with_its_connection(kind: str) -> None:
 
 @pytest.mark.parametrize("at", [30, len(HEAD) + 1])
 def test_an_incomplete_request_that_was_answered_with_408_is_not_executed(at: int) -> None:
-    """Its rest arrives, but its client may have sent it again elsewhere."""
+    """The rest arrives after the 408, which may have made the client retry elsewhere."""
 
     async def test() -> None:
         async with (
@@ -102,7 +102,7 @@ def test_an_incomplete_request_that_was_answered_with_408_is_not_executed(at: in
 
 @pytest.mark.parametrize("size", [0, 1])
 def test_an_incomplete_body_over_http_2_resets_its_stream_only(size: int) -> None:
-    """Others on the connection, some of which take longer to answer, lose nothing."""
+    """Other streams of the connection are answered, even later than the timeout."""
 
     async def test() -> None:
         async with (
@@ -125,8 +125,8 @@ def test_an_incomplete_body_over_http_2_resets_its_stream_only(size: int) -> Non
     run(test())
 
 
-def test_no_other_connection_is_ended() -> None:
-    """Neither one with a complete request under way, nor an idle one."""
+def test_complete_requests_and_idle_connections_do_not_time_out() -> None:
+    """A connection with a request in flight and an idle one stay open past request_timeout."""
 
     async def test() -> None:
         async with (
@@ -145,7 +145,7 @@ def test_no_other_connection_is_ended() -> None:
             waiting.write(head + BODY)
             quiet.write(HEAD + BODY)
             await quiet_reader.readuntil(b"0\r\n\r\n")
-            # Of the handshake; it comes alone.
+            # The SETTINGS acknowledgement of the handshake arrives alone.
             peer.send(SETTINGS, 1)
             await asyncio.sleep(0.8)
 
@@ -166,7 +166,7 @@ def test_a_response_that_is_not_read_ends_with_its_connection() -> None:
             serving(check_interval=0.1, response_stall_timeout=0.3) as served,
             connected(served) as (_, writer),
         ):
-            body = bytes(8 * 2**20)  # comes back, and is more than the sockets hold
+            body = bytes(8 * 2**20)  # echoed; more than the socket buffers hold
             head = HEAD.replace(
                 b"Content-Length: %d" % len(BODY), b"Content-Length: %d" % len(body)
             )
@@ -180,7 +180,7 @@ def test_a_response_that_is_not_read_ends_with_its_connection() -> None:
 
 @pytest.mark.parametrize("also", [False, True])
 def test_a_response_over_http_2_that_is_not_read_resets_its_stream_only(also: bool) -> None:
-    """Whether or not the client has other calls under way."""
+    """With and without other calls of the client in flight."""
 
     async def test() -> None:
         async with (
@@ -202,7 +202,7 @@ def test_a_response_over_http_2_that_is_not_read_resets_its_stream_only(also: bo
 def test_a_connection_that_is_lost_during_a_response_is_freed(path: bytes) -> None:
     async def test() -> None:
         async with serving() as served:
-            body = prefixed(bytes(300_000))  # comes back, and is more than a window holds
+            body = prefixed(bytes(300_000))  # echoed; more than the flow-control window
             for _ in range(3):
                 async with Peer.connected(served) as peer:
                     peer.send(HEADERS, END_HEADERS, 1, header_block(path))
@@ -220,7 +220,7 @@ def test_a_connection_that_is_lost_during_a_response_is_freed(path: bytes) -> No
 
 
 def test_a_request_may_be_answered_before_it_is_complete() -> None:
-    """Once its rest has arrived, the connection serves further requests."""
+    """After the rest of the request has arrived, the connection serves further requests."""
 
     async def test() -> None:
         async with (
@@ -240,7 +240,7 @@ def test_a_request_may_be_answered_before_it_is_complete() -> None:
 
 @pytest.mark.parametrize("slowly", [False, True])
 def test_the_rest_of_an_answered_request_is_bounded(slowly: bool) -> None:
-    """Its client has time to read the answer."""
+    """The server closes after some time in which the client can read the response."""
 
     async def test() -> None:
         async with (
@@ -261,7 +261,7 @@ def test_the_rest_of_an_answered_request_is_bounded(slowly: bool) -> None:
 
 
 def test_pipelined_requests_may_exceed_max_read_ahead_in_all() -> None:
-    """A client may always have some of them on their way; only those at one time count."""
+    """The limit applies to the bytes that are read ahead at one time."""
 
     async def test() -> None:
         async with serving() as served, connected(served) as (reader, writer):

@@ -33,7 +33,7 @@ from tests.support.raw import PREFACE
 TLS: TypeAlias = Callable[[], ssl.SSLContext]
 
 BODY = prefixed(b"1")
-CLIENT_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"  # what it begins with
+CLIENT_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"  # its first bytes
 
 
 def request(path: bytes = ECHO, body: bytes = BODY, *headers: bytes) -> bytes:
@@ -61,7 +61,7 @@ def tls(ca: Issued, tmp_path: Path) -> TLS:
 
 @contextmanager
 def secured(served: Served, context: ssl.SSLContext) -> Iterator[ssl.SSLSocket]:
-    """Connect as a client that reads only when it is told to. Blocks: call it in a thread."""
+    """Connect a blocking client with a small receive buffer, for use in a thread."""
     with socket.socket() as plain:
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
         plain.settimeout(20)
@@ -77,7 +77,7 @@ async def no_connection_is_left(served: Served) -> None:
 @pytest.mark.parametrize("start", [b"", CLIENT_HELLO])
 @pytest.mark.parametrize("part", [b"", b"\0"])
 def test_an_incomplete_handshake_ends(ca: Issued, tls: TLS, start: bytes, part: bytes) -> None:
-    """And no other connection does."""
+    """The handshake times out; other connections stay open."""
 
     async def test() -> None:
         async with (
@@ -101,7 +101,7 @@ def test_an_incomplete_handshake_ends(ca: Issued, tls: TLS, start: bytes, part: 
 
 
 def test_a_handshake_is_finished_while_the_server_stops(ca: Issued, tls: TLS) -> None:
-    """One that goes on gets an answer, and one that does not is not waited for."""
+    """A handshake that continues gets its response; one that does not does not delay the stop."""
 
     async def test() -> None:
         async with serving(tls) as served, connected(served), connected(served) as (_, writer):
@@ -113,7 +113,7 @@ def test_a_handshake_is_finished_while_the_server_stops(ca: Issued, tls: TLS) ->
 
                 def call() -> bytes:
                     with Trust(ca).context().wrap_socket(plain, server_hostname=HOST) as client:
-                        time.sleep(0.3)  # The drain has checked it by now.
+                        time.sleep(0.3)  # The drain has checked the connection by now.
                         client.sendall(request())
                         return client.recv(65_536)
 
@@ -125,7 +125,7 @@ def test_a_handshake_is_finished_while_the_server_stops(ca: Issued, tls: TLS) ->
 
 
 def test_a_response_that_is_not_read_ends_with_its_connection(ca: Issued, tls: TLS) -> None:
-    """Though TLS has encrypted all of it."""
+    """Even if TLS has encrypted the whole response."""
 
     async def test() -> None:
         async with serving(tls, check_interval=0.1, response_stall_timeout=0.3) as served:
@@ -150,7 +150,7 @@ def test_a_response_that_is_not_read_ends_with_its_connection(ca: Issued, tls: T
 
 
 def test_a_response_that_is_read_slowly_is_sent_completely(ca: Issued, tls: TLS) -> None:
-    """Although the server has closed its side long before."""
+    """Even if the server closed its side long before the client has read it."""
 
     async def test() -> None:
         async with serving(tls, check_interval=0.1) as served:
@@ -172,7 +172,7 @@ def test_a_response_that_is_read_slowly_is_sent_completely(ca: Issued, tls: TLS)
     run(test())
 
 
-def test_a_client_that_does_not_close_is_not_waited_for(ca: Issued, tls: TLS) -> None:
+def test_a_client_that_does_not_close_is_closed_after_a_timeout(ca: Issued, tls: TLS) -> None:
     async def test() -> None:
         async with serving(tls, check_interval=0.1) as served:
 
@@ -207,7 +207,7 @@ def test_an_incomplete_request_ends_with_its_connection(ca: Issued, tls: TLS) ->
 
 @pytest.mark.parametrize("alpn", ["h2", "http/1.1", "spdy/3", ""])
 def test_the_first_bytes_decide_the_protocol(ca: Issued, tls: TLS, alpn: str) -> None:
-    """A client need not know ALPN, even for HTTP/2."""
+    """A client needs no ALPN, even for HTTP/2."""
 
     async def test() -> None:
         context = Trust(ca).context(*([alpn] if alpn else []))

@@ -1,7 +1,7 @@
-"""Canaries: what uvicorn, zttp and uvloop do by themselves, and ``server.http`` works around.
+"""Canaries: faults of uvicorn, zttp and uvloop that ``server.http`` works around.
 
-Each test shows one fault on a plain ``uvicorn.Server``. One that fails after an update of these
-packages tells that the workaround of its name may go: see the table in ``docs/development.md``.
+Each test shows one fault on a plain ``uvicorn.Server``. When a test fails after an update of these
+packages, the workaround that it names may go: see the table in ``docs/development.md``.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ BODY = prefixed(b"1")
 
 
 def request(path: bytes = ECHO, body: bytes = BODY, length: int | None = None) -> bytes:
-    """A request over HTTP/1.1, whose body may be announced to be longer than it is."""
+    """An HTTP/1.1 request, whose Content-Length may be larger than its body."""
     head = b"POST %b HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n"
     return head % (path, length or len(body)) + body
 
@@ -98,13 +98,13 @@ def only_connection(served: Served) -> Any:
 
 
 async def stays(served: Served) -> None:
-    """Check that a connection is not ended in time."""
+    """Check that the server does not close the connection within ``_WAIT``."""
     await asyncio.sleep(_WAIT)
     assert not only_connection(served).transport.is_closing()
 
 
 async def has_no_end(peer: Peer, end: Callable[[], object]) -> None:
-    """Check that a client of HTTP/2 does not receive what would be the end."""
+    """Check that an HTTP/2 client does not receive ``end`` within ``_WAIT``."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(_WAIT):
             await peer.until(end)
@@ -190,7 +190,7 @@ def test_uvicorn_answers_new_streams_with_503_while_it_stops() -> None:
 
 
 def test_uvicorn_ends_an_idle_connection_with_one_goaway() -> None:
-    """The client's next call may be on its way."""
+    """A call sent before the client receives the GOAWAY is lost."""
 
     async def test() -> None:
         async with plain(timeout_keep_alive=0.2) as served, Peer.connected(served) as peer:
@@ -432,7 +432,7 @@ def test_uvicorn_resets_connections_that_it_has_not_accepted() -> None:
         server.lifespan = config.lifespan_class(config)
         (listener,) = listen(HOST, 0)
         await server.startup([listener])
-        # The kernel connects it, while the event loop has no time to accept it.
+        # The kernel completes the connection; the event loop does not run to accept it.
         with socket.create_connection(listener.getsockname()) as client:
             client.sendall(request())
             await server.shutdown([listener])

@@ -58,7 +58,7 @@ def test_an_rpc_with_details() -> None:
     )
 
 
-def test_a_path_that_leads_to_no_method_is_shown_whole() -> None:
+def test_an_unrouted_path_is_shown_in_full() -> None:
     fields: dict[str, Any] = {
         "method": "nowhere/at/all",
         "protocol": "connect",
@@ -89,7 +89,7 @@ def test_values(value: object, shown: str) -> None:
     assert rendered(event="rpc", value=value) == f"rpc value={shown}"
 
 
-def test_a_traceback_stands_below_its_line() -> None:
+def test_a_traceback_follows_its_line() -> None:
     shown = rendered("error", event="failed", exception='File "x"\n  \x1bodd', pid=7, n=1)
     assert shown == 'error failed n=1\nFile "x"\n  \\x1bodd'
 

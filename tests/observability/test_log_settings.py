@@ -51,7 +51,7 @@ class OnTerminal(NamedTuple):
     process: subprocess.Popen[bytes]
     base_url: str
     rest: Callable[[], list[str]]
-    """Stops it by Ctrl-C, and returns the lines that it has shown after it served."""
+    """Stop the service by Ctrl-C, and return the lines it printed since it served."""
 
 
 @contextmanager
@@ -153,10 +153,10 @@ class Piped(NamedTuple):
     output: IO[bytes]
     base_url: str
     shown: bytes
-    """Its output until it served."""
+    """The output of the service until it served."""
 
     def rest(self) -> bytes:
-        """Stop it, and return what it puts out until it has ended."""
+        """Stop the service, and return the rest of its output."""
         self.process.terminate()
         rest = self.output.read()
         assert self.process.wait(20) == 0
@@ -165,7 +165,7 @@ class Piped(NamedTuple):
 
 @contextmanager
 def piped(url: str, settings: Mapping[str, str], **variables: str) -> Iterator[Piped]:
-    """Run a service whose output goes into a pipe, for the test to read."""
+    """Run a service whose output is a pipe that the test reads."""
     with subprocess.Popen(
         [sys.executable, "-m", "server", "serve"],
         env=service.environment_on(url, settings) | variables,
@@ -316,7 +316,7 @@ def test_sampling_of_successful_calls(database_url: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "value"), [("log_level", "loud"), ("log_format", "xml"), ("log_sample", "2")]
 )
-def test_a_wrong_setting(database_url: str, name: str, value: str) -> None:
+def test_an_invalid_setting(database_url: str, name: str, value: str) -> None:
     done = listings("serve", url=database_url, settings={name: value})
     assert done.returncode == 1
     assert f"LISTINGS_{name.upper()}" in done.stderr

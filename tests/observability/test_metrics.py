@@ -45,7 +45,7 @@ def blocked(running: Service, count: int) -> Iterator[list[grpc.Future]]:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_rpcs_by_method_code_and_protocol(database_url: str, tmp_path: Path, workers: str) -> None:
-    """Whichever worker served them, and whichever answers the scrape."""
+    """The counts of all workers, from any worker that answers the scrape."""
     order_id = Orders(database_url).add()
     with service.running(database_url, tmp_path / "log", workers=workers) as running:
         for caller in READERS.values():
@@ -116,7 +116,7 @@ def test_queue_drops(database_url: str, tmp_path: Path, caller: str) -> None:
         assert running.stop() == 0
 
 
-def test_unknown_paths_are_no_labels(database_url: str, tmp_path: Path) -> None:
+def test_unknown_paths_do_not_become_labels(database_url: str, tmp_path: Path) -> None:
     with service.running(database_url, tmp_path / "log") as running:
         for number in range(5):
             httpx.post(f"{running.base_url}/listings.v1.OrderService/Nowhere{number}", json={})

@@ -89,7 +89,7 @@ def test_reads_by_get(running: Service, orders: Orders) -> None:
     assert line(running, order_id=order_id)["protocol"] == "connect"
 
 
-def test_an_rpc_that_is_refused(call: Call, running: Service, orders: Orders) -> None:
+def test_a_rejected_rpc(call: Call, running: Service, orders: Orders) -> None:
     order_id = orders.add(payment_status="refunded")
     with pytest.raises(Failure):
         call(UpdateOrderPaymentRequest(order_id=order_id, payment_status="pending"))
@@ -99,7 +99,7 @@ def test_an_rpc_that_is_refused(call: Call, running: Service, orders: Orders) ->
     assert "refunded and may not become pending" in entry["error"]
 
 
-def test_a_request_that_breaks_a_rule(caller: str, call: Call, running: Service) -> None:
+def test_an_invalid_request(caller: str, call: Call, running: Service) -> None:
     order_id = -1 - list(CALLERS).index(caller)
     with pytest.raises(Failure):
         call(UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid"))
@@ -273,7 +273,7 @@ def test_rejections_by_connectrpc_are_logged(running: Service) -> None:
     headers = {"x-request-id": "by-get"}
     assert httpx.get(running.base_url + PATH, headers=headers).status_code == 405
     assert line(running, request_id="by-get")["code"] == "unimplemented"
-    headers = {"x-request-id": "not found"}  # which is no request id, and stands in no log
+    headers = {"x-request-id": "not found"}  # an invalid request id, which is not logged
     assert httpx.post(running.base_url + PATH, json={}, headers=headers).status_code == 400
     assert len(running.logged(error=INVALID_ID)) == 1
 

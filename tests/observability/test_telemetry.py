@@ -1,4 +1,4 @@
-"""OpenTelemetry: off unless wanted; then a trace goes from the caller to the SQL."""
+"""OpenTelemetry: off by default; traces from the caller to the SQL, and metrics."""
 
 import socket
 import subprocess
@@ -43,7 +43,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "connect"])
-def test_from_the_caller_to_the_sql(
+def test_a_trace_spans_caller_call_and_sql(
     collector: Collector, database_url: str, tmp_path: Path, protocol: str
 ) -> None:
     order_id = Orders(database_url).add()
@@ -74,7 +74,7 @@ def test_from_the_caller_to_the_sql(
 def updated_by_many(
     running: Service, requests: list[UpdateOrderPaymentRequest], **headers: str
 ) -> list[bool]:
-    """Call with 32 in flight at a time, and return which of them succeeded."""
+    """Call with 32 in flight at a time, and return for each whether it succeeded."""
 
     def succeeds(request: UpdateOrderPaymentRequest) -> bool:
         with suppress(Failure):
@@ -92,12 +92,12 @@ def transactions(orders: Orders) -> int:
 
 @dataclass
 class Spans:
-    """Those of updates, by their ids."""
+    """The spans of updates, by span id."""
 
     calls: dict[bytes, Any]
     batches: dict[bytes, Any]
     statements: list[Any]
-    """The UPDATEs."""
+    """The spans of UPDATE statements."""
 
     @classmethod
     def of(cls, collector: Collector) -> "Spans":
@@ -113,7 +113,7 @@ class Spans:
 
     @property
     def parents(self) -> list[bytes]:
-        """Of the statements."""
+        """The parent span ids of the statements."""
         return [span.parent_span_id for span in self.statements]
 
     @property
@@ -122,7 +122,7 @@ class Spans:
         return [link.span_id for batch in self.batches.values() for link in batch.links]
 
 
-def test_each_of_many_has_its_statement(
+def test_each_concurrent_update_is_traced_to_its_statement(
     collector: Collector, database_url: str, tmp_path: Path
 ) -> None:
     order_ids = [Orders(database_url).add() for _ in range(64)]
@@ -144,7 +144,7 @@ def test_a_batch_has_a_trace_of_its_own_and_links_to_its_calls(
     monkeypatch: pytest.MonkeyPatch, collector: Collector, database_url: str, tmp_path: Path
 ) -> None:
     orders = Orders(database_url)
-    orders.slow_down(0.02)  # so that there are batches
+    orders.slow_down(0.02)  # so that updates form batches
     requests = [
         UpdateOrderPaymentRequest(order_id=orders.add(), payment_status="paid") for _ in range(64)
     ]
@@ -200,14 +200,14 @@ def test_a_batch_that_is_rolled_back(
 
 
 @pytest.mark.parametrize("sampled", [True, False])
-def test_a_batch_is_sampled_where_its_calls_are(
+def test_a_batch_is_sampled_if_its_calls_are(
     monkeypatch: pytest.MonkeyPatch,
     collector: Collector,
     database_url: str,
     tmp_path: Path,
     sampled: bool,
 ) -> None:
-    """Although its trace has no caller, for which the sampler decides otherwise."""
+    """Although the sampler decides otherwise for a trace without a parent, as a batch's is."""
     sampler = "parentbased_always_off" if sampled else "parentbased_always_on"
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
     orders = Orders(database_url)
@@ -237,7 +237,7 @@ def test_a_stream_is_a_span(collector: Collector, database_url: str, tmp_path: P
     assert [each["level"] for each in running.logged() if each["level"] != "info"] == []
 
 
-def test_a_failure_has_its_type_and_no_identifier(
+def test_an_error_has_its_type_and_no_identifier(
     collector: Collector, database_url: str, tmp_path: Path
 ) -> None:
     orders = Orders(database_url)
@@ -256,8 +256,8 @@ def test_a_failure_has_its_type_and_no_identifier(
         assert running.stop() == 0
     failed = [span for span in collector.spans() if span.status.code == ERROR]
     assert [attributes(span)["error.type"] for span in failed] == ["UniqueViolationError"]
-    told = [attributes(each).get("rpc.response.status_code") for each in collector.spans()]
-    assert "already_exists" in told  # which is no error of the service
+    codes = [attributes(each).get("rpc.response.status_code") for each in collector.spans()]
+    assert "already_exists" in codes  # the fault of the caller, not an error of the service
     sent = b"".join(body for _, body in collector.bodies)
     assert [each for each in identifiers.values() if each.encode() in sent] == []
 
@@ -282,7 +282,7 @@ def test_tokens_are_not_sent(collector: Collector, database_url: str, tmp_path: 
     assert {entry["subject"] for entry in traced} == {"somebody"}
 
 
-def test_a_fault_of_the_service_is_an_error(
+def test_an_internal_error_sets_the_span_status(
     collector: Collector, database_url: str, tmp_path: Path
 ) -> None:
     with service.running(database_url, tmp_path / "log") as running:
@@ -295,7 +295,7 @@ def test_a_fault_of_the_service_is_an_error(
     assert (called.status.code, called.status.message, len(called.events)) == (ERROR, "", 0)
 
 
-def test_baggage_is_left_alone(collector: Collector, database_url: str, tmp_path: Path) -> None:
+def test_baggage_is_not_logged(collector: Collector, database_url: str, tmp_path: Path) -> None:
     with service.running(database_url, tmp_path / "log") as running:
         with json_client(running.base_url) as client:
             headers = {"baggage": "evt_secret,x,x,x", "traceparent": TRACEPARENT}
@@ -305,7 +305,7 @@ def test_baggage_is_left_alone(collector: Collector, database_url: str, tmp_path
     assert {each["level"] for each in running.logged()} == {"info"}
 
 
-def test_callers_do_not_make_series(
+def test_the_host_header_is_no_metric_attribute(
     collector: Collector, database_url: str, tmp_path: Path
 ) -> None:
     with service.running(database_url, tmp_path / "log") as running:
@@ -318,11 +318,11 @@ def test_callers_do_not_make_series(
     assert series.count == 5
 
 
-def test_what_belongs_to_no_call_is_left_out(
+def test_statements_outside_of_calls_have_no_spans(
     collector: Collector, database_url: str, tmp_path: Path
 ) -> None:
     with service.running(database_url, tmp_path / "log") as running:
-        deadline = time.monotonic() + 1.2  # in which the database is asked twice if it is there
+        deadline = time.monotonic() + 1.2  # time for two health probes of the database
         with CALLERS["grpcio"](running.base_url) as call:
             while time.monotonic() < deadline:
                 with pytest.raises(Failure):
@@ -334,7 +334,9 @@ def test_what_belongs_to_no_call_is_left_out(
     assert {span.name for span in spans} == {path(GetOrderRequest()).lstrip("/"), "SELECT"}
 
 
-def test_each_worker_sends(collector: Collector, database_url: str, tmp_path: Path) -> None:
+def test_each_worker_exports_its_spans(
+    collector: Collector, database_url: str, tmp_path: Path
+) -> None:
     order_id = Orders(database_url).add()
     with service.running(database_url, tmp_path / "log", workers="2") as running:
         for _ in range(20):
@@ -345,7 +347,7 @@ def test_each_worker_sends(collector: Collector, database_url: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("by", ["endpoint", "exporter"])
-def test_traces_alone(
+def test_traces_without_metrics(
     monkeypatch: pytest.MonkeyPatch, database_url: str, tmp_path: Path, by: str
 ) -> None:
     order_id = Orders(database_url).add()
@@ -365,7 +367,7 @@ def test_traces_alone(
         assert collector.metrics() == {}
 
 
-def test_metrics_alone(
+def test_metrics_without_traces(
     monkeypatch: pytest.MonkeyPatch, collector: Collector, database_url: str, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
@@ -379,14 +381,14 @@ def test_metrics_alone(
 
 
 @pytest.mark.parametrize("silent", [True, False])
-def test_a_collector_that_does_not_answer_holds_nothing_up(
+def test_an_unresponsive_collector_delays_neither_calls_nor_exit(
     monkeypatch: pytest.MonkeyPatch, database_url: str, tmp_path: Path, silent: bool
 ) -> None:
     order_id = Orders(database_url).add()
-    with closing(socket.create_server(("127.0.0.1", 0))) as nobody:
-        endpoint = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent_server:
+        endpoint = f"http://127.0.0.1:{silent_server.getsockname()[1]}"
         if not silent:
-            nobody.close()
+            silent_server.close()
         monkeypatch.setenv(ENDPOINT, endpoint)
         with service.running(database_url, tmp_path / "log") as running:
             with CALLERS["grpcio"](running.base_url) as call:
@@ -406,7 +408,9 @@ sys.exit(any(name.split(".")[0] in ("opentelemetry", "connectrpc_otel") for name
 
 
 @pytest.mark.parametrize("disabled", [False, True])
-def test_off_it_is_not_even_loaded(monkeypatch: pytest.MonkeyPatch, disabled: bool) -> None:
+def test_opentelemetry_is_not_imported_when_off(
+    monkeypatch: pytest.MonkeyPatch, disabled: bool
+) -> None:
     if disabled:
         monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:4318")
         monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
@@ -424,7 +428,7 @@ def test_off_it_is_not_even_loaded(monkeypatch: pytest.MonkeyPatch, disabled: bo
         ("OTEL_PROPAGATORS", "pigeon", "pigeon"),
     ],
 )
-def test_what_cannot_be_done_is_said_at_the_start(
+def test_unsupported_settings_are_errors_at_start(
     monkeypatch: pytest.MonkeyPatch, database_url: str, name: str, value: str, words: str
 ) -> None:
     monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:4318")
@@ -443,7 +447,9 @@ main(["serve"])
 """
 
 
-def test_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
+def test_missing_packages_are_an_error_at_start(
+    monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
     monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:4318")
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_PACKAGES],

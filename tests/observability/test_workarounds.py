@@ -1,7 +1,7 @@
-"""Canaries: what OpenTelemetry does by itself, and ``server.observability`` works around.
+"""Canaries: faults of OpenTelemetry that ``server.observability`` works around.
 
-Each test shows one fault of the plain library. One that fails after an update of the library tells
-that the workaround of its name may go: see the table in ``docs/development.md``.
+Each test shows one fault of the library alone. When a test fails after an update of the library,
+the workaround that it names may go: see the table in ``docs/development.md``.
 """
 
 import inspect

@@ -1,4 +1,4 @@
-"""The service over TLS: who gets in, and how certificates are replaced while it is called."""
+"""The service over TLS: client certificates, and the replacement of certificates under load."""
 
 import shutil
 import signal
@@ -43,7 +43,7 @@ def files(ca: Issued, tmp_path: Path) -> Files:
 def running(
     database_url: str, files: Files, *, client_ca: Path | None = None, workers: int = 1
 ) -> Iterator[Service]:
-    """Serve with a certificate. The service must end well, and never log a traceback."""
+    """Serve with a certificate. The service must exit with 0 and log no traceback."""
     log = files.cert.with_name("log")
     settings = {"tls_cert": str(files.cert), "tls_key": str(files.key), "workers": str(workers)}
     if client_ca:
@@ -55,7 +55,7 @@ def running(
 
 
 def serial(running: Service, trust: Trust) -> str:
-    """Connect, and return the number of the certificate that is shown."""
+    """Connect, and return the serial number of the server's certificate."""
     with (
         socket.create_connection((HOST, running.port), timeout=SECONDS) as plain,
         trust.context().wrap_socket(plain, server_hostname=HOST) as client,
@@ -63,13 +63,13 @@ def serial(running: Service, trust: Trust) -> str:
         return str((client.getpeercert() or {})["serialNumber"])
 
 
-def all_show(issued: Issued, running: Service, trust: Trust) -> bool:
-    """Whether new connections are shown a certificate, whichever process they come to."""
+def all_present(issued: Issued, running: Service, trust: Trust) -> bool:
+    """Whether new connections get a certificate from every process."""
     return {serial(running, trust) for _ in range(12)} == {issued.serial}
 
 
 class Updating(threading.Thread):
-    """Updates an order again and again on one connection."""
+    """Updates an order in a loop over one connection."""
 
     def __init__(self, call: Call, order_id: int) -> None:
         super().__init__()
@@ -80,15 +80,15 @@ class Updating(threading.Thread):
 
     def __enter__(self) -> Self:
         self.start()
-        self.goes_on()
+        self.wait_for_calls()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._enough.set()
         self.join(SECONDS)
 
-    def goes_on(self) -> None:
-        """Wait for some more calls."""
+    def wait_for_calls(self) -> None:
+        """Wait until more calls have ended."""
         enough = self.calls + 5
         eventually(lambda: self.calls > enough)
 
@@ -104,7 +104,7 @@ class Updating(threading.Thread):
 
 @contextmanager
 def load(running: Service, trust: Trust, order_id: int) -> Iterator[None]:
-    """Call over every protocol meanwhile. No call may fail."""
+    """Call over every protocol in the background. No call may fail."""
     with ExitStack() as stack:
         callers = []
         for connect in CALLERS.values():
@@ -112,7 +112,7 @@ def load(running: Service, trust: Trust, order_id: int) -> Iterator[None]:
             callers.append(stack.enter_context(Updating(call, order_id)))
         yield
         for caller in callers:
-            caller.goes_on()
+            caller.wait_for_calls()
     assert [failure for caller in callers for failure in caller.failures] == []
 
 
@@ -124,38 +124,38 @@ def test_a_certificate_is_replaced_under_load(
     with running(database_url, files, workers=workers) as served:
         assert served.base_url.startswith("https://")
         with load(served, trust, order_id):
-            # On change, and by a key of another type.
+            # When the files change, here to a key of another type.
             first = ca.issue()
             first.save(files.cert.parent, "server")
-            eventually(lambda: all_show(first, served, trust))
+            eventually(lambda: all_present(first, served, trust))
 
-            # Half of a pair is not used, and the pair is as soon as it is whole.
+            # A certificate without its key is not used; the pair is, once it is complete.
             second = ca.issue()
             files.cert.write_bytes(second.cert_pem())
-            eventually(lambda: len(told_of(served, "is not the key of")) == workers)
-            assert all_show(first, served, trust)
+            eventually(lambda: len(logged_with(served, "is not the key of")) == workers)
+            assert all_present(first, served, trust)
             files.key.write_bytes(second.key_pem())
-            eventually(lambda: all_show(second, served, trust))
-            assert len(told_of(served, "is not the key of")) == workers
+            eventually(lambda: all_present(second, served, trust))
+            assert len(logged_with(served, "is not the key of")) == workers
 
-            # On SIGHUP, without a change as well.
-            before = len(told_of(served, "TLS with the certificate for 127.0.0.1"))
+            # On SIGHUP, even if the files have not changed.
+            before = len(logged_with(served, "TLS with the certificate for 127.0.0.1"))
             served.process.send_signal(signal.SIGHUP)
             eventually(
                 lambda: (
-                    len(told_of(served, "TLS with the certificate for 127.0.0.1"))
+                    len(logged_with(served, "TLS with the certificate for 127.0.0.1"))
                     == before + workers
                 )
             )
-            assert len(told_of(served, "SIGHUP: reloading files: 1")) == workers
+            assert len(logged_with(served, "SIGHUP: reloading files: 1")) == workers
 
 
-def told_of(running: Service, words: str) -> list[str]:
+def logged_with(running: Service, words: str) -> list[str]:
     return [entry["event"] for entry in running.logged() if words in entry["event"]]
 
 
-def test_files_that_are_swapped_by_links(database_url: str, ca: Issued, tmp_path: Path) -> None:
-    """As Kubernetes does it: the files are links through one that is replaced in one step."""
+def test_files_replaced_through_symlinks(database_url: str, ca: Issued, tmp_path: Path) -> None:
+    """As Kubernetes does: the files link through a directory link that is replaced atomically."""
     versions = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
@@ -186,15 +186,15 @@ def test_clients_need_a_certificate(
         with load(served, right, order_id):
             for trust in (Trust(ca), wrong):
                 for connect in CALLERS.values():
-                    assert not gets_in(connect, served, trust)
-            # Connections that are open stay when the CA of their clients is replaced.
+                    assert not is_accepted(connect, served, trust)
+            # Open connections stay open when the client CA is replaced.
             trusted.write_bytes(theirs.cert_pem())
-            eventually(lambda: gets_in(CALLERS["connect-binary"], served, wrong))
-        assert not gets_in(CALLERS["connect-binary"], served, right)
+            eventually(lambda: is_accepted(CALLERS["connect-binary"], served, wrong))
+        assert not is_accepted(CALLERS["connect-binary"], served, right)
 
 
-def gets_in(connect: Caller, running: Service, trust: Trust) -> bool:
-    """Try to pay for an order. What those are told who do not get in differs among protocols."""
+def is_accepted(connect: Caller, running: Service, trust: Trust) -> bool:
+    """Whether an update succeeds. The error of a rejected client differs among protocols."""
     orders = Orders(running.database_url)
     order_id = orders.add()
     request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")
@@ -205,21 +205,21 @@ def gets_in(connect: Caller, running: Service, trust: Trust) -> bool:
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """For files whose paths are short enough for an entry of the log, and need quotes."""
+    """A directory for files, whose path fits into a log entry and needs quotes."""
     with tempfile.TemporaryDirectory(prefix="a b", dir="/tmp") as directory:
         yield Path(directory)
 
 
 @pytest.mark.parametrize("names", [[HOST], ["*.example", "pay.example"]])
 @pytest.mark.parametrize("issued", [False, True])
-def test_what_is_printed_at_the_start_works(
+def test_the_example_in_the_log_works(
     database_url: str,
     directory: Path,
     monkeypatch: pytest.MonkeyPatch,
     names: list[str],
     issued: bool,
 ) -> None:
-    """For certificates that curl trusts or does not know, and whose names are not the address."""
+    """For certificates from a CA or self-signed, with the address or other names."""
     if not shutil.which("curl"):
         pytest.skip("no curl on this machine")
     Orders(database_url).add()
@@ -236,8 +236,8 @@ def test_what_is_printed_at_the_start_works(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_stop_loses_no_call(database_url: str, ca: Issued, files: Files, workers: int) -> None:
-    """Of connections that are there, that are being made, or whose handshakes are on their way."""
+def test_shutdown_loses_no_call(database_url: str, ca: Issued, files: Files, workers: int) -> None:
+    """On open connections, on new ones, and on those whose handshakes are not complete."""
     trust, order_id = Trust(ca), Orders(database_url).add()
     body = b'{"orderId": %d, "paymentStatus": "paid"}' % order_id
     request = http1(PATH, f"content-length: {len(body)}") + body
@@ -270,7 +270,7 @@ def test_a_stop_loses_no_call(database_url: str, ca: Issued, files: Files, worke
         calls = [
             executor.submit(stack.enter_context(connect(served.base_url, trust)), update)
             for name, connect in CALLERS.items()
-            if name != "connect-json-http2"  # httpx gives up its calls when it is sent a GOAWAY
+            if name != "connect-json-http2"  # httpx fails its calls when it receives GOAWAY
         ]
         eventually(lambda: lock_waits(database_url) == len(calls))
         for thread in threads:
@@ -286,7 +286,7 @@ def test_a_stop_loses_no_call(database_url: str, ca: Issued, files: Files, worke
     assert [answer for answer in answers if b"200 OK" not in answer] == []
 
 
-def test_files_that_cannot_be_used_stop_the_start(database_url: str, tmp_path: Path) -> None:
+def test_unusable_files_prevent_the_start(database_url: str, tmp_path: Path) -> None:
     settings = {"tls_cert": str(tmp_path / "missing.pem"), "tls_key": "k", "workers": "2"}
     done = listings("serve", url=database_url, settings=settings)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""Which files TLS can use, and what is said of others."""
+"""TLS files: those that are accepted, and the errors for others."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,11 +24,11 @@ def of(cert: Path | None, key: Path | None, client_ca: Path | None = None) -> TL
     return TLS.from_settings(Settings(tls_cert=cert, tls_key=key, tls_client_ca=client_ca))
 
 
-def test_without_settings_there_is_none() -> None:
+def test_without_settings_tls_is_off() -> None:
     assert of(None, None) is None
 
 
-def test_what_a_certificate_is_for(files: Files) -> None:
+def test_a_certificate_is_described_by_names_and_expiry(files: Files) -> None:
     tls = of(*files)
     assert tls is not None
     assert str(tls.certificate).startswith("for pay.example, 10.0.0.1, valid until 20")
@@ -77,28 +77,28 @@ FAULTS: dict[str, tuple[Spoil, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_files_that_cannot_be_used(files: Files, ca: Issued, fault: str) -> None:
+def test_unusable_files_are_rejected(files: Files, ca: Issued, fault: str) -> None:
     spoil, expected = FAULTS[fault]
     spoil(files, ca)
     with pytest.raises(SettingsError, match=expected.format(cert=files.cert, key=files.key)):
         of(*files)
 
 
-def test_a_client_ca_that_cannot_be_used(files: Files, tmp_path: Path) -> None:
+def test_an_unusable_client_ca_is_rejected(files: Files, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=rf"LISTINGS_TLS_CLIENT_CA: {tmp_path}: Is a directory"):
         of(*files, client_ca=tmp_path)
     with pytest.raises(SettingsError, match=rf"LISTINGS_TLS_CLIENT_CA: {files.key}: "):
         of(*files, client_ca=files.key)
 
 
-def test_a_key_with_its_parameters_before_it(ca: Issued, files: Files) -> None:
+def test_a_key_file_that_begins_with_ec_parameters(ca: Issued, files: Files) -> None:
     """As ``openssl ecparam -genkey`` writes it."""
     parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n"
     files.key.write_text(parameters + files.key.read_text())
     assert of(*files) is not None
 
 
-def test_a_weak_key_is_refused(ca: Issued, files: Files) -> None:
+def test_a_weak_key_is_rejected(ca: Issued, files: Files) -> None:
     ca.issue(key=rsa_key(1024)).save(files.cert.parent, "server")
     with pytest.raises(SettingsError, match=r"LISTINGS_TLS_CERT: .*(?i:key.too.small)"):
         of(*files)

@@ -1,4 +1,4 @@
-"""``listings doctor`` finds each fault, and says what to do about it."""
+"""``listings doctor`` reports each fault and its remedy."""
 
 import os
 import shutil
@@ -23,11 +23,11 @@ from tests.support.orders import Orders
 from tests.support.tokens import Issuer
 
 Report = dict[str, tuple[str, str]]
-"""What is said of each subject: the verdict, and why."""
+"""The verdict and the text for each subject."""
 
 
 def examined(url: str = "", *, healthy: bool = False, **settings: str) -> Report:
-    """Run the doctor, and hold its exit code against what it says."""
+    """Run the doctor, check its exit code against its report, and return the report."""
     done = listings("doctor", url=url, settings=settings)
     assert "Traceback" not in done.stdout + done.stderr
     assert "hunter2" not in done.stdout + done.stderr
@@ -43,7 +43,7 @@ def examined(url: str = "", *, healthy: bool = False, **settings: str) -> Report
 
 
 def problem(report: Report, subject: str) -> str:
-    """Return what is wrong with one subject, with which all else must be well."""
+    """Return the text of the only subject that is a problem."""
     others = {each: verdict for each, (verdict, _) in report.items() if each != subject}
     assert "problem" not in others.values(), report
     verdict, text = report[subject]
@@ -51,13 +51,13 @@ def problem(report: Report, subject: str) -> str:
     return text
 
 
-def do(url: str, *statements: str) -> None:
+def execute(url: str, *statements: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         for statement in statements:
             connection.execute(statement)
 
 
-def test_all_is_well(database_url: str) -> None:
+def test_a_healthy_setup(database_url: str) -> None:
     report = examined(with_role(database_url, APPLICATION), healthy=True)
     assert {verdict for verdict, _ in report.values()} == {"ok"}
     assert list(report) == [
@@ -71,7 +71,7 @@ def test_all_is_well(database_url: str) -> None:
     assert migration_ids()[-1] in report["schema"][1]
 
 
-def test_every_wrong_setting_is_named_and_the_rest_is_checked(database_url: str) -> None:
+def test_every_invalid_setting_is_named_and_the_rest_is_checked(database_url: str) -> None:
     report = examined(database_url, workers="0", pool_size="ten", poolsize="7", port="http")
     verdict, text = report["configuration"]
     assert verdict == "problem"
@@ -82,7 +82,9 @@ def test_every_wrong_setting_is_named_and_the_rest_is_checked(database_url: str)
     assert report["port"][0] == "skipped"
 
 
-def test_telemetry_that_cannot_be_sent(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_telemetry_collector(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as collector:
         port = collector.getsockname()[1]
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://u:hunter2@127.0.0.1:{port}")
@@ -121,7 +123,7 @@ def test_certificates(database_url: str, tmp_path: Path) -> None:
     assert "LISTINGS_TLS_KEY" in problem(examined(database_url, **settings), "configuration")
 
 
-def test_whose_a_port_with_tls_is(database_url: str, tmp_path: Path) -> None:
+def test_the_owner_of_a_port_with_tls(database_url: str, tmp_path: Path) -> None:
     ca = Issued.ca()
     files = ca.issue("pay.example").save(tmp_path, "server")
     settings: dict[str, Any] = {"tls_cert": str(files.cert), "tls_key": str(files.key)}
@@ -135,7 +137,7 @@ def test_whose_a_port_with_tls_is(database_url: str, tmp_path: Path) -> None:
         assert f"process {running.process.pid}, " in report["port"][1]
 
 
-def test_another_way_that_leads_elsewhere(database_url: str, empty_database_url: str) -> None:
+def test_an_additional_url_of_another_database(database_url: str, empty_database_url: str) -> None:
     for subject, name in (
         ("direct URL", "direct_database_url"),
         ("migration URL", "migration_database_url"),
@@ -146,48 +148,50 @@ def test_another_way_that_leads_elsewhere(database_url: str, empty_database_url:
         text = problem(report, subject)
         assert "it leads to another database" in text
         assert f"LISTINGS_{name.upper()}" in text
-    nobody = "postgresql://127.0.0.1:1/shop"
-    assert "127.0.0.1" in problem(examined(database_url, direct_database_url=nobody), "direct URL")
+    unreachable = "postgresql://127.0.0.1:1/shop"
+    assert "127.0.0.1" in problem(
+        examined(database_url, direct_database_url=unreachable), "direct URL"
+    )
 
 
 @pytest.mark.parametrize("url", ["mysql://root:hunter2@db/x", "postgresql://u:%zzhunter2@h/db"])
-def test_a_url_that_is_none(url: str) -> None:
+def test_an_invalid_database_url(url: str) -> None:
     report = examined(url)
     assert any("expected postgresql://" in text for _, text in report.values())
     assert report["port"][0] == "ok"
 
 
-def test_a_database_that_is_not_there(database_url: str) -> None:
+def test_an_unreachable_or_missing_database(database_url: str) -> None:
     text = problem(examined("postgresql://a:hunter2@127.0.0.1:1/b"), "database")
     assert "port 1" in text
     assert "Start PostgreSQL" in text
     missing = urlunsplit(urlsplit(database_url)._replace(path="/nowhere"))
     assert "createdb" in problem(examined(missing), "database")
-    stranger = with_role(database_url, "stranger:hunter2")
-    assert "pg_hba.conf" in problem(examined(stranger), "database")
+    unknown_role = with_role(database_url, "stranger:hunter2")
+    assert "pg_hba.conf" in problem(examined(unknown_role), "database")
     text = problem(examined("postgresql://a:hunter2@host.invalid/b"), "database")
     assert "DNS" in text
 
 
 def test_a_read_only_database(database_url: str) -> None:
     name = urlsplit(database_url).path[1:]
-    do(database_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    execute(database_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     assert "default_transaction_read_only is on" in problem(examined(database_url), "writing")
 
 
 @pytest.fixture
 def role(database_url: str) -> Iterator[str]:
-    """A login role without rights, in this test's database."""
+    """A login role without privileges in the test's database."""
     name = urlsplit(database_url).path[1:]
     role = f"role_{name}"
-    do(database_url, f"CREATE ROLE {role} LOGIN")
+    execute(database_url, f"CREATE ROLE {role} LOGIN")
     yield role
-    do(database_url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+    execute(database_url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
-def test_rights_that_are_missing(database_url: str, role: str) -> None:
+def test_missing_privileges(database_url: str, role: str) -> None:
     url = with_role(database_url, role)
-    do(
+    execute(
         database_url,
         f"GRANT SELECT ON _yoyo_migration TO {role}",
         f"GRANT SELECT, UPDATE (payment_status) ON orders TO {role}",
@@ -195,7 +199,7 @@ def test_rights_that_are_missing(database_url: str, role: str) -> None:
     )
     text = examined(url)["rights"][1]
     assert f"GRANT USAGE ON SCHEMA public TO {role}" in text
-    do(database_url, "GRANT USAGE ON SCHEMA public TO public")
+    execute(database_url, "GRANT USAGE ON SCHEMA public TO public")
 
     text = problem(examined(url), "rights")
     assert "lacks UPDATE (payment_provider, " in text
@@ -203,17 +207,17 @@ def test_rights_that_are_missing(database_url: str, role: str) -> None:
     assert text.partition("As the owner: ")[2] == f"GRANT listings_app TO {role};"
     refused = listings("serve", url=url)
     assert (refused.returncode, refused.stderr) == (1, f"Error: {text}\n")
-    do(database_url, text.partition("As the owner: ")[2])  # what it says is what helps
+    execute(database_url, text.partition("As the owner: ")[2])  # the remedy works
     assert examined(url, healthy=True)["rights"][1].endswith("and no more")
 
 
-def test_rights_that_the_role_of_the_service_has_lost(database_url: str) -> None:
+def test_privileges_revoked_from_the_service_role(database_url: str) -> None:
     url = with_role(database_url, APPLICATION)
-    do(database_url, f"REVOKE UPDATE (updated_at), SELECT ON orders FROM {APPLICATION}")
+    execute(database_url, f"REVOKE UPDATE (updated_at), SELECT ON orders FROM {APPLICATION}")
     text = problem(examined(url), "rights")
     assert "lacks SELECT ON orders, UPDATE (payment_provider, " in text
     assert "listings migrate up" in text
-    do(database_url, text.partition("as the owner: ")[2])
+    execute(database_url, text.partition("as the owner: ")[2])
     assert examined(url, healthy=True)["rights"][1].endswith("and no more")
 
 
@@ -231,21 +235,19 @@ def test_rights_that_the_role_of_the_service_has_lost(database_url: str) -> None
         ("GRANT pg_execute_server_program TO {}", "membership in pg_execute_server_program"),
     ],
 )
-def test_each_right_that_is_not_needed(
-    database_url: str, role: str, statement: str, words: str
-) -> None:
-    do(database_url, f"GRANT {APPLICATION} TO {role}")
+def test_each_excess_privilege(database_url: str, role: str, statement: str, words: str) -> None:
+    execute(database_url, f"GRANT {APPLICATION} TO {role}")
     assert examined(with_role(database_url, role))["rights"][1].endswith("and no more")
-    do(database_url, statement.format(role))
+    execute(database_url, statement.format(role))
     verdict, text = examined(with_role(database_url, role))["rights"]
     assert verdict == "ok"
     assert "and more, such as" in text
     assert words in text
 
 
-def test_rights_that_are_not_needed(database_url: str, role: str) -> None:
+def test_excess_privileges_of_superuser_and_owner(database_url: str, role: str) -> None:
     superuser = examined(database_url, healthy=True)["rights"][1]
-    do(database_url, f"ALTER TABLE orders OWNER TO {role}", f"GRANT {APPLICATION} TO {role}")
+    execute(database_url, f"ALTER TABLE orders OWNER TO {role}", f"GRANT {APPLICATION} TO {role}")
     owner = examined(with_role(database_url, role), healthy=True)["rights"][1]
     for text in (superuser, owner):
         assert "and more, such as INSERT ON " in text
@@ -254,52 +256,56 @@ def test_rights_that_are_not_needed(database_url: str, role: str) -> None:
     assert "INSERT ON order_payment_events" not in owner
 
 
-def test_more_connections_than_there_are(database_url: str, role: str) -> None:
+def test_more_connections_than_allowed(database_url: str, role: str) -> None:
     text = problem(examined(database_url, workers="3", pool_size="40"), "connections")
     assert "126 connections (3 x (40 of the pool + 2))" in text
     assert "LISTINGS_POOL_SIZE" in text
-    do(database_url, f"GRANT {APPLICATION} TO {role}", f"ALTER ROLE {role} CONNECTION LIMIT 11")
+    execute(
+        database_url, f"GRANT {APPLICATION} TO {role}", f"ALTER ROLE {role} CONNECTION LIMIT 11"
+    )
     text = problem(examined(with_role(database_url, role)), "connections")
     assert "may open 12 connections" in text
     assert "allows 11" in text
 
 
-def test_migrations_that_are_missing_or_newer(database_url: str, empty_database_url: str) -> None:
+def test_missing_and_newer_migrations(database_url: str, empty_database_url: str) -> None:
     text = problem(examined(empty_database_url), "schema")
     assert all(name in text for name in migration_ids())
     assert "listings migrate up" in text
-    do(
+    execute(
         database_url,
         "INSERT INTO _yoyo_migration (migration_hash, migration_id) VALUES ('x', '3000_future')",
     )
-    # It serves all the same, as the last version does while the next one is rolled out.
+    # No problem: the previous version serves while the next one is rolled out.
     assert "3000_future" in examined(database_url, healthy=True)["schema"][1]
 
 
-def test_a_migration_that_was_interrupted(database_url: str) -> None:
+def test_an_interrupted_migration(database_url: str) -> None:
     orders = Orders(database_url)
     orders.add()
     orders.add()
     with pytest.raises(psycopg.errors.UniqueViolation):  # which leaves an invalid index
-        do(database_url, "CREATE UNIQUE INDEX CONCURRENTLY half ON orders (buyer_id)")
+        execute(database_url, "CREATE UNIQUE INDEX CONCURRENTLY half ON orders (buyer_id)")
     text = problem(examined(database_url), "schema")
     assert "index half is invalid" in text
     assert "REINDEX INDEX CONCURRENTLY half" in text
-    do(database_url, f"DELETE FROM _yoyo_migration WHERE migration_id = '{migration_ids()[-1]}'")
+    execute(
+        database_url, f"DELETE FROM _yoyo_migration WHERE migration_id = '{migration_ids()[-1]}'"
+    )
     text = problem(examined(database_url), "schema")
     assert "index half is invalid" in text
     assert "listings migrate up" in text
 
 
-def test_a_history_that_is_not_kept(database_url: str) -> None:
-    do(database_url, "ALTER TABLE orders DISABLE TRIGGER USER")
+def test_disabled_history_triggers(database_url: str) -> None:
+    execute(database_url, "ALTER TABLE orders DISABLE TRIGGER USER")
     text = problem(examined(database_url), "schema")
     assert "history of payments is not kept" in text
-    do(database_url, text.partition("Run ")[2])
+    execute(database_url, text.partition("Run ")[2])
     examined(database_url, healthy=True)
 
 
-def test_whose_the_port_is(database_url: str, tmp_path: Path) -> None:
+def test_the_owner_of_a_port(database_url: str, tmp_path: Path) -> None:
     with service.running(database_url, tmp_path / "log") as running:
         verdict, text = examined(database_url, healthy=True, port=str(running.port))["port"]
         assert verdict == "ok"
@@ -317,9 +323,7 @@ def test_whose_the_port_is(database_url: str, tmp_path: Path) -> None:
     assert "an address of this machine" in text
 
 
-def test_an_address_that_is_refused_whatever_has_its_port(
-    database_url: str, tmp_path: Path
-) -> None:
+def test_an_address_rejected_by_the_bind_policy(database_url: str, tmp_path: Path) -> None:
     with service.running(database_url, tmp_path / "log") as running:
         settings: dict[str, Any] = {"host": "0.0.0.0", "port": str(running.port)}
         text = problem(examined(database_url, **settings), "port")
@@ -340,7 +344,7 @@ def data_dir() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
-def test_the_data_directory_and_a_server_that_hangs(data_dir: Path) -> None:
+def test_the_data_directory_and_a_hanging_server(data_dir: Path) -> None:
     here = str(data_dir)
     report = examined(healthy=True, data_dir=here)
     assert "is not there yet" in report["data directory"][1]

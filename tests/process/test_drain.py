@@ -1,4 +1,4 @@
-"""SIGTERM: what has begun is finished, within a limit, and no connection is lost on the way."""
+"""SIGTERM: calls in flight end within a limit, and no connection is lost."""
 
 import asyncio
 import shutil
@@ -41,7 +41,7 @@ from tests.support.waiting import eventually, lock_waits
 
 INITIAL_WINDOW_SIZE = b"\x00\x04"  # RFC 9113, section 6.5.2
 
-STOPPED = 20  # seconds; far less than the limit of the drain where that must not be waited for
+STOPPED = 20  # seconds; far below shutdown_timeout in tests of what must not delay the exit
 
 
 def request_bytes(order_id: int) -> bytes:
@@ -55,7 +55,7 @@ def connected(running: Service) -> socket.socket:
 
 @contextmanager
 def locked(url: str, order_id: int) -> Iterator[psycopg.Connection]:
-    """Let updates of an order wait, until the connection that is yielded is rolled back."""
+    """Lock the row of an order until the yielded connection is rolled back."""
     with psycopg.connect(url) as holder:
         holder.execute("SELECT FROM orders WHERE id = %s FOR UPDATE", (order_id,))
         yield holder
@@ -77,7 +77,7 @@ class Updating(threading.Thread):
             self.failure = failure
 
 
-def test_the_limit_cuts_off_what_does_not_end(database_url: str, tmp_path: Path) -> None:
+def test_calls_are_cancelled_after_shutdown_timeout(database_url: str, tmp_path: Path) -> None:
     order_id = Orders(database_url).add()
     settings = {"shutdown_timeout": "1", "statement_timeout": "600"}
     with (
@@ -95,9 +95,7 @@ def test_the_limit_cuts_off_what_does_not_end(database_url: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_ctrl_c_for_the_second_time_does_not_wait(
-    database_url: str, tmp_path: Path, workers: str
-) -> None:
+def test_a_second_sigint_ends_the_drain(database_url: str, tmp_path: Path, workers: str) -> None:
     order_id = Orders(database_url).add()
     settings = {"shutdown_timeout": "300", "statement_timeout": "600", "workers": workers}
     with (
@@ -118,13 +116,13 @@ def test_ctrl_c_for_the_second_time_does_not_wait(
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """For a PostgreSQL that may be stopped."""
+    """The data directory of a PostgreSQL server that the test suspends."""
     directory = open_directory()
     yield directory / "data"
     shutil.rmtree(directory)
 
 
-def test_a_database_that_hangs_does_not_hold_the_end_up(directory: Path, tmp_path: Path) -> None:
+def test_a_hanging_database_does_not_delay_the_exit(directory: Path, tmp_path: Path) -> None:
     with embedded.running(directory) as url:
         migrations.up(url)
         order_id = Orders(url).add()
@@ -143,7 +141,7 @@ def test_a_database_that_hangs_does_not_hold_the_end_up(directory: Path, tmp_pat
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_connections_that_wait_to_be_accepted_are_served(
+def test_connections_in_the_backlog_are_served(
     database_url: str, tmp_path: Path, workers: str
 ) -> None:
     order_id = Orders(database_url).add()
@@ -159,7 +157,7 @@ def test_connections_that_wait_to_be_accepted_are_served(
         for process in stopped:
             process.resume()
         assert b"200 OK" in clients[2].recv(65536)
-        time.sleep(0.5)  # By now the others are told.
+        time.sleep(0.5)  # By now the drain has reached the other connections.
         late.sendall(request_bytes(order_id))
         for client in [*clients[3:], late]:
             assert b"200 OK" in client.recv(65536)
@@ -172,7 +170,7 @@ def test_connections_that_wait_to_be_accepted_are_served(
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_every_connection_that_is_made_meanwhile_is_answered(
+def test_connections_made_during_shutdown_are_served(
     database_url: str, tmp_path: Path, workers: str
 ) -> None:
     order_id = Orders(database_url).add()
@@ -204,7 +202,7 @@ def test_every_connection_that_is_made_meanwhile_is_answered(
     assert [answer for answer in answers if b"200 OK" not in answer] == []
 
 
-HALVES = {
+INCOMPLETE = {
     "preface": b"PRI * HT",
     "head": b"POST / HTTP/1.1\r\nHost:",
     "body": request_bytes(1)[:-1],
@@ -214,25 +212,27 @@ HALVES = {
 }
 
 
-@pytest.mark.parametrize("kind", HALVES)
-def test_half_a_request_is_not_waited_for(database_url: str, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", INCOMPLETE)
+def test_an_incomplete_request_does_not_delay_the_exit(
+    database_url: str, tmp_path: Path, kind: str
+) -> None:
     with (
         service.running(database_url, tmp_path / "log", shutdown_timeout="300") as running,
         connected(running) as client,
         json_client(running.base_url) as other,
     ):
-        client.sendall(HALVES[kind])
-        assert other.get("/livez").text == "ok\n"  # by now the half has arrived
+        client.sendall(INCOMPLETE[kind])
+        assert other.get("/livez").text == "ok\n"  # the incomplete request has arrived
         running.process.terminate()
         assert running.process.wait(STOPPED) == 0
         assert "cut off" not in running.log.read_text()
 
 
 @pytest.mark.anyio
-async def test_a_watcher_that_does_not_read_is_not_waited_for(
+async def test_a_watcher_that_does_not_read_does_not_delay_the_exit(
     database_url: str, tmp_path: Path
 ) -> None:
-    """Nor does it cost the others on its connection their answers."""
+    """Other calls on its connection are answered."""
     orders = Orders(database_url)
     watched, order_id = orders.add(), orders.add()
     settings = {"shutdown_timeout": "300", "statement_timeout": "60"}
@@ -267,7 +267,7 @@ async def test_a_watcher_that_does_not_read_is_not_waited_for(
 
 
 @pytest.mark.anyio
-async def test_an_answer_that_is_not_read_is_not_waited_for(
+async def test_a_response_that_is_not_read_does_not_delay_the_exit(
     database_url: str, tmp_path: Path
 ) -> None:
     order_id = Orders(database_url).add()
@@ -283,7 +283,7 @@ async def test_an_answer_that_is_not_read_is_not_waited_for(
 
 
 async def http2_peer(running: Service, *, window: int) -> Peer:
-    """Connect a client that reads that many bytes of each stream, and then no more."""
+    """Connect a client whose flow-control window is that many bytes for each stream."""
     peer = Peer(*await asyncio.open_connection("127.0.0.1", running.port))
     peer.writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
     peer.send(SETTINGS, payload=INITIAL_WINDOW_SIZE + window.to_bytes(4))
@@ -297,7 +297,7 @@ def grpc_call(peer: Peer, stream_id: int, request: Message[Any]) -> None:
 
 
 def fill(url: str, order_id: int, count: int) -> None:
-    """Change an order's payment that often, with values of some length."""
+    """Change the payment of an order ``count`` times, with long values."""
     with psycopg.connect(url) as connection:
         for number in range(count):
             connection.execute(

@@ -1,4 +1,4 @@
-"""The garbage collector of a process that serves. Tested in a process of its own: it is global."""
+"""The garbage collector of a serving process, tested in subprocesses because it is global."""
 
 import subprocess
 import sys
@@ -26,10 +26,10 @@ alive = [[] for _ in range(1000)]
 """
 
 
-def test_what_lives_after_a_start_is_exempt_from_collections() -> None:
+def test_objects_alive_after_the_start_are_frozen() -> None:
     subprocess.run([sys.executable, "-c", START], check=True)
 
 
-def test_the_last_collection_visits_nothing() -> None:
+def test_objects_are_frozen_at_exit() -> None:
     done = subprocess.run([sys.executable, "-c", EXIT], check=True, capture_output=True, text=True)
     assert done.stdout == "True\n"

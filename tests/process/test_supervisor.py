@@ -1,4 +1,4 @@
-"""Several processes on one port: replaced when they die, gone when the service is."""
+"""Several processes on one port: replaced when they are killed, stopped with the service."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ SECONDS = 20
 
 
 def connections(process: psutil.Process) -> int:
-    """How many connections of clients a worker has accepted."""
+    """The number of client connections that a worker has accepted."""
     try:
         found = process.net_connections("tcp")
     except psutil.NoSuchProcess:
@@ -41,7 +41,7 @@ def gone(process: psutil.Process) -> bool:
 
 
 class Client(threading.Thread):
-    """Updates an order again and again, and tries once more when its connection is closed."""
+    """Updates an order in a loop, and reconnects when its connection is closed."""
 
     def __init__(self, running: Service, order_id: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ with shared_metrics():
 """
 
 
-def test_workers_that_cannot_start_are_not_tried_for_ever() -> None:
+def test_workers_that_fail_before_serving_end_the_service() -> None:
     done = subprocess.run(
         [sys.executable, "-c", CANNOT_START],
         capture_output=True,
@@ -127,7 +127,7 @@ def test_a_worker_that_is_killed_is_replaced(database_url: str, tmp_path: Path) 
             assert first not in running.serving_processes()
             assert second in running.serving_processes()
         assert [error for client in clients for error in client.errors] == []
-        # Each of them is given connections: of 40, none at all would be a miracle.
+        # Each worker gets some of 40 connections; none at all is improbable.
         with ExitStack() as stack:
             for _ in range(40):
                 http = stack.enter_context(callers.json_client(running.base_url))
@@ -138,8 +138,10 @@ def test_a_worker_that_is_killed_is_replaced(database_url: str, tmp_path: Path) 
         assert "Traceback" not in running.log.read_text()
 
 
-def test_connections_wait_for_the_replacement(database_url: str, tmp_path: Path) -> None:
-    """Those which the killed worker had not accepted are the next one's."""
+def test_unaccepted_connections_are_served_by_the_replacement(
+    database_url: str, tmp_path: Path
+) -> None:
+    """Connections that the killed workers had not accepted stay in the backlog."""
     with service.running(database_url, tmp_path / "log", workers="2") as running:
         workers = running.serving_processes()
         for worker in workers:
@@ -153,7 +155,7 @@ def test_connections_wait_for_the_replacement(database_url: str, tmp_path: Path)
         threads = [threading.Thread(target=get) for _ in range(20)]
         for thread in threads:
             thread.start()
-        eventually(lambda: waiting_on(running.port) == len(threads))
+        eventually(lambda: connections_to(running.port) == len(threads))
         for worker in workers:
             worker.kill()
         for thread in threads:
@@ -162,8 +164,8 @@ def test_connections_wait_for_the_replacement(database_url: str, tmp_path: Path)
         assert running.stop() == 0
 
 
-def waiting_on(port: int) -> int:
-    """How many connections of clients to the port there are, accepted or not."""
+def connections_to(port: int) -> int:
+    """The number of client connections to the port, accepted or not."""
     return sum(
         each.status == psutil.CONN_ESTABLISHED and each.raddr.port == port
         for each in psutil.net_connections("tcp")
@@ -171,21 +173,23 @@ def waiting_on(port: int) -> int:
     )
 
 
-def test_a_worker_that_dies_at_once_again_and_again(database_url: str, tmp_path: Path) -> None:
+def test_restarts_of_a_crashing_worker_are_delayed(database_url: str, tmp_path: Path) -> None:
     with service.running(database_url, tmp_path / "log", workers="2") as running:
         pauses = []
         for _ in range(3):
             *_, last = running.serving_processes()
             last.kill()
-            told = f"worker {last.pid} was killed by SIGKILL; restarting in "
-            eventually(lambda told=told: told in running.log.read_text())  # type: ignore[misc]
-            pauses.append(float(running.log.read_text().partition(told)[2].split(" ")[0]))
+            message = f"worker {last.pid} was killed by SIGKILL; restarting in "
+            eventually(lambda message=message: message in running.log.read_text())  # type: ignore[misc]
+            pauses.append(float(running.log.read_text().partition(message)[2].split(" ")[0]))
             eventually(lambda: len(running.serving_processes()) == 2)
         assert pauses[0] == 0 < pauses[1] < pauses[2]
         assert running.stop() == 0
 
 
-def test_workers_are_replaced_while_the_database_is_away(database_url: str, tmp_path: Path) -> None:
+def test_workers_are_replaced_while_the_database_is_unreachable(
+    database_url: str, tmp_path: Path
+) -> None:
     server, name = databases.server_and_name(database_url)
     with (
         service.running(database_url, tmp_path / "log", workers="2") as running,
@@ -210,15 +214,15 @@ def test_workers_are_replaced_while_the_database_is_away(database_url: str, tmp_
         assert running.stop() == 0
 
 
-def test_workers_are_replaced_while_their_files_are_spoilt(
+def test_workers_are_replaced_while_their_files_are_malformed(
     database_url: str, tmp_path: Path
 ) -> None:
-    """With what was read at the start, until there is something better."""
+    """With the keys that were read at the start, until the file is valid again."""
     issuer = Issuer(tmp_path / "jwks.json")
     headers = bearer(issuer.token(READ))
 
     def answered(process: psutil.Process) -> bool:
-        """Whether a call is answered by that worker, to which any connection may go."""
+        """Call once; return whether that worker has answered a call so far."""
         with callers.CALLERS["connect-binary"](running.base_url, **headers) as call:
             call(ListOrdersRequest())
         return bool(running.logged(event="rpc", code="ok", pid=process.pid))
@@ -261,7 +265,7 @@ def test_workers_end_when_their_parent_is_killed(database_url: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_all_of_them_stop(
+def test_a_signal_stops_all_workers(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
 ) -> None:
     temporary = tmp_path / "temporary"
@@ -277,15 +281,15 @@ def test_all_of_them_stop(
     assert list(temporary.iterdir()) == []
 
 
-def test_the_embedded_database_stops_with_the_last_of_them(tmp_path: Path) -> None:
+def test_the_embedded_database_stops_with_its_last_user(tmp_path: Path) -> None:
     directory = open_directory()
     settings = {"data_dir": str(directory / "data"), "workers": "2"}
     with service.running("", tmp_path / "log", **settings) as running:
         first, _ = running.serving_processes()
-        first.kill()  # which must not take the database, or its lock, away from the others
+        first.kill()  # must not stop the database or release its lock
         eventually(lambda: first not in running.serving_processes())
         eventually(lambda: len(running.serving_processes()) == 2)
-        # Another user of the database comes and goes.
+        # Another user of the database starts and ends.
         status = [sys.executable, "-m", "server", "migrate", "status"]
         subprocess.run(status, env=service.environment("", settings), check=True)
         with callers.json_client(running.base_url) as http:
@@ -294,7 +298,7 @@ def test_the_embedded_database_stops_with_the_last_of_them(tmp_path: Path) -> No
         assert running.stop() == 0
         assert not list(servers_below(directory))
 
-    # Whose parent is killed, they keep the database's lock until they have ended.
+    # Workers whose parent is killed keep the lock of the database until they exit.
     with service.running("", tmp_path / "log", **settings) as running:
         workers = running.serving_processes()
         for worker in workers:
@@ -311,7 +315,7 @@ def test_the_embedded_database_stops_with_the_last_of_them(tmp_path: Path) -> No
     shutil.rmtree(directory)
 
 
-def test_a_worker_each_for_the_cores_by_default(database_url: str, tmp_path: Path) -> None:
+def test_one_worker_for_each_core_by_default(database_url: str, tmp_path: Path) -> None:
     with service.running(database_url, tmp_path / "log", workers="") as running:
         cores = len(os.sched_getaffinity(0))
         assert len(running.serving_processes()) == cores

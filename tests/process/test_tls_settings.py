@@ -1,4 +1,4 @@
-"""The TLS of the settings on the HTTP library: versions, and files that are replaced."""
+"""TLS by settings on ``server.http``: protocol versions, and replaced files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tls(ca: Issued, tmp_path: Path) -> TLS:
     return TLS(*ca.issue().save(tmp_path, "server"), client_ca=None)
 
 
-def test_versions_before_1_2_are_refused(
+def test_versions_before_1_2_are_rejected(
     ca: Issued, tls: TLS, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", "server")
@@ -56,8 +56,10 @@ def test_versions_before_1_2_are_refused(
     assert "Traceback" not in caplog.text
 
 
-def test_a_key_of_another_type_replaces_the_first(ca: Issued, tls: TLS, tmp_path: Path) -> None:
-    """Clients that only support the first type get no connection any more."""
+def test_a_key_of_another_type_replaces_the_previous_one(
+    ca: Issued, tls: TLS, tmp_path: Path
+) -> None:
+    """Clients that support the previous type alone can no longer connect."""
 
     def shown(served: Served, signed_by: str) -> ssl.SSLSocket:
         context = Trust(ca).context()
@@ -82,7 +84,7 @@ def test_a_key_of_another_type_replaces_the_first(ca: Issued, tls: TLS, tmp_path
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_a_client_whose_ca_is_taken_out_cannot_resume(
+def test_a_client_of_a_removed_ca_cannot_resume_its_session(
     ca: Issued, tmp_path: Path, version: ssl.TLSVersion
 ) -> None:
     ours, theirs = Issued.ca("ours"), Issued.ca("theirs")

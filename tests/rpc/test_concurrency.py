@@ -1,4 +1,4 @@
-"""Many callers at once."""
+"""Concurrent updates."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -15,14 +15,14 @@ ROUNDS = 25
 
 
 @pytest.mark.parametrize("protocol", CALLERS)
-def test_updates_of_different_fields_of_one_order_lose_nothing(
+def test_concurrent_updates_of_different_fields_are_all_stored(
     running: Service, orders: Orders, protocol: str
 ) -> None:
     order_id = orders.add()
 
     def write(field: str) -> list[datetime]:
         times: list[datetime] = []
-        # A connection of its own: threads that share one of httpx's over HTTP/2 mix up its streams.
+        # One connection for each thread: threads that share an HTTP/2 one of httpx mix up streams.
         with CALLERS[protocol](running.base_url) as call:
             for number in range(ROUNDS):
                 value = f"{order_id} {number}"
@@ -44,7 +44,7 @@ def test_updates_of_different_fields_of_one_order_lose_nothing(
     assert row["updated_at"] == max(times)
 
 
-def test_two_orders_that_race_for_one_key(running: Service, orders: Orders) -> None:
+def test_concurrent_updates_of_two_orders_with_one_key(running: Service, orders: Orders) -> None:
     connections = [CALLERS[name](running.base_url) for name in ("grpcio", "connect-json-http1")]
     with connections[0] as first, connections[1] as second, ThreadPoolExecutor(2) as pool:
 

@@ -19,7 +19,7 @@ SECRET = "SELECT secret FROM host.example"
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service of its own: its database is made unreachable, and its log gets tracebacks."""
+    """A separate service: tests make its database unreachable and cause tracebacks in its log."""
     log = tmp_path_factory.mktemp("faults") / "log"
     with service.on_own_database(log, statement_timeout="0.5", pool_size="3") as running:
         yield running
@@ -58,7 +58,7 @@ def fail_with(orders: Orders, sqlstate: str) -> None:
 
 
 @pytest.mark.parametrize("sqlstate", ["XX000", "P0001", "23505", "42501"])
-def test_an_unexpected_error_is_internal_and_says_nothing(
+def test_an_unexpected_error_is_internal_without_details(
     call: Call, orders: Orders, running: Service, sqlstate: str
 ) -> None:
     order_id = orders.add()
@@ -86,7 +86,7 @@ def test_an_unexpected_error_is_internal_and_says_nothing(
         ("25006", "unavailable", "DATABASE_READ_ONLY"),
     ],
 )
-def test_an_error_that_passes_says_so(
+def test_codes_and_details_of_transient_errors(
     call: Call, orders: Orders, sqlstate: str, code: str, reason: str | None
 ) -> None:
     order_id = orders.add()
@@ -104,20 +104,22 @@ def test_an_error_that_passes_says_so(
     assert orders.row(order_id) == before
 
 
-def test_a_statement_that_takes_too_long(call: Call, orders: Orders) -> None:
+def test_a_statement_timeout_is_deadline_exceeded(call: Call, orders: Orders) -> None:
     order_id = orders.add()
     before = orders.row(order_id)
     with psycopg.connect(orders.url) as holder:
         holder.execute("SELECT FROM orders WHERE id = %s FOR UPDATE", (order_id,))
         assert failure(call, order_id).code == "deadline_exceeded"
-        # The caller knows before PostgreSQL, which would go on once it may.
+        # The caller gets its error before PostgreSQL has cancelled the statement.
         eventually(lambda: lock_waits(orders.url) == 0)
 
     assert orders.row(order_id) == before
     assert call(UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")).success
 
 
-def test_a_database_that_cannot_be_reached(call: Call, orders: Orders, running: Service) -> None:
+def test_an_unreachable_database_is_unavailable(
+    call: Call, orders: Orders, running: Service
+) -> None:
     order_id = orders.add()
     request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")
     server, name = databases.server_and_name(orders.url)
@@ -136,7 +138,7 @@ def test_a_database_that_cannot_be_reached(call: Call, orders: Orders, running: 
     for each in found:
         assert name not in each.message
         if pooler.is_used() and each.code == "deadline_exceeded":
-            continue  # PgBouncer lets its clients wait, and goes on trying
+            continue  # PgBouncer queues its clients while it retries
         assert each.code == "unavailable"
         (detail,) = each.details
         assert isinstance(detail, RetryInfo)

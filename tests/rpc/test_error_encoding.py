@@ -1,4 +1,4 @@
-"""Errors that are encoded outside of connectrpc say what connectrpc's own say."""
+"""Errors encoded outside of connectrpc equal those that connectrpc encodes."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ ERRORS = {
 }
 
 
-def test_the_numbers_of_grpc() -> None:
+def test_grpc_status_numbers() -> None:
     assert {code.value: number for code, number in GRPC_STATUS.items()} == {
         status.name.lower().replace("cancelled", "canceled"): status.value[0]
         for status in grpc.StatusCode
@@ -34,7 +34,7 @@ def test_the_numbers_of_grpc() -> None:
 
 
 @pytest.mark.parametrize("code", Code)
-def test_the_status_of_http(code: Code) -> None:
+def test_http_status_codes(code: Code) -> None:
     wire = ConnectWireError.from_exception(ERRORS[code])
     assert HTTP_STATUS[code] == wire.to_http_status().code
     assert encode(ERRORS[code], CONNECT).status == wire.to_http_status().code
@@ -42,7 +42,7 @@ def test_the_status_of_http(code: Code) -> None:
 
 @pytest.mark.parametrize("code", Code)
 def test_grpc(code: Code) -> None:
-    """The same trailers, but for characters that need no escape in a message."""
+    """The same trailers, except that a message has fewer escapes."""
     error = ERRORS[code]
     writer = GRPCServerProtocol().create_envelope_writer(proto_binary_codec(), None)
     end = writer.end(Headers(), ConnectWireError.from_exception(error))
@@ -102,6 +102,8 @@ def test_connect(code: Code) -> None:
         ("", CONNECT, False),
     ],
 )
-def test_the_protocol_of_a_request(content_type: str, protocol: str, stream: bool) -> None:
+def test_the_protocol_follows_the_content_type(
+    content_type: str, protocol: str, stream: bool
+) -> None:
     assert protocol_of(content_type) == protocol
     assert is_connect_stream(content_type) is stream

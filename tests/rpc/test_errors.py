@@ -1,4 +1,4 @@
-"""What errors that may pass say of an update, and of methods without side effects."""
+"""Messages of transient errors, for the update and for methods without side effects."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ TRANSIENT = {
 
 
 class Unserved(OrderService):
-    """The methods, as they are in the contract."""
+    """The methods of the proto file, not implemented."""
 
 
 def methods() -> dict[str, MethodInfo[Any, Any]]:
@@ -42,7 +42,7 @@ def info(path: str) -> MethodInfo[Any, Any]:
     return METHODS[path]
 
 
-def test_the_update_is_the_one_method_that_writes() -> None:
+def test_only_the_update_writes() -> None:
     assert writing_paths(OrderService.desc()) == {UPDATE}
     assert {path for path in METHODS if may_write(info(path))} == {UPDATE}
     assert len(READS) == 6
@@ -51,14 +51,16 @@ def test_the_update_is_the_one_method_that_writes() -> None:
 
 
 @pytest.mark.parametrize("kind", TRANSIENT)
-def test_an_update(kind: type[errors.PersistenceError]) -> None:
+def test_a_transient_error_of_an_update_says_what_was_written(
+    kind: type[errors.PersistenceError],
+) -> None:
     error = connect_error(kind("it failed"), info(UPDATE))
     assert error.message == f"it failed; {TRANSIENT[kind]}"
 
 
 @pytest.mark.parametrize("path", READS)
 @pytest.mark.parametrize("kind", TRANSIENT)
-def test_a_read_has_the_same_code_and_does_not_speak_of_writes(
+def test_a_transient_error_of_a_read_has_the_same_code_and_details(
     kind: type[errors.PersistenceError], path: str
 ) -> None:
     error = connect_error(kind("it failed"), info(path))
@@ -71,11 +73,11 @@ def test_a_read_has_the_same_code_and_does_not_speak_of_writes(
 
 
 @pytest.mark.parametrize("path", METHODS)
-def test_a_fault_of_the_service_says_nothing(path: str) -> None:
+def test_an_unknown_exception_is_an_internal_error_without_its_text(path: str) -> None:
     assert connect_error(RuntimeError("secret"), info(path)).message == "internal error"
 
 
-def test_what_is_refused_before_a_method_runs() -> None:
+def test_rejections_before_a_method_runs() -> None:
     found: list[ConnectError] = [
         *(overloaded(writes=writes) for writes in (True, False)),
         *(unavailable("no keys", writes=writes) for writes in (True, False)),

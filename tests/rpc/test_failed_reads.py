@@ -1,4 +1,4 @@
-"""Reads that fail because of the database: what callers get, over every protocol."""
+"""Errors of reads and updates on locked tables, over every protocol."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -33,7 +33,7 @@ READS: dict[str, Message[Any]] = {
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service whose tables are locked by another client of the database."""
+    """A service whose tables are locked by another session."""
     log = tmp_path_factory.mktemp("reads") / "log"
     with (
         service.on_own_database(log, statement_timeout="0.3") as running,
@@ -46,7 +46,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.mark.parametrize("read", READS)
 @pytest.mark.parametrize("caller", READERS)
-def test_a_read_that_takes_too_long(locked: Service, caller: str, read: str) -> None:
+def test_a_read_that_times_out(locked: Service, caller: str, read: str) -> None:
     with READERS[caller](locked.base_url) as call, pytest.raises(Failure) as caught:
         call(READS[read])
     assert caught.value.code == "deadline_exceeded"
@@ -54,7 +54,7 @@ def test_a_read_that_takes_too_long(locked: Service, caller: str, read: str) -> 
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-def test_an_update_that_takes_too_long(locked: Service, caller: str) -> None:
+def test_an_update_that_times_out(locked: Service, caller: str) -> None:
     with CALLERS[caller](locked.base_url) as call, pytest.raises(Failure) as caught:
         call(UpdateOrderPaymentRequest(order_id=1, payment_status="paid"))
     assert caught.value.code == "deadline_exceeded"

@@ -1,6 +1,6 @@
-"""The gRPC fast path to an update answers what the way through ASGI answers.
+"""The gRPC fast path of an update gives the same responses as the path through ASGI.
 
-A call with an empty header grpc-encoding goes through ASGI, and is otherwise the same.
+An empty grpc-encoding header sends a call through ASGI and changes nothing else.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Answered(NamedTuple):
-    """An answer, without what differs from call to call."""
+    """A response without the fields that differ from call to call."""
 
     code: str
     headers: dict[str, str]
@@ -62,7 +62,7 @@ def was_fast(answer: Answer) -> bool:
 async def both_ways(
     running: Service, chunks: Sequence[bytes], headers: Headers = (), *, apart: bool = False
 ) -> tuple[Answer, Answer]:
-    """Send a call in these DATA frames by each way: all of it at once, or each frame ``apart``."""
+    """Send a call in these DATA frames by both paths; ``apart`` sends each frame separately."""
     async with http2.connected(running) as (reader, writer):
         client = Client(reader, writer)
         writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
@@ -75,7 +75,7 @@ async def both_ways(
             for number, chunk in enumerate(chunks, start=1):
                 if apart:
                     await writer.drain()
-                    await asyncio.sleep(0.002)  # or they would be read at once
+                    await asyncio.sleep(0.002)  # or the server reads them together
                 client.send(DATA, END_STREAM * (number == len(chunks)), stream_id, chunk)
         async with asyncio.timeout(10):
             await client.until(lambda: client.over >= {1, 3})
@@ -87,7 +87,9 @@ def wanted(order_id: int, **values: str) -> bytes:
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["at-once", "apart"])
-def test_a_whole_message_takes_the_fast_path(running: Service, order_id: int, apart: bool) -> None:
+def test_a_complete_message_takes_the_fast_path(
+    running: Service, order_id: int, apart: bool
+) -> None:
     body = envelope(wanted(order_id, payment_status="paid"))
     chunks = [body[:3], body[3:9], b"", body[9:]] if apart else [body]
     fast, through_asgi = asyncio.run(both_ways(running, chunks, apart=apart))
@@ -114,7 +116,7 @@ def test_a_whole_message_takes_the_fast_path(running: Service, order_id: int, ap
         (envelope(b"x" * 70_000), "resource_exhausted"),
     ],
 )
-def test_what_is_refused(running: Service, body: bytes, code: str) -> None:
+def test_invalid_bodies(running: Service, body: bytes, code: str) -> None:
     chunks = [body[n : n + 16_000] for n in range(0, len(body), 16_000)] or [b""]
     fast, through_asgi = asyncio.run(both_ways(running, chunks))
     assert answered(fast) == answered(through_asgi)
@@ -158,7 +160,7 @@ def test_headers(running: Service, order_id: int, name: bytes, value: bytes, cod
     ),
     cuts=st.lists(st.integers(0, 60), max_size=4),
 )
-def test_whatever_the_body(running: Service, parts: list[bytes], cuts: list[int]) -> None:
+def test_arbitrary_bodies(running: Service, parts: list[bytes], cuts: list[int]) -> None:
     body = b"".join(parts)
     edges = [0, *sorted(min(each, len(body)) for each in cuts), len(body)]
     chunks = [body[start:end] for start, end in itertools.pairwise(edges)]
@@ -167,8 +169,8 @@ def test_whatever_the_body(running: Service, parts: list[bytes], cuts: list[int]
 
 
 @pytest.mark.parametrize("by_reset", [True, False], ids=["reset", "close"])
-def test_a_caller_that_cancels(running: Service, orders: Orders, by_reset: bool) -> None:
-    """Before the request is whole, and while its update waits for a lock."""
+def test_a_call_that_is_cancelled(running: Service, orders: Orders, by_reset: bool) -> None:
+    """Before the request is complete, and while its update waits for a lock."""
     held = orders.add()
 
     async def cancel() -> None:

@@ -1,4 +1,4 @@
-"""Without the private parts of connectrpc, the fast path is off, and all else works."""
+"""Without the private parts of connectrpc, the fast path is off and every call works."""
 
 import logging
 import re
@@ -22,7 +22,7 @@ from tests.support.service import Service
 
 WARNING: Final = "gRPC fast path off: connectrpc is not as expected: "
 
-# connectrpc's own modules have imported the name by then, as they would have it under another one.
+# connectrpc's own modules have imported the name before it is deleted, as after a rename.
 _SERVE: Final = """
 import connectrpc.client, connectrpc.server, connectrpc._shared
 del connectrpc._shared.decode_message
@@ -33,7 +33,7 @@ main()
 
 @contextmanager
 def started(log: Path) -> Iterator[Service]:
-    """Run the service where an import of the fast path fails."""
+    """Run a service in which the import of the fast path fails."""
     with databases.clone() as url, log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-c", _SERVE, "serve"],
@@ -52,7 +52,7 @@ def started(log: Path) -> Iterator[Service]:
             process.wait()
 
 
-def test_a_service_whose_import_fails(tmp_path: Path) -> None:
+def test_a_failing_import_turns_the_fast_path_off(tmp_path: Path) -> None:
     with started(tmp_path / "log") as running:
         (entry,) = running.logged(logger="server.rpc.fast_path")
         assert entry["level"] == "warning"
@@ -70,7 +70,9 @@ def test_a_service_whose_import_fails(tmp_path: Path) -> None:
         assert running.logged(level="error") == []
 
 
-def test_an_application_without_what_is_used(caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_private_attributes_turn_the_fast_path_off(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     application: Any = object()
     with caplog.at_level(logging.WARNING):
         assert create_fast_path(application, [], LoadShedder(1, 1), 1) is None

@@ -1,4 +1,4 @@
-"""grpc.health.v1, /livez and /readyz: over every protocol, and in step with the database."""
+"""grpc.health.v1, /livez and /readyz: over every protocol, following the database."""
 
 import os
 import queue
@@ -39,7 +39,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 SERVICES = ["", "listings.v1.OrderService"]
 
-# Seconds within which a change of the database has to be seen; the machine may be busy.
+# Seconds within which the status follows the database, on a loaded machine.
 SEEN = 6.0
 
 
@@ -50,7 +50,7 @@ def stub(running: Service) -> Iterator[health_pb2_grpc.HealthStub]:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_plain_grpc_finds_it_serving(running: Service, name: str) -> None:
+def test_check_watch_and_list_over_grpc(running: Service, name: str) -> None:
     """As grpc_health_probe and Kubernetes do."""
     request = health_pb2.HealthCheckRequest(service=name)
     with stub(running) as health:
@@ -62,7 +62,7 @@ def test_plain_grpc_finds_it_serving(running: Service, name: str) -> None:
     assert {each: listed[each].status for each in listed} == dict.fromkeys(SERVICES, SERVING)
 
 
-def test_a_service_that_is_not_there(running: Service) -> None:
+def test_an_unknown_service(running: Service) -> None:
     request = health_pb2.HealthCheckRequest(service="listings.v1.Nothing")
     with stub(running) as health:
         with pytest.raises(grpc.RpcError) as caught:
@@ -95,14 +95,14 @@ def test_every_protocol(running: Service, protocol: ProtocolType, version: HTTPV
             health.check(HealthCheckRequest(service="x.Y"), timeout_ms=10_000)
 
 
-def test_pages_for_kubernetes(running: Service) -> None:
+def test_livez_and_readyz(running: Service) -> None:
     for path in ("/livez", "/readyz"):
         response = httpx.get(running.base_url + path)
         assert (response.status_code, response.text) == (200, "ok\n")
 
 
-def test_it_answers_while_the_pool_is_busy(database_url: str, tmp_path: Path) -> None:
-    """More calls than the pool has connections, all of them waiting: overload is no fault."""
+def test_it_is_serving_while_the_pool_is_exhausted(database_url: str, tmp_path: Path) -> None:
+    """More calls wait than the pool has connections: overload does not change the status."""
     order_id = Orders(database_url).add()
     request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")
     with (
@@ -133,7 +133,7 @@ def test_it_answers_while_the_pool_is_busy(database_url: str, tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def server_directory() -> Iterator[Path]:
-    """The data directory of a PostgreSQL that may be stopped and killed."""
+    """The data directory of a PostgreSQL server that tests stop and kill."""
     directory = open_directory()
     yield directory / "data"
     shutil.rmtree(directory)
@@ -147,7 +147,7 @@ def own_database(server_directory: Path) -> Iterator[str]:
 
 
 class Watching:
-    """The statuses that a stream of Watch sends, and /readyz beside it."""
+    """The statuses of a Watch stream, and the response of /readyz."""
 
     def __init__(self, health: health_pb2_grpc.HealthStub, running: Service) -> None:
         self.stream = health.Watch(health_pb2.HealthCheckRequest())
@@ -218,8 +218,8 @@ def test_readiness_follows_the_database(
         assert running.stop() == 0
 
 
-def test_a_connection_that_is_lost_is_no_fault(own_database: str, tmp_path: Path) -> None:
-    """As when a pooler is restarted: all replicas at once would be taken out of service."""
+def test_lost_connections_do_not_change_readiness(own_database: str, tmp_path: Path) -> None:
+    """A restart of a pooler must not take all replicas out of service at once."""
     with (
         service.running(own_database, tmp_path / "log") as running,
         stub(running) as health,
@@ -246,7 +246,7 @@ def test_a_lasting_fault_is_logged_once(
         os.kill(postmaster(server_directory), signal.SIGKILL)
         time.sleep(3)
         faults = running.logged(level="warning", logger="persistence.watch")
-        assert 1 <= len(faults) <= 2  # as it comes, and as it stays
+        assert 1 <= len(faults) <= 2  # at the first failure, and when it persists
         with embedded.running(server_directory):
             over = "no longer: not listening for changes of payments"
             eventually(lambda: running.logged(event=over))

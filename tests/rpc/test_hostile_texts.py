@@ -1,4 +1,4 @@
-"""Texts that were made to do harm: stored as they came, or refused. Over every protocol."""
+"""Hostile texts are stored unchanged or rejected, over every protocol."""
 
 import asyncio
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ FILTERS: Final = ("payment_provider", "payment_status")
 
 
 def texts(field: str) -> dict[str, str]:
-    """The texts that a field can have, by what is special about them."""
+    """Valid texts of a field, by what is special about them."""
     limit = LIMITS[field]
     return STORABLE | {
         "longest": LONGEST_CHARACTER * limit,
@@ -35,7 +35,7 @@ def texts(field: str) -> dict[str, str]:
 
 
 def bad_texts(field: str) -> dict[str, tuple[str, str]]:
-    """The texts that a field cannot have, and the rule that each breaks."""
+    """Invalid texts of a field, and the rule that each breaks."""
     limit = LIMITS[field]
     return {
         "nothing": ("", "STRING_MIN_LEN"),
@@ -47,9 +47,9 @@ def bad_texts(field: str) -> dict[str, tuple[str, str]]:
 
 
 def own(order_id: int, field: str, text: str) -> str:
-    """A key takes effect once: make it this order's, in characters as long as any.
+    """Make an idempotency key unique to the order, in the longest characters of UTF-8.
 
-    The digits are as many for any order, since the text that follows may look like more of them.
+    The number of digits is fixed, because the text that follows may begin with such digits.
     """
     if field != "payment_idempotency_key":
         return text
@@ -57,10 +57,10 @@ def own(order_id: int, field: str, text: str) -> str:
     return (digits + text)[: LIMITS[field]]
 
 
-def with_half_a_character(
+def with_lone_surrogates(
     protocol: Protocol, message: DescMessage, order_id: int
 ) -> Iterator[bytes]:
-    """Messages that have it in one text: as JSON's escape, and as bytes that look like UTF-8."""
+    """Messages with a lone surrogate in one text: as a JSON escape, and encoded as by UTF-8."""
     has_order = any(field.name == "order_id" for field in message.fields)
     for field in string_fields(message):
         if protocol.is_json:
@@ -73,7 +73,7 @@ def with_half_a_character(
 
 
 @pytest.mark.parametrize("field", LIMITS)
-def test_what_is_stored_is_what_came(call: Call, orders: Orders, field: str) -> None:
+def test_texts_are_stored_unchanged(call: Call, orders: Orders, field: str) -> None:
     for what, text in texts(field).items():
         order_id = orders.add()
         before, value = orders.row(order_id), own(order_id, field, text)
@@ -87,7 +87,7 @@ def test_what_is_stored_is_what_came(call: Call, orders: Orders, field: str) -> 
 
 
 @pytest.mark.parametrize("field", LIMITS)
-def test_what_cannot_be_stored_is_refused(call: Call, orders: Orders, field: str) -> None:
+def test_invalid_texts_are_rejected(call: Call, orders: Orders, field: str) -> None:
     order_id = orders.add()
     before = orders.row(order_id)
     for what, (text, rule) in bad_texts(field).items():
@@ -125,14 +125,14 @@ def test_orders_are_listed_by_any_text(read: Call, orders: Orders, number: int, 
 
 
 @pytest.mark.parametrize("protocol", UNARY, ids=lambda protocol: protocol.name)
-def test_half_a_character_is_refused(running: Service, orders: Orders, protocol: Protocol) -> None:
+def test_lone_surrogates_are_rejected(running: Service, orders: Orders, protocol: Protocol) -> None:
     order_id = orders.add()
     before = orders.row(order_id)
     requests = [
         protocol.request(name(method), message)
         for method in METHODS
         if protocol in protocols(method) and (method.idempotency or not protocol.is_get)
-        for message in with_half_a_character(protocol, method.input, order_id)
+        for message in with_lone_surrogates(protocol, method.input, order_id)
     ]
 
     codes = asyncio.run(exchange.send(running, requests))

@@ -1,4 +1,4 @@
-"""Private parts of other packages are used where they may be, and nowhere else."""
+"""Only the listed modules import private parts of other packages."""
 
 import ast
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ LOAD_SHEDDING = "server/rpc/load_shedding.py"  # for the type of a request that 
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Yield what a module imports, absolutely, wherever the import stands in it."""
+    """Yield the absolute imports of a module, including those in functions."""
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

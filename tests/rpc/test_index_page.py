@@ -1,4 +1,4 @@
-"""The page at / is for people who open the service's address."""
+"""The page at /, for browsers."""
 
 from importlib import metadata
 
@@ -10,7 +10,7 @@ from tests.support.service import Service
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_it_says_what_this_is_and_where_to_go(running: Service, version: int) -> None:
+def test_it_names_the_service_and_its_paths(running: Service, version: int) -> None:
     with json_client(running.base_url, version) as client:
         response = client.get("/")
     assert response.status_code == 200
@@ -24,7 +24,7 @@ def test_it_says_what_this_is_and_where_to_go(running: Service, version: int) ->
     assert all(len(line) <= 100 for line in shown.splitlines())
 
 
-def test_what_it_names_is_there(running: Service) -> None:
+def test_the_paths_that_it_names_exist(running: Service) -> None:
     for page in ("/livez", "/readyz", "/metrics"):
         assert httpx.get(running.base_url + page, trust_env=False).status_code == 200
     with json_client(running.base_url) as client:
@@ -47,7 +47,7 @@ def test_it_is_read_only(running: Service, method: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/index.html", "/nothing", "//"])
-def test_other_paths_are_explained_as_before(running: Service, path: str) -> None:
+def test_other_paths_are_unimplemented(running: Service, path: str) -> None:
     response = httpx.get(running.base_url + path, trust_env=False)
     assert response.status_code == 404
     assert response.json()["code"] == "unimplemented"

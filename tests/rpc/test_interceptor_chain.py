@@ -1,4 +1,4 @@
-"""The order in which the interceptors of each service run: recorded while connectrpc runs them."""
+"""The order in which connectrpc runs the interceptors of each service."""
 
 import asyncio
 import sys
@@ -44,7 +44,7 @@ BIDI = "intercept_bidi_stream"
 def recorded() -> Iterator[list[str]]:
     """Record the hooks of interceptors that are called in this thread, in order."""
     names: list[str] = []
-    frames: list[FrameType] = []  # of coroutines, which are entered once for each await
+    frames: list[FrameType] = []  # of coroutines, which are entered again after each await
 
     def profile(frame: FrameType, event: str, _argument: object) -> None:
         name = frame.f_code.co_name
@@ -62,7 +62,7 @@ def recorded() -> Iterator[list[str]]:
 
 
 def run(path: str, content_type: str, body: bytes, telemetry: Telemetry | None = None) -> list[str]:
-    """Call a method of the service, whose database cannot be reached."""
+    """Call a method of a service without a reachable database."""
 
     async def call() -> list[str]:
         settings = Settings(statement_timeout=0.2, public=("health", "reflection"))
@@ -70,7 +70,7 @@ def run(path: str, content_type: str, body: bytes, telemetry: Telemetry | None =
         ledger = PaymentHistory(database)
         feed = ChangeFeed(ledger, NOWHERE, connect_timeout=1)
         readiness = Readiness(NOWHERE)
-        readiness.stop()  # which ends a stream of health
+        readiness.stop()  # ends a stream of Health/Watch
         app = create_app(settings, database, feed, readiness, telemetry=telemetry)
         with recorded() as names:
             await asgi.request(app.asgi, path, content_type=content_type, body=body)
@@ -94,7 +94,7 @@ def test_a_stream_of_orders() -> None:
     assert names == [*ORDERS_START, *hooked(STREAM, "intercept_server_stream"), *ORDERS_END]
 
 
-def test_over_grpc_it_is_the_same() -> None:
+def test_grpc_runs_the_same_chain() -> None:
     names = run("/listings.v1.OrderService/GetOrder", "application/grpc", envelope(b"\x08\x01"))
     assert names == [*ORDERS_START, *hooked(UNARY, "intercept_unary"), *ORDERS_END]
 
@@ -142,7 +142,7 @@ def test_reflection(version: str) -> None:
     ]
 
 
-def test_a_request_that_cannot_be_read() -> None:
-    """It meets the interceptors that know headers alone."""
+def test_a_request_that_cannot_be_decoded() -> None:
+    """Only metadata interceptors run; they see headers and no message."""
     names = run("/listings.v1.OrderService/GetOrder", "application/json", b"{")
     assert names == [*ORDERS_START, *ORDERS_END]

@@ -1,4 +1,4 @@
-"""The strict JSON codec against plain Python."""
+"""Property tests of the strict JSON codec."""
 
 import json
 from decimal import Decimal
@@ -42,14 +42,16 @@ def depth(value: Any) -> int:
 
 
 @given(strategies.payments, st.integers(1, 2**63 - 1))
-def test_what_protobuf_writes_is_read(payment: dict[str, str], order_id: int) -> None:
+def test_json_written_by_protobuf_is_read(payment: dict[str, str], order_id: int) -> None:
     request = UpdateOrderPaymentRequest(order_id=order_id, **payment)
     assert codec.decode(request.to_json().encode(), UpdateOrderPaymentRequest) == request
     assert codec.decode(codec.encode(request), UpdateOrderPaymentRequest) == request
 
 
 @given(nested, st.integers(80, 120), st.booleans())
-def test_depth_is_counted_as_json_counts_it(value: Any, levels: int, ascii_only: bool) -> None:
+def test_nesting_of_more_than_100_levels_is_rejected(
+    value: Any, levels: int, ascii_only: bool
+) -> None:
     value = wrapped(value, levels)
     body = json.dumps({"nope": value}, ensure_ascii=ascii_only).encode(errors="surrogatepass")
     with pytest.raises(ConnectError) as caught:
@@ -59,7 +61,7 @@ def test_depth_is_counted_as_json_counts_it(value: Any, levels: int, ascii_only:
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_are_a_request_or_a_clear_error(body: bytes) -> None:
+def test_any_bytes_are_decoded_or_invalid_argument(body: bytes) -> None:
     try:
         codec.decode(body, UpdateOrderPaymentRequest)
     except ConnectError as error:
@@ -68,7 +70,7 @@ def test_any_bytes_are_a_request_or_a_clear_error(body: bytes) -> None:
 
 
 @given(nested)
-def test_any_json_is_a_request_or_a_clear_error(value: Any) -> None:
+def test_any_json_is_decoded_or_invalid_argument(value: Any) -> None:
     try:
         codec.decode(json.dumps(value).encode(), UpdateOrderPaymentRequest)
     except ConnectError as error:
@@ -82,7 +84,7 @@ def test_any_json_is_a_request_or_a_clear_error(value: Any) -> None:
     | st.integers().map(str),
     st.booleans(),
 )
-def test_no_number_is_read_as_its_neighbour(text: str, quoted: bool) -> None:
+def test_numbers_are_not_rounded(text: str, quoted: bool) -> None:
     spelled = f'"{text}"' if quoted else text
     try:
         read = codec.decode(b'{"orderId": %s}' % spelled.encode(), UpdateOrderPaymentRequest)
@@ -93,17 +95,17 @@ def test_no_number_is_read_as_its_neighbour(text: str, quoted: bool) -> None:
 
 
 @pytest.mark.parametrize("order_id", ['"1_0"', "1.5", "null", '"x"', "true", "1e400"])
-def test_the_numbers_of_a_list_are_read_as_strictly(order_id: str) -> None:
+def test_numbers_in_a_list_are_checked_too(order_id: str) -> None:
     with pytest.raises(ConnectError, match=r"order_ids\[1\] must be an integer"):
         codec.decode(b'{"orderIds": [7, %s]}' % order_id.encode(), WatchOrderPaymentsRequest)
 
 
-def test_messages_other_than_requests() -> None:
+def test_a_response_round_trips() -> None:
     order = Order(id=7, currency="EUR", total_amount=2**53 + 1)
     assert codec.decode(codec.encode(order), Order) == order
 
 
-def test_a_long_name_that_is_none_makes_no_long_error() -> None:
+def test_the_error_for_a_long_unknown_name_is_short() -> None:
     with pytest.raises(ConnectError) as caught:
         codec.decode(b'{"%s": 1}' % (b"x" * 60_000), UpdateOrderPaymentRequest)
 

@@ -85,7 +85,7 @@ def test_an_empty_list(read: Call, number: int) -> None:
     assert (list(response.orders), response.next_page_token) == ([], "")
 
 
-def test_the_time_range_has_its_beginning_and_not_its_end(
+def test_the_time_range_includes_its_start_and_excludes_its_end(
     read: Call, orders: Orders, number: int
 ) -> None:
     moments = [LONG_AGO - MICROSECOND, LONG_AGO, LONG_AGO + MICROSECOND]
@@ -116,7 +116,7 @@ def test_a_time_range_that_begins_or_ends_between_microseconds(
     assert (ids(before), ids(since)) == ([order_id], [])
 
 
-def test_the_last_time_that_there_is(read: Call, orders: Orders, number: int) -> None:
+def test_the_latest_timestamp(read: Call, orders: Orders, number: int) -> None:
     order_id = orders.add(storefront_id=number, created_at=LONG_AGO)
     last = Timestamp(seconds=253_402_300_799, nanos=999_999_999)
 

@@ -34,7 +34,7 @@ WRITE_REASON = "too many calls are waiting; nothing was written; try again"
 
 @contextmanager
 def filled(running: Service) -> Iterator[list[grpc.Future]]:
-    """Keep the service full: a call works on a locked order, another waits, a third was refused."""
+    """Fill the service: one call waits for a row lock, one is queued, a third is rejected."""
     order_id = Orders(running.database_url).add()
     request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid").to_binary()
     with (
@@ -50,7 +50,7 @@ def filled(running: Service) -> Iterator[list[grpc.Future]]:
         assert sorted(each.code().name for each in calls) == ["OK", "OK", "RESOURCE_EXHAUSTED"]
 
 
-def test_reads_by_get_have_their_places(database_url: str, tmp_path: Path) -> None:
+def test_reads_by_get_are_counted_and_released(database_url: str, tmp_path: Path) -> None:
     settings = {"pool_size": "1", "queue_size": "1", "statement_timeout": "60"}
     query = {"connect": "v1", "encoding": "json", "message": '{"orderId": 1}'}
     with (
@@ -77,7 +77,7 @@ def test_reads_by_get_have_their_places(database_url: str, tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that is full meanwhile."""
+    """A service at its limit of calls."""
     log = tmp_path_factory.mktemp("full") / "log"
     settings = {"pool_size": "1", "queue_size": "1", "statement_timeout": "60"}
     with service.on_own_database(log, **settings) as running, filled(running):
@@ -96,8 +96,10 @@ WRITE = UpdateOrderPaymentRequest(order_id=1, payment_status="paid")
         *((caller, WRITE, WRITE_REASON) for caller in CALLERS),
     ],
 )
-def test_refused(full: Service, caller: str, request_: Message[Any], reason: str) -> None:
-    """With a message that says of an update, and of nothing else, that it was not written."""
+def test_rejections_by_protocol(
+    full: Service, caller: str, request_: Message[Any], reason: str
+) -> None:
+    """Only the message for an update says that nothing was written."""
     with READERS[caller](full.base_url) as call, pytest.raises(Failure) as caught:
         call(request_)
     failure = caught.value
@@ -109,7 +111,7 @@ def test_refused(full: Service, caller: str, request_: Message[Any], reason: str
     assert info.reason == "OVERLOADED"
 
 
-def test_a_stream_refused_over_grpc(full: Service) -> None:
+def test_a_stream_rejected_over_grpc(full: Service) -> None:
     with grpc.insecure_channel(full.base_url.removeprefix("http://")) as channel:
         stream = channel.unary_stream(WATCH)(WatchOrderPaymentsRequest().to_binary())
         with pytest.raises(grpc.RpcError) as caught:
@@ -118,7 +120,7 @@ def test_a_stream_refused_over_grpc(full: Service) -> None:
     assert (failure.code, failure.message) == ("resource_exhausted", READ_REASON)
 
 
-def test_a_stream_refused_over_connect(full: Service) -> None:
+def test_a_stream_rejected_over_connect(full: Service) -> None:
     headers = {"content-type": "application/connect+json"}
     body = b"\0\0\0\0\x02{}"
     response = httpx.post(full.base_url + WATCH, content=body, headers=headers)
@@ -132,15 +134,15 @@ def test_a_stream_refused_over_connect(full: Service) -> None:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_the_answer_names_the_request(full: Service, version: int) -> None:
+def test_a_rejection_has_the_request_id(full: Service, version: int) -> None:
     with callers.json_client(full.base_url, version) as client:
         response = client.post(PATH, content="{}", headers={"x-request-id": "r-1"})
     assert response.status_code == 429
     assert response.headers["x-request-id"] == "r-1"
 
 
-def test_a_connection_is_kept(full: Service) -> None:
-    """Many refusals in a row over one connection of HTTP/1.1, with bodies that are not read."""
+def test_rejections_keep_the_connection_open(full: Service) -> None:
+    """Many rejections in a row over one HTTP/1.1 connection, with bodies that are not read."""
     with httpx.Client(base_url=full.base_url, trust_env=False) as client:
         streams = set()
         for _ in range(20):
@@ -163,14 +165,14 @@ def rejected_by_log(running: Service) -> int:
     return sum(int(each["event"].rpartition(" ")[2]) for each in entries)
 
 
-def test_the_log_reports_how_many(full: Service) -> None:
+def test_the_log_reports_the_number_of_rejections(full: Service) -> None:
     eventually(lambda: rejected_by_log(full) == full.metric("listings_queue_drops_total") > 0)
 
 
-def test_the_log_reports_all_at_the_end(database_url: str, tmp_path: Path) -> None:
+def test_the_log_reports_all_rejections_before_exit(database_url: str, tmp_path: Path) -> None:
     settings = {"pool_size": "1", "queue_size": "1", "statement_timeout": "60"}
     with service.running(database_url, tmp_path / "log", **settings) as running:
-        for _ in range(2):  # not both of them are followed by a whole second
+        for _ in range(2):  # the second ends less than a poll interval before exit
             with filled(running):
                 pass
         assert running.stop() == 0
@@ -206,7 +208,7 @@ def test_watchers_do_not_count(database_url: str, tmp_path: Path) -> None:
         streams = []
         for _ in range(5):
             streams.append(watch(request))
-            next(streams[-1])  # where it stands
+            next(streams[-1])  # the first message, which has the position
         with callers.grpcio(running.base_url) as call:
             call(UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid"))
         for stream in streams:

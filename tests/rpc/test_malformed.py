@@ -1,4 +1,4 @@
-"""Requests that are not what they should be: the error is clear, and the process lives on."""
+"""Malformed requests: each gets a clear error, and the process does not crash."""
 
 import asyncio
 import gzip
@@ -69,7 +69,7 @@ def post(http: httpx.Client, body: str | bytes) -> Failure:
 @pytest.mark.parametrize(
     "body", [b"\xff", b"\x08", b"\x12\x05ab", b"\x08\x01\x32\x03\xed\xa0\x80", b"\x0f" * 100]
 )
-class TestBytesThatAreNoMessage:
+class TestMalformedBodies:
     def test_grpc(self, channel: grpc.Channel, body: bytes) -> None:
         code, message = grpc_failure(channel, body)
         assert code == "INVALID_ARGUMENT"
@@ -123,7 +123,7 @@ class TestBytesThatAreNoMessage:
         ("\ufeff{}", None),
     ],
 )
-def test_json_that_is_not_a_request(http: httpx.Client, body: str, field: str | None) -> None:
+def test_invalid_json_requests(http: httpx.Client, body: str, field: str | None) -> None:
     failure = post(http, body)
 
     assert failure.code == "invalid_argument"
@@ -137,7 +137,7 @@ def test_json_that_is_not_a_request(http: httpx.Client, body: str, field: str | 
 
 
 def test_grpc_needs_http_2(running: Service, orders: Orders) -> None:
-    """A status would have to go into trailers, which are not to be had over HTTP/1.1."""
+    """gRPC sends its status in trailers, which the server does not support over HTTP/1.1."""
     order_id = orders.add()
     request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid").to_binary()
     with json_client(running.base_url, 1) as http:
@@ -182,7 +182,7 @@ def test_json_spellings_of_a_request(
         '{"paymentStatus":"x","' + "[" * 200 + '":' + "[" * 101 + "]" * 101 + "}",
     ],
 )
-def test_nesting_is_bounded_before_decoding(http: httpx.Client, body: str) -> None:
+def test_nesting_is_checked_before_decoding(http: httpx.Client, body: str) -> None:
     failure = post(http, body)
 
     assert failure.code == "invalid_argument"
@@ -201,28 +201,28 @@ def test_brackets_within_a_string_do_not_count(http: httpx.Client, orders: Order
 @pytest.mark.parametrize(
     "body", ['"' + '\\"' * 32_000, "[" * 101 + '"' + "\\" * 32_000, '"' * 65_000]
 )
-def test_a_hostile_body_takes_no_time(http: httpx.Client, body: str) -> None:
+def test_a_hostile_body_is_scanned_in_linear_time(http: httpx.Client, body: str) -> None:
     started = time.perf_counter()
     assert post(http, body).code == "invalid_argument"
     assert time.perf_counter() - started < 1  # a scan that is not linear takes many seconds
 
 
-class TestManyFaults:
-    """grpcio takes some KiB as trailers, and more than that as another error."""
+class TestErrorsFitIntoTrailers:
+    """grpcio accepts some KiB of trailers; it reports longer ones as another error."""
 
     def test_many_broken_rules(self, channel: grpc.Channel) -> None:
         ids = WatchOrderPaymentsRequest(order_ids=[0] * 1_000)
         code, message = grpc_failure(channel, ids.to_binary(), path(ids))
         assert (code, message[:35]) == ("INVALID_ARGUMENT", "order_ids must be greater than 0; o")
 
-    def test_many_more_than_there_may_be(self, channel: grpc.Channel) -> None:
+    def test_too_many_elements(self, channel: grpc.Channel) -> None:
         ids = WatchOrderPaymentsRequest(order_ids=[0] * 60_000)
         assert grpc_failure(channel, ids.to_binary(), path(ids)) == (
             "INVALID_ARGUMENT",
             "order_ids must contain no more than 1000 item(s)",
         )
 
-    def test_the_name_of_a_service(self, channel: grpc.Channel) -> None:
+    def test_a_long_service_name_is_truncated(self, channel: grpc.Channel) -> None:
         message = HealthCheckRequest(service="\u20ac" * 20_000).to_binary()
         assert grpc_failure(channel, message, "/grpc.health.v1.Health/Check") == (
             "NOT_FOUND",
@@ -271,8 +271,10 @@ def test_unknown_compression(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS, ids=name)
-def test_compression_that_no_header_tells_of(running: Service, method: DescMethod) -> None:
-    """gRPC's own rule has INTERNAL here, and nothing is wrong with the service."""
+def test_a_compressed_message_without_an_encoding_header(
+    running: Service, method: DescMethod
+) -> None:
+    """The gRPC specification has INTERNAL here, although the fault is the caller's."""
     body = envelope(gzip.compress(b""), flags=1)
     requests = [
         protocol.post(name(method), body) for protocol in protocols(method) if protocol.is_enveloped
@@ -282,8 +284,8 @@ def test_compression_that_no_header_tells_of(running: Service, method: DescMetho
     assert running.logged(level="error") == []
 
 
-class TestRefusals:
-    """What Connect itself answers without a word."""
+class TestRejectedRequests:
+    """Requests that connectrpc by itself answers without a message."""
 
     unknown = "/listings.v1.OrderService/Nope", "/listings.v1.Nope/UpdateOrderPayment", "/"
 
@@ -319,7 +321,7 @@ class TestRefusals:
         assert response.headers["grpc-status"] == "12"
         assert "thrift" in response.headers["grpc-message"]
 
-    def test_a_grpc_timeout_that_is_none(self, running: Service) -> None:
+    def test_a_malformed_grpc_timeout(self, running: Service) -> None:
         client = SyncClient(SyncHTTPTransport(http_version=HTTPVersion.HTTP2))
         headers = {"content-type": "application/grpc", "te": "trailers", "grpc-timeout": "soon"}
         response = client.post(running.base_url + PATH, headers=headers, content=b"")
@@ -330,14 +332,14 @@ class TestRefusals:
     def test_liveness(self, http: httpx.Client) -> None:
         assert http.get("/livez").text == "ok\n"
 
-    def test_a_header_that_is_not_text(self, http: httpx.Client) -> None:
+    def test_a_header_that_is_not_ascii(self, http: httpx.Client) -> None:
         response = http.post(PATH, content=b"{}", headers=[(b"x-name", b"\xff\xfe")])
         assert response.status_code == 400
         assert json_failure(response).code == "invalid_argument"
 
     @pytest.mark.parametrize("message", [b"%ff", b"%ed%a0%80", b"\xff", b"%7B%ff%7D"])
     @pytest.mark.parametrize("protocol", GETS, ids=lambda protocol: protocol.name)
-    def test_a_query_that_is_not_text(
+    def test_a_query_that_is_not_utf_8(
         self, running: Service, protocol: Protocol, message: bytes
     ) -> None:
         request = protocol.get("listings.v1.OrderService/GetOrder", {})
@@ -346,7 +348,7 @@ class TestRefusals:
         assert asyncio.run(exchange.send(running, [request])) == ["invalid_argument"]
 
     @pytest.mark.parametrize("target", [b"?\xff", b"?", b"*", b"livez", b"http://test/livez"])
-    def test_a_target_that_is_no_path(self, running: Service, target: bytes) -> None:
+    def test_a_target_that_is_not_a_path(self, running: Service, target: bytes) -> None:
         with connected(running.port) as connection:
             connection.sendall(
                 b"GET %s HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n" % target
@@ -356,7 +358,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("verb", [b"GET", b"HEAD", b"POST", b"CONNECT"])
     @pytest.mark.parametrize("path", [b"/\xc3\xa9", b"/nowhere"])
-    def test_a_path_of_nothing_by_any_verb(
+    def test_an_unrouted_path_by_any_method(
         self, running: Service, verb: bytes, path: bytes
     ) -> None:
         with connected(running.port) as connection:

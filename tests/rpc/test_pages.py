@@ -26,7 +26,7 @@ from tests.support.reading import (
 from tests.support.service import Service
 
 
-def test_pages_of_any_size_are_the_list(read: Call, orders: Orders, number: int) -> None:
+def test_pages_of_any_size_make_up_the_list(read: Call, orders: Orders, number: int) -> None:
     added = [
         orders.add(storefront_id=number, created_at=LONG_AGO + each // 3 * SECOND)
         for each in range(8)
@@ -39,8 +39,8 @@ def test_pages_of_any_size_are_the_list(read: Call, orders: Orders, number: int)
         assert ids(found[-1])
 
 
-def test_orders_that_come_between_pages(read: Call, orders: Orders, number: int) -> None:
-    """A newer one is not repeated and shifts nothing; one of a later page is there."""
+def test_orders_added_between_pages(read: Call, orders: Orders, number: int) -> None:
+    """A newer order shifts no page; an order that belongs on a later page is on it."""
 
     def add(second: int) -> int:
         return orders.add(storefront_id=number, created_at=LONG_AGO + second * SECOND)
@@ -55,8 +55,8 @@ def test_orders_that_come_between_pages(read: Call, orders: Orders, number: int)
     assert [each for page in walk for each in ids(page)] == [older, late, oldest]
 
 
-def test_the_size_of_a_page(running: Service, orders: Orders, number: int) -> None:
-    """Over one protocol only: a thousand orders are many to add and to send."""
+def test_page_size_is_defaulted_and_capped(running: Service, orders: Orders, number: int) -> None:
+    """Over one protocol only, because adding and sending a thousand orders is slow."""
     with psycopg.connect(orders.url) as connection:
         connection.execute(
             "INSERT INTO orders (order_number, buyer_id, storefront_id, currency, subtotal_amount,"
@@ -75,14 +75,14 @@ def test_the_size_of_a_page(running: Service, orders: Orders, number: int) -> No
     assert lengths == [1_000, 5]
 
 
-def test_a_page_is_not_smaller_than_nothing(read: Call) -> None:
+def test_a_negative_page_size_is_invalid(read: Call) -> None:
     for size in (-1, -(2**31)):
         for request in lists():
             request.page_size = size
             assert broken_rules(read, request) == [("page_size", "INT32_GTE")]
 
 
-def test_a_token_that_is_none(read: Call) -> None:
+def test_a_malformed_page_token_is_invalid(read: Call) -> None:
     zeros = base64.b64encode(bytes(24)).decode()
     for token in ("x", "====", "ü", "\0", "a b", zeros, "A" * 1_000):
         for request in lists():
@@ -90,13 +90,13 @@ def test_a_token_that_is_none(read: Call) -> None:
             assert broken_rules(read, request) == [("page_token", "PAGE_TOKEN_INVALID")]
 
 
-def test_a_token_that_is_too_long(read: Call) -> None:
+def test_a_page_token_that_is_too_long_is_invalid(read: Call) -> None:
     for request in lists():
         request.page_token = "A" * 1_001
         assert broken_rules(read, request) == [("page_token", "STRING_MAX_LEN")]
 
 
-def test_a_token_of_another_list(read: Call, orders: Orders, number: int) -> None:
+def test_a_page_token_of_another_list_is_invalid(read: Call, orders: Orders, number: int) -> None:
     for _ in range(2):
         order_id = orders.add(
             storefront_id=number,

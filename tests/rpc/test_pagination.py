@@ -1,4 +1,4 @@
-"""Pages of a list, whatever their tokens hold."""
+"""Page tokens: round trips, forged tokens, tokens of other lists; page sizes."""
 
 import base64
 from datetime import UTC, datetime
@@ -40,14 +40,14 @@ def refusal(request: Message[Any]) -> ConnectError:
 
 
 @given(key=keys)
-def test_any_key_comes_back(key: OrderKey) -> None:
+def test_any_key_round_trips(key: OrderKey) -> None:
     token = next_token(ListOrdersRequest(buyer_id=7), key)
 
     assert PageRequest(ListOrdersRequest(buyer_id=7, page_token=token)).after == key
 
 
 @given(token=st.text(min_size=1) | st.binary(min_size=1).map(lambda b: b.hex()))
-def test_no_text_does_more_than_to_be_refused(token: str) -> None:
+def test_any_text_is_rejected(token: str) -> None:
     error = refusal(ListOrdersRequest(page_token=token))
 
     assert error.code is Code.INVALID_ARGUMENT
@@ -55,8 +55,8 @@ def test_no_text_does_more_than_to_be_refused(token: str) -> None:
 
 
 @given(forged=st.binary(min_size=16, max_size=16))
-def test_a_token_that_was_made_up_is_refused_or_is_a_key(forged: bytes) -> None:
-    """The hash is no signature: who knows it may ask for any place, as without a token."""
+def test_a_forged_token_is_rejected_or_is_a_key(forged: bytes) -> None:
+    """The hash is no signature: a forged token may name any key, which discloses nothing more."""
     token = base64.urlsafe_b64decode(
         next_token(ListOrdersRequest(), OrderKey(datetime(2026, 1, 1, tzinfo=UTC), 1))
     )
@@ -86,20 +86,20 @@ KEY: Final = OrderKey(datetime(2026, 1, 1, tzinfo=UTC), 1)
         ListOrderPaymentEventsRequest(order_id=7),
     ],
 )
-def test_a_token_of_another_list_is_refused(other: Any) -> None:
+def test_a_token_of_another_list_is_rejected(other: Any) -> None:
     other.page_token = next_token(ListOrdersRequest(buyer_id=7), KEY)
 
     assert "other filters" in refusal(other).message
 
 
-def test_the_same_fields_of_another_method_are_another_list() -> None:
+def test_a_token_of_another_method_is_rejected() -> None:
     token = next_token(ListOrdersRequest(), KEY)
 
     assert "other filters" in refusal(ListStuckPaymentsRequest(page_token=token)).message
 
 
 @pytest.mark.parametrize("size", [0, 1, 1_000, 2**31 - 1])
-def test_pages_may_change_their_size(size: int) -> None:
+def test_the_page_size_may_change_between_pages(size: int) -> None:
     token = next_token(ListOrdersRequest(buyer_id=7, page_size=3), KEY)
 
     assert PageRequest(ListOrdersRequest(buyer_id=7, page_size=size, page_token=token)).after == KEY
@@ -109,7 +109,7 @@ def test_pages_may_change_their_size(size: int) -> None:
     ("asked", "given"),
     [(0, DEFAULT_SIZE), (1, 1), (1_000, 1_000), (1_001, MAX_SIZE), (2**31 - 1, MAX_SIZE)],
 )
-def test_the_size_of_a_page(asked: int, given: int) -> None:
+def test_page_size_is_defaulted_and_capped(asked: int, given: int) -> None:
     page = PageRequest(ListOrdersRequest(page_size=asked))
     entries = [OrderKey(KEY.created_at, number) for number in range(page.limit)]
 
@@ -121,7 +121,7 @@ def test_the_size_of_a_page(asked: int, given: int) -> None:
     assert page.split([], lambda each: each) == ([], "")
 
 
-def test_the_token_is_of_the_last_entry_that_was_returned() -> None:
+def test_the_token_holds_the_key_of_the_last_returned_entry() -> None:
     entries = [OrderKey(KEY.created_at, number) for number in range(3)]
 
     page, token = PageRequest(ListOrdersRequest(page_size=2)).split(entries, lambda each: each)

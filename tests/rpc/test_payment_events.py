@@ -1,4 +1,4 @@
-"""What happened to the payment of an order, over every protocol."""
+"""ListOrderPaymentEvents, over every protocol."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,10 +18,10 @@ from tests.support.reading import pages, refused, state
 from tests.support.service import Service
 
 
-def test_what_happened_to_a_payment(
+def test_events_of_an_update_and_of_a_change_by_sql(
     read: Call, running: Service, orders: Orders, number: int
 ) -> None:
-    """By a request, then by hand."""
+    """By a request, then by SQL."""
     order_id = orders.add()
     payment: dict[str, Any] = {
         "payment_provider": "stripe",
@@ -63,7 +63,7 @@ def test_what_happened_to_a_payment(
     assert first.created_at.to_datetime() < second.created_at.to_datetime()
 
 
-def test_an_order_that_came_with_a_payment(read: Call, orders: Orders) -> None:
+def test_an_order_inserted_with_a_payment_has_an_event(read: Call, orders: Orders) -> None:
     order_id = orders.add(payment_status="paid")
 
     (event,) = read(ListOrderPaymentEventsRequest(order_id=order_id)).events
@@ -72,7 +72,7 @@ def test_an_order_that_came_with_a_payment(read: Call, orders: Orders) -> None:
     assert event.after.payment_status == "paid"
 
 
-def test_an_order_to_which_nothing_happened(read: Call, orders: Orders) -> None:
+def test_an_order_without_events(read: Call, orders: Orders) -> None:
     response = read(ListOrderPaymentEventsRequest(order_id=orders.add()))
 
     assert (list(response.events), response.next_page_token) == ([], "")

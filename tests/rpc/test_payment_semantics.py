@@ -67,7 +67,7 @@ def test_a_redelivered_event_changes_nothing(call: Call, orders: Orders) -> None
     ],
     ids=str,
 )
-def test_a_key_with_other_values_is_refused(
+def test_a_key_with_other_values_is_rejected(
     call: Call, orders: Orders, values: dict[str, str]
 ) -> None:
     order_id = orders.add(payment_session_id="cs")
@@ -80,7 +80,7 @@ def test_a_key_with_other_values_is_refused(
     assert orders.row(order_id) == row
 
 
-def test_a_key_that_is_no_longer_the_orders_own_stays_used(call: Call, orders: Orders) -> None:
+def test_a_key_that_was_replaced_stays_used(call: Call, orders: Orders) -> None:
     order_id, other = orders.add(), orders.add()
     first = keyed(order_id, "1", payment_status="paid")
     call(first)
@@ -93,7 +93,7 @@ def test_a_key_that_is_no_longer_the_orders_own_stays_used(call: Call, orders: O
     assert orders.row(other) == row
 
 
-def test_a_request_that_failed_has_not_used_its_key(call: Call, orders: Orders) -> None:
+def test_a_failed_request_does_not_use_its_key(call: Call, orders: Orders) -> None:
     order_id = orders.add(payment_status="paid")
     late = keyed(order_id, "1", payment_status="pending")
     info(call, late, "failed_precondition")
@@ -106,7 +106,7 @@ def test_a_request_that_failed_has_not_used_its_key(call: Call, orders: Orders) 
     assert not call(keyed(order_id, "1", payment_status="refunded")).replayed
 
 
-def test_a_late_event_is_refused_with_what_is_allowed(call: Call, orders: Orders) -> None:
+def test_a_late_event_is_rejected_with_the_allowed_statuses(call: Call, orders: Orders) -> None:
     order_id = orders.add(payment_status="paid")
     row = orders.row(order_id)
     request = UpdateOrderPaymentRequest(
@@ -142,7 +142,7 @@ def test_a_settled_payment_never_becomes_unsettled(grpc: Call, orders: Orders, s
 
 
 @pytest.mark.parametrize("status", UNSETTLED)
-def test_an_unsettled_payment_can_be_tried_again(grpc: Call, orders: Orders, status: str) -> None:
+def test_an_unsettled_payment_can_be_retried(grpc: Call, orders: Orders, status: str) -> None:
     for after in (*UNSETTLED, "paid", "partially_refunded", "refunded"):
         order_id = orders.add(payment_status=status)
         request = UpdateOrderPaymentRequest(order_id=order_id, payment_status=after)
@@ -162,7 +162,7 @@ def test_an_unsettled_payment_can_be_tried_again(grpc: Call, orders: Orders, sta
         ("charged_back", set()),
     ],
 )
-def test_the_moves_of_a_settled_payment(
+def test_the_transitions_of_a_settled_payment(
     grpc: Call, orders: Orders, status: str, allowed: set[str]
 ) -> None:
     made = set()
@@ -178,14 +178,14 @@ def test_the_moves_of_a_settled_payment(
     assert made == allowed | {status}
 
 
-def test_a_word_that_is_not_known_is_not_guarded(grpc: Call, orders: Orders) -> None:
+def test_unknown_statuses_are_not_guarded(grpc: Call, orders: Orders) -> None:
     order_id = orders.add(payment_status="paid")
     for status in ("settled_by_provider", "Paid", "pending"):
         request = UpdateOrderPaymentRequest(order_id=order_id, payment_status=status)
         assert grpc(request).order.payment_status == status
 
 
-def test_what_becomes_of_updates_is_counted_and_logged(tmp_path: Path, database_url: str) -> None:
+def test_outcomes_of_updates_are_counted_and_logged(tmp_path: Path, database_url: str) -> None:
     orders = Orders(database_url)
     order_id, other = orders.add(), orders.add()
     with (

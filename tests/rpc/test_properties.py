@@ -1,4 +1,4 @@
-"""What holds for any update that the rules allow."""
+"""Properties of every valid update."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from tests.support.orders import Orders
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(payments=st.lists(strategies.payments, min_size=1, max_size=3))
-def test_what_is_set_is_stored_and_the_rest_stays(
+def test_set_fields_are_stored_and_others_unchanged(
     call: Call, orders: Orders, payments: list[dict[str, str]]
 ) -> None:
     order_id = orders.add()

@@ -1,4 +1,4 @@
-"""One order: by its id, and by the references of its payments. Over every protocol."""
+"""GetOrder and FindOrderByPayment, over every protocol."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from tests.support.orders import Orders
 from tests.support.reading import NOBODY, REFERENCES, broken_rules, columns, find, refused
 
 
-def test_an_order_comes_back_whole(read: Call, orders: Orders, number: int) -> None:
+def test_all_fields_of_an_order_are_returned(read: Call, orders: Orders, number: int) -> None:
     payment: dict[str, Any] = {name: f"{name[:20]} {number}" for name in PAYMENT_COLUMNS}
     for order_id in (orders.add(), orders.add(status="shipped", **payment)):
         order = read(GetOrderRequest(order_id=order_id)).order
@@ -26,7 +26,7 @@ def test_an_order_comes_back_whole(read: Call, orders: Orders, number: int) -> N
 
 
 @pytest.mark.parametrize("method", [GetOrderRequest, ListOrderPaymentEventsRequest])
-def test_an_order_that_is_not_there(read: Call, method: Any) -> None:
+def test_a_missing_order_is_not_found(read: Call, method: Any) -> None:
     failure = refused(read, method(order_id=NOBODY))
 
     assert failure == Failure("not_found", f"there is no order {NOBODY}")
@@ -34,7 +34,7 @@ def test_an_order_that_is_not_there(read: Call, method: Any) -> None:
 
 
 @pytest.mark.parametrize("field", REFERENCES)
-def test_an_order_is_found_by_what_it_has_and_had(
+def test_an_order_is_found_by_current_and_past_references(
     read: Call, orders: Orders, number: int, field: str
 ) -> None:
     came_with, has = f"old {number}", f"new {number}"
@@ -50,7 +50,7 @@ def test_an_order_is_found_by_what_it_has_and_had(
         assert columns(read(request).order) == row
 
 
-def test_a_reference_of_no_order(read: Call, number: int) -> None:
+def test_an_unknown_reference_is_not_found(read: Call, number: int) -> None:
     for field in REFERENCES:
         failure = refused(read, find(field, f"nobody's {number}"))
 
@@ -58,10 +58,10 @@ def test_a_reference_of_no_order(read: Call, number: int) -> None:
         assert broken_rules(read, find(field, "x" * 256)) == [(field, "STRING_MAX_LEN")]
 
 
-def test_a_provider_tells_orders_with_the_same_reference_apart(
+def test_the_provider_selects_among_orders_with_the_same_reference(
     read: Call, orders: Orders, number: int
 ) -> None:
-    """Whether they have it now, or had it together with the reference."""
+    """By the current provider, or by the one that the order had with the reference."""
     value = f"pi_{number}"
     first = orders.add(payment_intent_id=value, payment_provider="stripe")
     second = orders.add(payment_intent_id=value, payment_provider="allsecure")
@@ -74,7 +74,7 @@ def test_a_provider_tells_orders_with_the_same_reference_apart(
     assert failure.code == "not_found"
 
 
-def test_a_provider_that_came_after_the_reference_and_went(
+def test_a_past_provider_set_after_the_reference_matches(
     read: Call, orders: Orders, number: int
 ) -> None:
     order_id = orders.add(payment_session_id=f"cs_{number}")
@@ -86,7 +86,9 @@ def test_a_provider_that_came_after_the_reference_and_went(
     assert found.id == order_id
 
 
-def test_a_reference_of_several_orders_finds_none(read: Call, orders: Orders, number: int) -> None:
+def test_a_reference_of_several_orders_is_ambiguous(
+    read: Call, orders: Orders, number: int
+) -> None:
     value = f"cs_{number}"
     for _ in range(3):
         order_id = orders.add(payment_session_id=value, payment_provider="stripe")
@@ -102,7 +104,7 @@ def test_a_reference_of_several_orders_finds_none(read: Call, orders: Orders, nu
         assert value not in failure.message
 
 
-def test_an_order_that_had_a_reference_twice_is_one_order(
+def test_an_order_that_had_a_reference_twice_is_not_ambiguous(
     read: Call, orders: Orders, number: int
 ) -> None:
     order_id = orders.add(payment_session_id=f"cs_{number}")
@@ -112,6 +114,6 @@ def test_an_order_that_had_a_reference_twice_is_one_order(
     assert read(find("payment_session_id", f"cs_{number}")).order.id == order_id
 
 
-def test_a_reference_must_be_given(read: Call) -> None:
+def test_a_reference_is_required(read: Call) -> None:
     for request in (FindOrderByPaymentRequest(), FindOrderByPaymentRequest(payment_provider="x")):
         assert broken_rules(read, request) == [("reference", "REQUIRED")]

@@ -1,4 +1,4 @@
-"""Reflection: clients that have no proto file learn the contract from the server."""
+"""Server reflection: clients without the proto file get the schema from the server."""
 
 import asyncio
 import threading
@@ -88,7 +88,7 @@ def test_services_and_files(channel: grpc.Channel, version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_symbol_that_is_not_there(channel: grpc.Channel, version: str) -> None:
+def test_an_unknown_symbol(channel: grpc.Channel, version: str) -> None:
     answer = ask(channel, version, file_containing_symbol="listings.v1.Nothing")
     assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
@@ -98,8 +98,8 @@ _JSON = next(each for each in STREAMING if each.is_json)
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("begin", [b"", b'{"fileContainingExtension":'])
-def test_nesting_is_bounded_before_decoding(running: Service, version: str, begin: bytes) -> None:
-    """Decoded, it would overflow the stack and end the process."""
+def test_nesting_is_checked_before_decoding(running: Service, version: str, begin: bytes) -> None:
+    """Decoding it would overflow the stack and crash the process."""
     request = _JSON.request(path(version), begin + b"[" * 20_000)
 
     assert asyncio.run(exchange.send(running, [request])) == ["invalid_argument"]
@@ -107,15 +107,17 @@ def test_nesting_is_bounded_before_decoding(running: Service, version: str, begi
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_bad_question_whose_asker_is_gone(running: Service, version: str) -> None:
-    """asyncio would log an exception that is not retrieved."""
+def test_a_malformed_request_after_the_deadline_is_not_logged(
+    running: Service, version: str
+) -> None:
+    """asyncio logs an exception that is never retrieved."""
     requests = [_JSON.request(path(version), b"{", (b"connect-timeout-ms", b"0"))] * 20
 
     assert set(asyncio.run(exchange.send(running, requests))) == {"deadline_exceeded"}
     assert running.logged(logger="asyncio") == []
 
 
-def test_a_client_that_asks_nothing_more_does_not_delay_the_end(
+def test_an_idle_reflection_stream_does_not_delay_shutdown(
     database_url: str, tmp_path: Path
 ) -> None:
     with service.running(database_url, tmp_path / "log") as running:

@@ -1,4 +1,4 @@
-"""A stream of reflection whose end comes while it waits for a question."""
+"""A reflection stream that is cancelled while it waits for a request."""
 
 import asyncio
 
@@ -12,8 +12,8 @@ from server.rpc.reflection import reflection_services
 PATH = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 
 
-def test_a_question_that_takes_time_to_give_up() -> None:
-    """The stream is closed after it, and not while it is still received from."""
+def test_cancelling_waits_for_the_pending_receive() -> None:
+    """The request stream is closed after the pending receive has ended, not during it."""
     scope: Scope = {
         "type": "http",
         "method": "POST",

@@ -1,4 +1,4 @@
-"""Payments that wait for their provider for too long, over every protocol."""
+"""ListStuckPayments, over every protocol."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -16,14 +16,14 @@ OTHERS: Final = ("failed", "cancelled", "expired", "paid", "refunded", "disputed
 
 
 def test_stuck_payments(read: Call, orders: Orders, number: int) -> None:
-    """Open, with a provider, and unchanged: oldest first, and by id where that is equal."""
+    """Open payments with a provider, not changed recently: oldest first, then by id."""
     then = {"created_at": LONG_AGO, "updated_at": LONG_AGO + SECOND}
     provider: Any = {"payment_provider": f"p{number}"}
     same_age = [orders.add(payment_status=each, **provider, **then) for each in OPEN]
     oldest = orders.add(**provider, created_at=LONG_AGO - SECOND, updated_at=LONG_AGO)
     for status in OTHERS:
         orders.add(payment_status=status, **provider, **then)
-    orders.add(**provider, created_at=LONG_AGO)  # and changed now
+    orders.add(**provider, created_at=LONG_AGO)  # updated_at is now
     without = orders.add(payment_session_id="cs", **then)
     other = orders.add(payment_provider=f"other {number}", **then)
     day = Duration(seconds=86_400)
@@ -38,7 +38,7 @@ def test_stuck_payments(read: Call, orders: Orders, number: int) -> None:
     assert without not in found
 
 
-def test_how_long_a_payment_has_been_stuck(read: Call, orders: Orders, number: int) -> None:
+def test_older_than_selects_by_the_last_change(read: Call, orders: Orders, number: int) -> None:
     now = datetime.now(UTC)
     provider: Any = {"payment_provider": f"p{number}"}
     created = {"created_at": now - timedelta(days=9)}
@@ -74,9 +74,7 @@ def test_pages_of_stuck_payments(read: Call, orders: Orders, number: int) -> Non
         (Duration(seconds=315_360_000, nanos=1), "DURATION_GTE_LTE"),
     ],
 )
-def test_stuck_for_a_time_that_there_is_not(
-    read: Call, older_than: Duration | None, reason: str
-) -> None:
+def test_an_invalid_older_than(read: Call, older_than: Duration | None, reason: str) -> None:
     request = ListStuckPaymentsRequest(older_than=older_than)
 
     assert broken_rules(read, request) == [("older_than", reason)]

@@ -21,7 +21,7 @@ def only_detail(failure: Failure) -> Message[Any]:
 
 
 def values(order: Order) -> dict[str, Any]:
-    """The order by column, as a row has it."""
+    """The fields of an order, by column."""
     scalars = {name: getattr(order, name) for name in OrderRecord._fields if name[-3:] != "_at"}
     absent = {name: None for name in OPTIONAL if not order.has_field(name)}
     assert order.created_at is not None
@@ -33,7 +33,7 @@ def values(order: Order) -> dict[str, Any]:
     return scalars | absent | times
 
 
-def test_all_six_fields_are_written_and_the_order_comes_back(call: Call, orders: Orders) -> None:
+def test_all_six_fields_are_written_and_the_order_is_returned(call: Call, orders: Orders) -> None:
     order_id = orders.add()
     before = orders.row(order_id)
     payment = {
@@ -56,7 +56,7 @@ def test_all_six_fields_are_written_and_the_order_comes_back(call: Call, orders:
 
 
 @pytest.mark.parametrize("field", PAYMENT_COLUMNS)
-def test_a_field_that_is_not_set_is_not_touched(call: Call, orders: Orders, field: str) -> None:
+def test_unset_fields_are_not_changed(call: Call, orders: Orders, field: str) -> None:
     order_id = orders.add(**{name: f"old {name}" for name in PAYMENT_COLUMNS if "key" not in name})
     before = orders.row(order_id)
     value = f"new {order_id}"
@@ -68,7 +68,7 @@ def test_a_field_that_is_not_set_is_not_touched(call: Call, orders: Orders, fiel
     assert after["updated_at"] > before["updated_at"]
 
 
-def test_references_that_are_null_are_absent(call: Call, orders: Orders) -> None:
+def test_null_references_are_absent_in_the_response(call: Call, orders: Orders) -> None:
     order_id = orders.add()
 
     response = call(UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid"))
@@ -107,7 +107,7 @@ def test_lengths_count_characters(
 
 @pytest.mark.parametrize("value", ["", "a\0b"])
 @pytest.mark.parametrize("field", PAYMENT_COLUMNS)
-def test_empty_values_and_nul_are_refused(
+def test_empty_values_and_nul_are_rejected(
     call: Call, orders: Orders, field: str, value: str
 ) -> None:
     order_id = orders.add()
@@ -169,14 +169,14 @@ def test_at_least_one_payment_field_must_be_set(call: Call, orders: Orders) -> N
 
 
 @pytest.mark.parametrize("order_id", [2**62, 2**63 - 1])
-def test_an_order_that_is_not_there(call: Call, order_id: int) -> None:
+def test_a_missing_order_is_not_found(call: Call, order_id: int) -> None:
     failure = refused(call, UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid"))
 
     assert (failure.code, failure.message) == ("not_found", f"there is no order {order_id}")
     assert failure.details == ()
 
 
-def test_a_key_of_another_order_is_refused_and_nothing_is_written(
+def test_a_key_of_another_order_is_rejected_and_nothing_is_written(
     call: Call, orders: Orders
 ) -> None:
     first, second = orders.add(), orders.add()
@@ -209,7 +209,7 @@ def test_a_key_of_another_order_is_refused_and_nothing_is_written(
     assert (orders.row(first), orders.row(second)) == before
 
 
-def test_the_same_key_again_on_its_own_order(call: Call, orders: Orders) -> None:
+def test_a_key_repeated_on_its_own_order(call: Call, orders: Orders) -> None:
     order_id = orders.add()
     request = UpdateOrderPaymentRequest(
         order_id=order_id, payment_status="paid", payment_idempotency_key=f"again_{order_id}"

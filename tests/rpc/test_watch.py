@@ -1,4 +1,4 @@
-"""WatchOrderPayments: over every protocol that streams, and what goes wrong."""
+"""WatchOrderPayments, over every protocol with streams; slow and lost watchers."""
 
 import re
 import socket
@@ -47,7 +47,7 @@ def of(*order_ids: int, after: str = "") -> WatchOrderPaymentsRequest:
 
 
 def begun(stream: Stream) -> str:
-    """Read the message that a stream begins with, and return its event_id."""
+    """Read the first message of a stream, and return its event_id."""
     first = next(stream)
     assert first.event is None
     return first.event_id
@@ -93,7 +93,7 @@ def test_each_change_arrives_once_and_in_order(
     assert first.has_field("request_id")
 
 
-def test_a_storefront_is_watched_with_the_orders_that_come_later(
+def test_a_watch_of_a_storefront_includes_orders_created_later(
     watch: Watch, orders: Orders
 ) -> None:
     storefront = 1_000_000 + orders.add()
@@ -106,7 +106,7 @@ def test_a_storefront_is_watched_with_the_orders_that_come_later(
     assert found.before == PaymentState()
 
 
-def test_a_change_by_hand_arrives_without_a_request(watch: Watch, orders: Orders) -> None:
+def test_a_change_by_sql_has_no_request_id(watch: Watch, orders: Orders) -> None:
     order_id = orders.add()
     with watch(of(order_id)) as stream:
         begun(stream)
@@ -116,8 +116,8 @@ def test_a_change_by_hand_arrives_without_a_request(watch: Watch, orders: Orders
     assert found.database_role != ""
 
 
-def test_what_was_committed_meanwhile_comes_after_a_reconnect(watch: Watch, orders: Orders) -> None:
-    """Also what had begun before the last event, and was committed after it."""
+def test_a_reconnect_delivers_changes_committed_meanwhile(watch: Watch, orders: Orders) -> None:
+    """Including a transaction that began before the last event and committed after it."""
     late, early = orders.add(), orders.add()
     with psycopg.connect(orders.url) as slow:
         with watch(of(late, early)) as stream:
@@ -136,7 +136,7 @@ def test_what_was_committed_meanwhile_comes_after_a_reconnect(watch: Watch, orde
         assert statuses(stream, 1) == ["third"]
 
 
-def test_going_on_in_the_middle_of_what_came_at_once(watch: Watch, orders: Orders) -> None:
+def test_a_watch_resumes_after_any_event(watch: Watch, orders: Orders) -> None:
     order_id = orders.add()
     with watch(of(order_id)) as stream:
         start = begun(stream)
@@ -169,7 +169,7 @@ def test_going_on_in_the_middle_of_what_came_at_once(watch: Watch, orders: Order
     ],
     ids=str,
 )
-def test_what_is_wrong_with_a_request(watch: Watch, request_: WatchOrderPaymentsRequest) -> None:
+def test_invalid_requests(watch: Watch, request_: WatchOrderPaymentsRequest) -> None:
     with watch(request_) as stream, pytest.raises(Failure) as caught:
         next(stream)
     assert caught.value.code == "invalid_argument"
@@ -179,8 +179,8 @@ def test_what_is_wrong_with_a_request(watch: Watch, request_: WatchOrderPayments
         assert [each.field for each in detail.field_violations] == ["last_event_id"]
 
 
-def test_changes_arrive_soon(running: Service, orders: Orders) -> None:
-    """Far sooner than by looking without being told."""
+def test_changes_arrive_without_polling_delay(running: Service, orders: Orders) -> None:
+    """The median latency is far below the polling interval: NOTIFY triggers the read."""
     order_id, times = orders.add(), []
     with grpcio(running.base_url) as watch, watch(of(order_id)) as stream:
         begun(stream)
@@ -198,20 +198,20 @@ def watchers(base_url: str) -> float:
     return float(found[1])
 
 
-def until_nobody_watches(base_url: str) -> None:
+def until_no_watcher_is_left(base_url: str) -> None:
     eventually(lambda: not watchers(base_url), seconds=10)
 
 
-def test_a_caller_that_goes_away_is_forgotten(watch: Watch, running: Service) -> None:
+def test_a_cancelled_watch_is_unregistered(watch: Watch, running: Service) -> None:
     with watch(of(1)) as stream:
         begun(stream)
         assert watchers(running.base_url) == 1
-    until_nobody_watches(running.base_url)
+    until_no_watcher_is_left(running.base_url)
 
 
 @pytest.fixture
 def apart(tmp_path: Path, database_url: str) -> Iterator[Service]:
-    """A service of its own."""
+    """A service for one test."""
     with service.running(database_url, tmp_path / "log") as running:
         yield running
 
@@ -234,7 +234,7 @@ def test_changes_through_another_replica(apart: Service, tmp_path: Path, databas
     assert statistics.median(times) < 0.1
 
 
-def test_a_lost_connection_loses_no_change(apart: Service) -> None:
+def test_no_change_is_lost_when_the_database_connection_is_lost(apart: Service) -> None:
     orders = Orders(apart.database_url)
     order_id = orders.add()
     server, name = databases.server_and_name(orders.url)
@@ -252,7 +252,7 @@ def test_a_lost_connection_loses_no_change(apart: Service) -> None:
         assert statuses(stream, 3) == ["0", "1", "2"]
 
 
-def test_a_stop_of_the_server_ends_a_stream_at_once(apart: Service) -> None:
+def test_shutdown_ends_a_stream_at_once(apart: Service) -> None:
     with grpcio(apart.base_url) as watch, watch(of(1)) as stream:
         begun(stream)
         start = time.monotonic()
@@ -268,7 +268,7 @@ EVENTS = 6_000
 
 
 def many_changes(orders: Orders, storefront: int) -> None:
-    """Make so many that neither the client's window nor the kernel's buffers hold them."""
+    """Make more changes than the client's window and the kernel's buffers hold."""
     ids = [orders.add(storefront_id=storefront) for _ in range(EVENTS // 60)]
     with psycopg.connect(orders.url, autocommit=True) as connection:
         for number in range(60):
@@ -279,7 +279,7 @@ def many_changes(orders: Orders, storefront: int) -> None:
             )
 
 
-def test_a_slow_reader_is_dropped_and_can_go_on(apart: Service) -> None:
+def test_a_slow_watcher_is_disconnected_and_can_resume(apart: Service) -> None:
     orders, process = Orders(apart.database_url), psutil.Process(apart.process.pid)
     storefront, found, after = 77, 0, ""
     request = WatchOrderPaymentsRequest(storefront_id=storefront)
@@ -288,7 +288,7 @@ def test_a_slow_reader_is_dropped_and_can_go_on(apart: Service) -> None:
             after = begun(stream)
             before = process.memory_info().rss
             many_changes(orders, storefront)
-            until_nobody_watches(apart.base_url)  # it reads the stream no further than this
+            until_no_watcher_is_left(apart.base_url)  # the client has read only the first message
             assert process.memory_info().rss - before < 16 * 2**20
             with pytest.raises(Failure) as caught:
                 for message in stream:
@@ -308,7 +308,7 @@ def test_a_slow_reader_is_dropped_and_can_go_on(apart: Service) -> None:
                         break
 
 
-def test_a_reader_over_http_1_that_does_not_read_costs_no_memory(apart: Service) -> None:
+def test_a_watcher_over_http_1_that_does_not_read_does_not_grow_memory(apart: Service) -> None:
     process = psutil.Process(apart.process.pid)
     body = b'{"storefrontId": "78"}'
     envelope = b"\x00" + len(body).to_bytes(4) + body
@@ -322,5 +322,5 @@ def test_a_reader_over_http_1_that_does_not_read_costs_no_memory(apart: Service)
         assert connection.recv(12) == b"HTTP/1.1 200"
         before = process.memory_info().rss
         many_changes(Orders(apart.database_url), 78)
-        until_nobody_watches(apart.base_url)
+        until_no_watcher_is_left(apart.base_url)
         assert process.memory_info().rss - before < 16 * 2**20

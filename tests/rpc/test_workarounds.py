@@ -1,7 +1,7 @@
-"""Canaries: what the service works around in connectrpc, Starlette and protovalidate.
+"""Canaries: faults of connectrpc, Starlette and protovalidate that the service works around.
 
-Each test shows a fault of the library alone. One that fails says that a new version no longer needs
-the workaround, or needs another one.
+Each test shows a fault of the library alone. When a test fails after an update of the library, its
+workaround is no longer needed or has to change.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ FIND = "/listings.v1.OrderService/FindOrderByPayment"
 
 
 class Orders(OrderService):
-    """Fails, or remembers the reference that it is asked for."""
+    """GetOrder fails; FindOrderByPayment records the requested reference."""
 
     reference = ""
 
@@ -62,18 +62,18 @@ class Orders(OrderService):
 
 
 def ask(path: str, handler: Orders | None = None, **options: Any) -> asgi.Sent:
-    """Send a request to the service as connectrpc serves it by itself."""
+    """Send a request to the plain application of connectrpc."""
     application = OrderServiceASGIApplication(handler or Orders())
 
     async def quiet(scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(ValueError):  # connectrpc raises what it has answered with
+        with suppress(ValueError):  # connectrpc raises the error after sending it
             await application(scope, receive, send)
 
     return asyncio.run(asgi.request(quiet, path, **options))
 
 
 class TestFastPath:
-    """It calls these private parts of connectrpc."""
+    """The private parts of connectrpc that the fast path calls."""
 
     def test_names_and_parameters(self) -> None:
         def parameters(function: Any) -> list[str]:
@@ -106,7 +106,7 @@ class TestFastPath:
 
 
 class TestJSON:
-    """The codec for JSON that connectrpc has, on protobuf-py."""
+    """The JSON codec of connectrpc, on protobuf-py."""
 
     def decoded(self, data: bytes) -> UpdateOrderPaymentRequest:
         decoded = proto_json_codec().decode(data, UpdateOrderPaymentRequest)
@@ -136,7 +136,7 @@ class TestJSON:
 
 
 class TestErrors:
-    """What connectrpc answers where nothing translates or explains."""
+    """Errors of connectrpc without the interceptors and routes of the service."""
 
     def test_the_text_of_an_exception_is_sent(self) -> None:
         sent = ask(GET, body=b"{}")
@@ -186,10 +186,10 @@ class TestErrors:
 
 
 class TestApplications:
-    """How connectrpc's applications stand below Starlette, and interceptors in them."""
+    """Applications of connectrpc mounted in Starlette, and their interceptors."""
 
     def test_a_mounted_service_gets_no_lifespan(self) -> None:
-        """So the parts of the service are opened by what runs the application."""
+        """So the server opens the resources of the service, instead of the application."""
 
         async def opened() -> AsyncGenerator[Orders]:
             yield Orders()
@@ -216,7 +216,7 @@ class TestApplications:
 
 
 def test_each_element_of_a_list_that_is_too_long_is_checked() -> None:
-    """Which takes a second for as many as fit into a request."""
+    """Validation takes a second for the largest list that fits into a request."""
     request = WatchOrderPaymentsRequest(order_ids=[0] * 1_001)
     violations = protovalidate.collect_violations(request)
     assert violations[0].proto.rule_id == "repeated.max_items"

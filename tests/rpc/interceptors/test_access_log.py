@@ -1,4 +1,4 @@
-"""The record of calls, apart from what a running service shows of it."""
+"""The access log when logging itself fails."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ from server.rpc.interceptors.access_log import AccessLog
 
 @pytest.fixture
 def broken_log() -> Iterator[None]:
-    """A log to which nothing can be written."""
+    """Make every write to the log fail."""
 
     def broken(*_: object) -> Any:
         raise RuntimeError("broken")
@@ -29,7 +29,7 @@ def broken_log() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("broken_log")
-def test_a_log_that_is_broken_fails_no_call(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_log_handler_fails_no_call(caplog: pytest.LogCaptureFixture) -> None:
     access_log = AccessLog(Metrics(), 1.0, (OrderService.desc(),), quiet="grpc.")
     context: RequestContext[Any, Any] = RequestContext(
         method=MethodInfo(

@@ -1,4 +1,4 @@
-"""Deadlines of callers, and callers who go away, reach PostgreSQL."""
+"""Deadlines and cancelled calls cancel their statements in PostgreSQL."""
 
 import socket
 import time
@@ -36,7 +36,7 @@ def orders(running: Service) -> Orders:
 
 @contextmanager
 def locked(orders: Orders, order_id: int) -> Iterator[psycopg.Connection]:
-    """Keep others from writing that order."""
+    """Lock the row of an order."""
     with psycopg.connect(orders.url) as holder:
         holder.execute("SELECT FROM orders WHERE id = %s FOR UPDATE", (order_id,))
         yield holder
@@ -100,7 +100,7 @@ def test_a_deadline_cancels_the_statement(running: Service, orders: Orders, call
 
 @pytest.mark.parametrize("seconds", [None, 30])
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_no_call_takes_longer_than_the_setting(
+def test_statement_timeout_bounds_every_call(
     running: Service, orders: Orders, call: OneCall, seconds: float | None
 ) -> None:
     order_id = orders.add()
@@ -113,7 +113,7 @@ def test_no_call_takes_longer_than_the_setting(
         eventually(lambda: lock_waits(orders.url) == 0, 1)
 
 
-def test_a_caller_that_goes_away_cancels_the_statement(running: Service, orders: Orders) -> None:
+def test_a_closed_connection_cancels_the_statement(running: Service, orders: Orders) -> None:
     order_id = orders.add()
     body = b'{"orderId": %d, "paymentStatus": "paid"}' % order_id
     with locked(orders, order_id):
@@ -129,7 +129,7 @@ def test_a_caller_that_goes_away_cancels_the_statement(running: Service, orders:
     assert orders.row(order_id)["payment_status"] == "pending"
 
 
-def test_a_grpc_caller_that_cancels(running: Service, orders: Orders) -> None:
+def test_a_cancelled_grpc_call_cancels_the_statement(running: Service, orders: Orders) -> None:
     order_id = orders.add()
     with (
         locked(orders, order_id),
@@ -146,8 +146,8 @@ def test_a_grpc_caller_that_cancels(running: Service, orders: Orders) -> None:
     assert orders.row(order_id)["payment_status"] == "pending"
 
 
-def test_more_than_may_wait_are_refused_at_once(running: Service, orders: Orders) -> None:
-    """Two connections, and a place to wait for one of them: the fourth call is one too many."""
+def test_a_call_beyond_the_queue_is_rejected_at_once(running: Service, orders: Orders) -> None:
+    """Two connections and a queue of one: the fourth call is rejected."""
     order_id = orders.add()
     request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid").to_binary()
     with grpc.insecure_channel(running.base_url.removeprefix("http://")) as channel:
@@ -164,8 +164,8 @@ def test_more_than_may_wait_are_refused_at_once(running: Service, orders: Orders
         assert [each.code() for each in calls].count(grpc.StatusCode.OK) == 3
 
 
-def test_several_statements_share_the_limit(running: Service, orders: Orders) -> None:
-    """A refused update reads why it was refused, and may have to wait for a connection again."""
+def test_the_timeout_covers_all_statements_of_a_call(running: Service, orders: Orders) -> None:
+    """A rejected update reads the reason, for which it may wait for a connection again."""
     late, other = orders.add(), orders.add()
     with grpc.insecure_channel(running.base_url.removeprefix("http://")) as channel:
         method = channel.unary_unary(PATH)
@@ -179,7 +179,7 @@ def test_several_statements_share_the_limit(running: Service, orders: Orders) ->
                 began = time.monotonic()
                 refused = call(late)
                 eventually(lambda: lock_waits(orders.url) == 1, LIMIT)
-                time.sleep(LIMIT / 2)  # of its time
+                time.sleep(LIMIT / 2)  # half of the timeout of ``late``
                 others = [call(other), call(other)]  # take a connection, and wait for the next
                 eventually(lambda: lock_waits(orders.url) == 2, LIMIT)
                 holder.execute(

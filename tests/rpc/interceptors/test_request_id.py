@@ -1,4 +1,4 @@
-"""The id of a request: the caller's own, or one that is made up."""
+"""The request id: the caller's own, or a generated one."""
 
 import pytest
 
@@ -13,8 +13,8 @@ from tests.support.service import Service
 
 
 @pytest.mark.parametrize("id_", ["client-1", "!" * 128])
-def test_the_request_id_comes_back(running: Service, orders: Orders, id_: str) -> None:
-    """With answers and with errors, by POST and by GET."""
+def test_the_request_id_is_returned(running: Service, orders: Orders, id_: str) -> None:
+    """With responses and errors, by POST and by GET."""
     requests = [
         GetOrderRequest(order_id=orders.add()),
         GetOrderRequest(order_id=NOBODY),
@@ -35,7 +35,7 @@ def test_the_request_id_comes_back(running: Service, orders: Orders, id_: str) -
             assert got.headers["x-request-id"] == posted.headers["x-request-id"] == id_
 
 
-def test_a_request_without_an_id_is_given_one(running: Service) -> None:
+def test_an_id_is_generated_for_a_request_without_one(running: Service) -> None:
     with json_client(running.base_url) as client:
         answers = [
             client.post(path(request), content=request.to_json())

@@ -1,4 +1,4 @@
-"""Streams end with their token, also those that never wait."""
+"""TokenExpiryInterceptor ends a stream when its token expires, even one that never waits."""
 
 import time
 from collections.abc import AsyncGenerator
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Numbers:
-    """A stream that always has a next number, up to a last one."""
+    """A stream of the numbers below ``last``, without a wait between them."""
 
     def __init__(self, last: float) -> None:
         self.last = last
@@ -31,35 +31,35 @@ class Numbers:
             self.closed = True
 
 
-def begun(numbers: Numbers, leeway: float = 0) -> AsyncGenerator[int]:
-    ctx: Context = None  # type: ignore[assignment] # it is handed on
+def intercepted(numbers: Numbers, leeway: float = 0) -> AsyncGenerator[int]:
+    ctx: Context = None  # type: ignore[assignment] # passed on unread
     stream = TokenExpiryInterceptor(leeway).intercept_server_stream(numbers, None, ctx)
     assert isinstance(stream, AsyncGenerator)
     return stream
 
 
-def good_until(moment: float) -> None:
+def token_valid_until(moment: float) -> None:
     current_principal.set(Principal("somebody", frozenset(), None, moment))
 
 
 @pytest.mark.parametrize("leeway", [0, 0.1])
-async def test_a_stream_that_never_waits(leeway: float) -> None:
+async def test_a_stream_that_never_waits_ends_with_its_token(leeway: float) -> None:
     numbers = Numbers(last=float("inf"))
     end = time.time() + 0.1
-    good_until(end)
+    token_valid_until(end)
     with pytest.raises(ConnectError) as caught:
-        async for _ in begun(numbers, leeway):
+        async for _ in intercepted(numbers, leeway):
             assert time.time() < end + leeway + 5
     assert caught.value.code is Code.UNAUTHENTICATED
     assert time.time() >= end + leeway
     assert numbers.closed
 
 
-async def test_a_stream_that_ends_before() -> None:
-    good_until(time.time() + 60)
-    assert [number async for number in begun(Numbers(last=3))] == [0, 1, 2]
+async def test_a_stream_that_ends_before_its_token_is_complete() -> None:
+    token_valid_until(time.time() + 60)
+    assert [number async for number in intercepted(Numbers(last=3))] == [0, 1, 2]
 
 
-async def test_without_a_token_there_is_no_end() -> None:
+async def test_a_stream_without_a_token_is_complete() -> None:
     current_principal.set(None)
-    assert [number async for number in begun(Numbers(last=3))] == [0, 1, 2]
+    assert [number async for number in intercepted(Numbers(last=3))] == [0, 1, 2]
