@@ -19,8 +19,8 @@ FIRST_ORDER: Final = datetime(2025, 1, 1, tzinfo=UTC)
 BETWEEN_ORDERS: Final = timedelta(seconds=20)
 A_FEW: Final = 5_000  # rows, out of a million; of a plan for any values, ten pages of 500
 
-# Three of ten buyers leave without a payment, one of ten payments fails, and one of a thousand is
-# stuck. The oldest have a provider that went out of business. One of five has references.
+# Of ten orders, three have no payment and one a failed payment; of a thousand, one is still
+# processing. Only the oldest 5,000 have the provider cash. One of five has references.
 _PAYMENT: Final = """
     SELECT n, lpad(n::text, 7, '0') AS number, n::text::xid8 AS transaction_id,
         1 + n % 200 AS storefront_id, 1 + n % 100000 AS buyer_id,
