@@ -1,1 +1,1 @@
-"""What the tests share: databases, the service as a process, and clients of every protocol."""
+"""Shared by the tests: databases, the service as a process, and clients of every protocol."""
