@@ -202,7 +202,7 @@ class Frame(NamedTuple):
 
 
 class Peer:
-    """A client that sends only the frames that a test requests, and no others by itself."""
+    """A client that sends only the frames that a test asks for, not those that HTTP/2 requires."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
