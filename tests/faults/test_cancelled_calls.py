@@ -47,7 +47,7 @@ async def one_given_up(name: str, call: Call, request: Message[Any]) -> Attempt:
         return Attempt(name, request, began, time.monotonic(), CANCELLED)
 
 
-async def test_random_cancels_leave_the_pool_whole(tmp_path: Path, trial: Trial) -> None:
+async def test_random_cancels_leak_no_connection(tmp_path: Path, trial: Trial) -> None:
     wanted, log = trial.times(240, 1_200), Log()
     async with AsyncExitStack() as stack:
         postgres = stack.enter_context(cluster.running())

@@ -97,9 +97,7 @@ async def test_a_statement_is_cancelled_after_statement_timeout(
         await eventually_async(lambda: Orders(database_url).value(SLEEPING) == 0)
 
 
-async def test_cancelled_statements_end_and_leave_the_pool_whole(
-    database_url: str, run: Run
-) -> None:
+async def test_cancelled_statements_end_and_leak_no_connection(database_url: str, run: Run) -> None:
     """PostgreSQL ignores a cancel that arrives before the statement, which then ends by itself."""
     async with databases.pool(database_url, max_connections=2) as database:
         for round_ in range(40):
