@@ -1,1 +1,1 @@
-"""The service measured beside what its users would write instead: ``python -m benchmarks``."""
+"""Benchmarks of the service and of alternatives to it: ``python -m benchmarks``."""

@@ -85,7 +85,7 @@ def main(quick: bool, write: bool, output: Path | None, **options: Any) -> None:
     names; there in databases of its own, which are dropped at the end. Ends with 1 when any call
     fails.
     """
-    # The default would end the process on the spot, and leave what it has started running.
+    # The default action of SIGTERM would end the process and leave its children running.
     for each in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, lambda *_: sys.exit(1))
     wanted = Wanted(**options | (_QUICK if quick else {}))

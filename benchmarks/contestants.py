@@ -1,4 +1,4 @@
-"""Who is measured. To add a peer: a module in ``benchmarks.peers``, and a line in ``_PEERS``."""
+"""The servers to measure. To add a peer: a module in ``benchmarks.peers``, a line in ``_PEERS``."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ FASTAPI: Final = "fastapi"
 GO_GRPC: Final = "go-grpc"
 PER_CORE: Final = "-cores"
 KEYED: Final = "-keyed"
-"""How names of contestants end that have a process a core, and that are called with keys."""
+"""The suffixes of contestants with a process per core, and of those called with keys."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Contestant:
     LISTINGS_WORKERS as the service does, and prints a line with ``http://127.0.0.1:PORT`` once it
     serves. ``protocol`` is one of ``benchmarks.wire.PROTOCOLS``. With ``keyed``, each call has an
     idempotency key of its own. ``settings`` are environment variables. Without ``history``,
-    PostgreSQL's triggers are off meanwhile: who does not keep one does not pay for it.
+    the triggers are disabled meanwhile, so that a contestant without a history has no cost for it.
     """
 
     name: str
@@ -47,7 +47,7 @@ class _Peer:
     name: str
     module: str
     protocol: str
-    per_core: bool = False  # whether it is measured with a process a core, too
+    per_core: bool = False  # whether it is also measured with a process per core
 
 
 _PEERS: Final = (
@@ -61,9 +61,9 @@ _PEERS: Final = (
 
 
 def select(patterns: Sequence[str], extra: Sequence[str] = ()) -> list[str]:
-    """Return the names that one of ``patterns`` fits, all without any. ``extra`` are names, too.
+    """Return the names that match one of ``patterns``; without patterns, all.
 
-    Raises BenchmarkError for a pattern that fits none.
+    ``extra`` are further names. Raises BenchmarkError for a pattern that matches none.
     """
     names = [*(each.name for each in _ours()), *(each for each in _peer_names()), *extra]
     for pattern in patterns:
@@ -79,9 +79,9 @@ def contestants(
 ) -> list[Contestant]:
     """Return those of ``names``, in the order of a round.
 
-    Peers are built in ``scratch``; one whose tools are missing is left out, and ``say`` is told.
+    Peers are built in ``scratch``; one whose tools are missing is left out and reported to ``say``.
     """
-    # This service first: its rate is needed for what follows in the same round.
+    # This service first: other measurements of the round need its rate.
     everybody = [*_ours(), *_peers(names, scratch, say)]
     return [each for each in everybody if each.name in names]
 

@@ -1,4 +1,4 @@
-"""The database of a run: its own, filled with orders, and gone afterwards."""
+"""The database of a run: created for it, filled with orders, and dropped at the end."""
 
 import os
 import shutil
@@ -23,8 +23,8 @@ from persistence.roles import APPLICATION
 
 _LEAVE_SECONDS: Final = 20.0
 
-# Of PostgreSQL's own defaults, that of shared_buffers is for a machine of the smallest size. Its
-# documentation advises a quarter of the memory, and so much WAL that time starts a checkpoint.
+# PostgreSQL's default of shared_buffers suits the smallest machines. Its documentation recommends a
+# quarter of the memory, and a max_wal_size so large that checkpoints are started by time.
 _BUFFERS: Final = 0.25
 _MOST_WAL: Final = "8GB"
 
@@ -49,9 +49,9 @@ _COUNTS: Final = """
 
 @dataclass(frozen=True)
 class Counts:
-    """What PostgreSQL has counted in a database: rows changed and entered, and rollbacks.
+    """PostgreSQL's statistics of a database: rows updated, rows inserted, and rollbacks.
 
-    What was rolled back is counted as well.
+    Rows of transactions that were rolled back are counted as well.
     """
 
     updates: int
@@ -70,7 +70,7 @@ class Counts:
 class OrderDatabase:
     """A migrated database of demo orders, numbered from 1.
 
-    ``url`` is for who is measured: by a user with the rights of the service and no others.
+    ``url`` is for the contestant: its user has exactly the privileges of the service.
     ``connection`` is the owner's. ``postmaster`` is PostgreSQL's first process, or None where it
     runs on another machine.
     """
@@ -82,22 +82,19 @@ class OrderDatabase:
 
     @property
     def version(self) -> str:
-        """Return PostgreSQL's, and how large its buffers are."""
+        """Return PostgreSQL's version and its shared_buffers."""
         return str(self._value(_VERSION))
 
     def tidy(self, *, history: bool) -> None:
-        """Remove dead rows, so that nobody is slowed down by what others have left.
-
-        Also turn the triggers on or off that keep the history.
-        """
+        """Remove the dead rows of the contestant before, and switch the triggers of the history."""
         self.connection.execute("VACUUM orders")
         switch = "ENABLE" if history else "DISABLE"
         self.connection.execute(f"ALTER TABLE orders {switch} TRIGGER USER")
 
     def counts(self) -> Counts:
-        """Return what was written so far, once nobody but us is connected.
+        """Return the statistics so far, once all other connections are closed.
 
-        PostgreSQL's processes tell what they have counted when they end, at the latest.
+        Backends report their statistics when they end, at the latest.
         """
         deadline = time.monotonic() + _LEAVE_SECONDS
         while self._value(_CONNECTED):
@@ -121,7 +118,7 @@ def postgres() -> Iterator[str]:
     """Yield the URL of a server.
 
     It is the one that LISTINGS_DATABASE_URL names, by a role that may create databases and roles,
-    or else an embedded one that runs meanwhile.
+    or else an embedded one, which runs within the context.
     """
     given = os.environ.get("LISTINGS_DATABASE_URL")
     with nullcontext(given) if given else _embedded() as url:
@@ -130,7 +127,7 @@ def postgres() -> Iterator[str]:
 
 @contextmanager
 def prepared(server: str, orders: int) -> Iterator[OrderDatabase]:
-    """Make the database, and drop it at the end."""
+    """Create the database, and drop it at the end."""
     with ExitStack() as stack:
         url = stack.enter_context(_own_database(server))
         migrations.up(url)
@@ -148,7 +145,7 @@ def prepared(server: str, orders: int) -> Iterator[OrderDatabase]:
 def _embedded() -> Iterator[str]:
     directory = Path(tempfile.mkdtemp(prefix="listings-bench-"))
     try:
-        directory.chmod(0o755)  # below it, the embedded server sees to its own
+        directory.chmod(0o755)  # the embedded server protects its own directories below
         with embedded.running(directory / "postgres") as url:
             _configure(url)
         with embedded.running(directory / "postgres") as url:
@@ -158,7 +155,7 @@ def _embedded() -> Iterator[str]:
 
 
 def _configure(url: str) -> None:
-    """Set what takes effect when the server starts the next time."""
+    """Set the parameters that take effect at the next start of the server."""
     megabytes = psutil.virtual_memory().total * _BUFFERS // 2**20
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
@@ -183,7 +180,7 @@ def _own_database(server: str) -> Iterator[str]:
 
 @contextmanager
 def _for_service(connection: psycopg.Connection, url: str) -> Iterator[str]:
-    """Make a user as docs/operations.md says, and yield the URL of the database for it."""
+    """Create a user as in docs/operations.md, and yield the URL of the database for it."""
     name = f"listings_bench_{uuid.uuid4().hex[:12]}"
     password = uuid.uuid4().hex
     create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE {}")
@@ -199,10 +196,10 @@ def _for_service(connection: psycopg.Connection, url: str) -> Iterator[str]:
 
 
 def _postmaster(connection: psycopg.Connection) -> psutil.Process | None:
-    """Return the parent of the process behind ``connection``, if that is on this machine.
+    """Return the parent of the backend of ``connection``, if it runs on this machine.
 
-    A process of that number may be somebody else's, where PostgreSQL is elsewhere or in a
-    container: PostgreSQL's own has the name of the database in its title.
+    If PostgreSQL runs elsewhere or in a container, the backend's PID may be that of an unrelated
+    process here; the title of a backend contains the name of the database.
     """
     try:
         backend = psutil.Process(connection.info.backend_pid)

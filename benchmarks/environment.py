@@ -1,4 +1,4 @@
-"""What figures depend on: the machine, and the versions of all that takes part."""
+"""The environment of a run: the machine, and the versions of the programs involved."""
 
 import os
 import platform
@@ -20,13 +20,13 @@ _LIBRARIES: Final = (
     *("uvloop", "grpcio", "grpclib", "fastapi", "sqlalchemy", "hypercorn", "protobuf", "pyqwest"),
 )
 _TOOLS: Final = {"h2load": "nghttp2-client", "wrk": "wrk"}
-"""The load generators, and the packages of Debian and Ubuntu that have them."""
+"""The load generators, and the packages of Debian and Ubuntu that contain them."""
 
 _VERSION: Final = re.compile(r"\d+\.\d+(\.\d+)?\S*")
 
 
 def check_tools() -> None:
-    """Raise BenchmarkError when something is missing that makes the load."""
+    """Raise BenchmarkError if a load generator is missing."""
     for tool, package in _TOOLS.items():
         if not shutil.which(tool):
             raise BenchmarkError(
@@ -36,7 +36,7 @@ def check_tools() -> None:
 
 
 def environment(postgres: str) -> dict[str, str]:
-    """Return the machine and the versions, by what they are called."""
+    """Return the machine and the versions, by name."""
     return {
         "CPU": _cpu_model(),
         "cores": str(os.cpu_count()),

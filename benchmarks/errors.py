@@ -1,5 +1,5 @@
-"""What ends a run."""
+"""The error that ends a run."""
 
 
 class BenchmarkError(Exception):
-    """The run cannot go on, and its figures are worth nothing. The message says why."""
+    """The run cannot continue, and its figures are invalid. The message has the reason."""

@@ -1,9 +1,9 @@
 """Load by h2load: a fleet of 32 processes, each with orders of its own.
 
-h2load sends the same body again and again, and an update that changes nothing costs PostgreSQL
-less: there is nothing to enter into the history. But it reads the body anew for each request. So
-the files are mapped into memory here, and meanwhile written over, with another order and another
-transaction. How often that was in time for the next call, ``measuring`` sees in the history.
+h2load sends the same body repeatedly, and an update that changes nothing costs PostgreSQL less: no
+event is inserted into the history. But h2load reads the body from its file for each request. So the
+files are mapped into memory here and overwritten during the load, with another order and another
+transaction. ``measuring`` counts in the history how often that was in time for the next call.
 """
 
 import mmap
@@ -22,15 +22,15 @@ from benchmarks.jobs import Job, Timing
 from benchmarks.wire import LANES, PATH, PROTOCOLS, Protocol, bodies
 
 MOST_CALLS: Final = 1_900
-"""Over a connection. After some 2,000, the service asks for a new one, which h2load never opens."""
+"""Per connection. After some 2,000, the service sends GOAWAY, and h2load never reconnects."""
 
 _PAUSE: Final = 0.0005
-_PAUSE_A_LANE: Final = 0.00006  # what replaces the bodies is not to take a core from the others
-_SETTLING: Final = 0.5  # seconds by the clock, in which processes and connections are still new
+_PAUSE_A_LANE: Final = 0.00006  # limits the CPU time that replacing the bodies takes
+_SETTLING: Final = 0.5  # seconds of a paced load in which processes and connections are still new
 _PAUSES_A_LOOK: Final = 200
 _MOST_PROCESSES: Final = 128
-_TICKS: Final = 100  # of h2load's clock, a second
-_SLOWEST: Final = 50.0  # calls a second; what takes longer hangs
+_TICKS: Final = 100  # of h2load's clock, per second
+_SLOWEST: Final = 50.0  # calls a second; a slower load is considered hung
 _GRACE: Final = 30.0
 _DOCUMENT: Final = 100
 _COUNTS: Final = re.compile(
@@ -46,11 +46,11 @@ class _Call(NamedTuple):
 
 
 def run(job: Job, alive: Callable[[], bool]) -> Timing:
-    """Do ``job``, but for a few calls more or less, so that all processes have as many.
+    """Do ``job``. The number of calls is rounded, so that all processes make equally many.
 
-    Raises BenchmarkError when a call fails, or ``alive`` says that the server is gone.
+    Raises BenchmarkError when a call fails, or ``alive`` returns False: the server has ended.
     """
-    # One with several connections sends the same body on all that are due at the same time.
+    # A process with several connections sends the same body on all that are due together.
     processes = job.connections if job.connections <= _MOST_PROCESSES else LANES
     connections = job.connections // processes
     requests = max(connections, round(job.calls / processes))
@@ -78,13 +78,13 @@ def run(job: Job, alive: Callable[[], bool]) -> Timing:
 
 
 def _pace(rate: float, connections: int) -> list[str]:
-    """Return the options of a process for calls by the clock, ``rate`` a second."""
+    """Return the options of a process for a paced load of ``rate`` calls a second."""
     options = [f"--rps={rate / connections:.3f}"]
     if rate / connections <= _TICKS:
-        # So that a call which takes long does not keep the next from starting in time.
+        # A slow call must not delay the start of the next one.
         options.append("--max-concurrent-streams=8")
     if connections > 1:
-        # So that not all of them are due at the same time.
+        # The connections must not all be due at the same time.
         options += ["--rate=1", f"--rate-period={max(1, round(1000 / rate))}ms"]
     return options
 
@@ -99,7 +99,7 @@ def _command(job: Job, directory: Path, lane: int, options: Sequence[str]) -> li
 
 @contextmanager
 def _lane(path: Path, job: Job, lane: int) -> "Iterator[Callable[[], None]]":
-    """Make a file of a body, and yield what replaces the body by another."""
+    """Make a file with a body, and yield a function that replaces the body by another."""
     made = bodies(PROTOCOLS[job.protocol], job.orders, lane)
     path.write_bytes(next(made))
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
@@ -153,7 +153,7 @@ def _spawn(command: Sequence[str], output: IO[bytes]) -> "subprocess.Popen[bytes
 
 
 def _check(output: Path, requests: int, protocol: Protocol) -> None:
-    """Raise BenchmarkError unless h2load had an answer to each request, with an order in it."""
+    """Raise BenchmarkError unless each request was answered with an order."""
     text = output.read_text(errors="replace")
     found = _COUNTS.search(text)
     if not found:
@@ -162,7 +162,7 @@ def _check(output: Path, requests: int, protocol: Protocol) -> None:
     if not total == done == succeeded == requests or any(bad):
         raise BenchmarkError(f"h2load says: {found[0]}")
     data = _DATA.search(text)
-    # An error over gRPC is a success to h2load. It has no order.
+    # h2load counts a gRPC error as a success. Its response has no order.
     if protocol.http2 and (not data or int(data[1]) < requests * _DOCUMENT):
         raise BenchmarkError("there was no order in some of the answers")
 
@@ -176,7 +176,7 @@ def _calls(log: Path) -> list[_Call]:
 
 
 def _timing(logs: Sequence[Sequence[_Call]], settling: float) -> Timing:
-    """Return the figures of the time in which all of the processes were calling.
+    """Return the figures of the interval in which all processes were calling.
 
     It begins ``settling`` seconds after the last of them has begun.
     """

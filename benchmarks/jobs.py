@@ -1,4 +1,4 @@
-"""What is asked of a load generator, and what it tells."""
+"""The input and the output of a load generator."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,9 @@ from benchmarks.wire import LANES
 class Job:
     """``calls`` updates of random orders out of ``orders``, each with a transaction of its own.
 
-    With ``keyed``, each also has an idempotency key that was never used before. A closed loop: each
-    of the ``connections`` sends its next one when it has its answer. With a ``rate``, they are sent
-    by the clock, that many a second.
+    With ``keyed``, each also has an idempotency key that was never used before. The load is a
+    closed loop: each of ``connections`` sends its next call after the response. With ``rate``, it
+    is paced: that many calls are sent a second.
     """
 
     protocol: str
@@ -25,10 +25,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Timing:
-    """What a load has shown: calls that were answered, how many a second, and seconds a call.
+    """The result of a load: calls that were answered, calls a second, and seconds a call.
 
-    ``p50`` and ``p99`` are None where the generator does not tell them, and ``ends``, the time of
-    each answer since the epoch, is empty.
+    ``p50`` and ``p99`` are None if the generator does not report them. ``ends`` has the time of
+    each response since the epoch; it is empty if the generator does not report it.
     """
 
     calls: int

@@ -2,12 +2,12 @@
 
     python -m benchmarks.load
 
-It makes the calls over HTTP/2 with a key of their own, because h2load cannot, and the first call of
-each server, because it knows an order from an error.
+It makes the calls over HTTP/2 with an idempotency key each, which h2load cannot, and the first call
+to each server, because it checks that the response is an order.
 
-Reads jobs from its input, one JSON object a line, and answers each with a line: the ``Timing``, or
-the error that ended the job. Every job opens its own connections. It runs apart from the rest so
-that its work is not charged to anyone.
+It reads jobs from its standard input, one JSON object a line, and answers each with a line: the
+``Timing``, or the error that ended the job. Every job opens its own connections. It is a separate
+process, so that its CPU time is not counted as that of a contestant.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ Call = Callable[[UpdateOrderPaymentRequest], Awaitable[UpdateOrderPaymentRespons
 
 @asynccontextmanager
 async def _grpc(job: Job) -> AsyncIterator[list[Call]]:
-    # With a pool each, or grpcio would put all channels onto one connection.
+    # With a subchannel pool each: otherwise all channels share one connection.
     options = [("grpc.use_local_subchannel_pool", 1)]
     target = job.base_url.removeprefix("http://")
     number = min(_CHANNELS, job.connections)
@@ -97,7 +97,7 @@ def _unframed(content: bytes) -> UpdateOrderPaymentResponse:
 
 
 def _caller(job: Job) -> AbstractAsyncContextManager[list[Call]]:
-    """Connect to the server of ``job``. What it yields is dealt out to the job's callers."""
+    """Connect to the server of ``job``; yield the calls that its callers share."""
     return _grpc(job) if job.protocol == "grpc" else _http(job)
 
 
@@ -128,7 +128,7 @@ async def run(job: Job) -> Timing:
 def _requests(job: Job) -> Iterator[UpdateOrderPaymentRequest]:
     rng = random.Random()
     while True:
-        # No order twice in a row, so that no call waits for another.
+        # No order twice in a row, so that no call waits for the row lock of another.
         for order_id in rng.sample(range(1, job.orders + 1), min(job.calls, job.orders)):
             yield UpdateOrderPaymentRequest(
                 order_id=order_id,

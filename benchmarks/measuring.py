@@ -1,8 +1,8 @@
-"""A visit to a contestant: its server is started, called, and stopped, and each call accounted for.
+"""A visit to a contestant: its server is started, called and stopped, and its updates are counted.
 
-What the load generators say of errors is not enough: an error over gRPC is a success to them, and
-an update that PostgreSQL never saw would be a fast one. So at the end of a visit PostgreSQL must
-have changed exactly as many rows as there were calls.
+The load generators do not detect all errors: they count a gRPC error as a success, and a response
+without an update would be a fast one. So at the end of a visit PostgreSQL must have updated exactly
+as many rows as there were calls.
 """
 
 import time
@@ -27,22 +27,22 @@ Figures = dict[str, float]
 
 ``server_cpu`` and ``postgres_cpu`` in seconds a call, ``rate`` in calls a second, ``p50`` and
 ``p99`` in seconds. ``postgres_cpu`` is missing where PostgreSQL runs on another machine, ``p50``
-and ``p99`` where the load generator does not tell them.
+and ``p99`` where the load generator does not report them.
 """
 
 _WARM_UP_CALLS: Final = 50 * LANES
-_START_SECONDS: Final = 1.0  # of a fleet, and what it may end late
+_START_SECONDS: Final = 1.0  # for a fleet to start; also its margin at the end
 _KEYED_CALLERS: Final = 32
-_MOST_A_CONNECTION: Final = 80  # h2load has a clock that ticks a hundred times a second
-# Of h2load's calls, those that may have had the body of the call before. By the clock, calls that
-# are late go with those that are due, of one body.
+_MOST_A_CONNECTION: Final = 80  # calls a second; h2load's clock has 100 ticks a second
+# The share of h2load's calls that may have the same body as the call before. In a paced load, late
+# calls are sent together with those that are due, with the same body.
 _REPEATED: Final = 0.05
 _REPEATED_BY_CLOCK: Final = 0.1
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What all visits need: the load process, a directory for logs, and who is told."""
+    """Shared by all visits: the load process, a directory for logs, and the progress output."""
 
     load: Load
     scratch: Path
@@ -75,7 +75,7 @@ class Bench:
 
 @dataclass
 class Visit:
-    """A contestant that serves. ``start`` is the time to its first answer, in seconds."""
+    """A running contestant. ``start`` is the time to its first response, in seconds."""
 
     load: Load
     contestant: Contestant
@@ -87,13 +87,13 @@ class Visit:
     repeated: float = field(default=0.0, init=False)
 
     def first_call(self) -> None:
-        """Make one call, and look at the answer."""
+        """Make one call, and check the response."""
         self._do(self.load.run, self._job(1, connections=1))
 
     def measure(self, calls: int, *, connections: int = 0, rate: float | None = None) -> Figures:
-        """Make ``calls`` calls, in a closed loop or by the clock, and return what they cost.
+        """Make ``calls`` calls, in a closed loop or paced at ``rate``, and return their cost.
 
-        By the clock, there are as many connections as are needed for each to have time.
+        A paced load has as many connections as its rate needs.
         """
         if rate and not connections:
             connections = LANES * ceil(rate / LANES / _MOST_A_CONNECTION)
@@ -107,9 +107,9 @@ class Visit:
         return figures
 
     def measure_settled(self, seconds: float, connections: int, rate: float) -> Figures:
-        """Return what calls by the clock cost while all connections are open, for some seconds.
+        """Return the cost of paced calls for some seconds, while all connections are open.
 
-        ``rate`` is no more than ``settled_rate`` has for one connection.
+        ``rate`` is at most ``settled_rate``.
 
         Connections are opened one after the other, and each costs more than a call.
         """
@@ -186,8 +186,8 @@ def settled_rate(seconds: float) -> float:
 def _account(calls: int, repeated: float, contestant: Contestant, counts: Counts) -> None:
     """Raise BenchmarkError unless PostgreSQL has changed as many rows as there were calls.
 
-    A service that sends updates together makes some of them twice, when one of them is refused: a
-    rollback is counted, too, and so are the rows that it has undone.
+    A service that batches updates makes some of them twice, if one of the batch is refused: the
+    statistics then count a rollback, and the rows that it has undone.
     """
     if counts.updates != calls and not (counts.rollbacks and counts.updates > calls):
         raise BenchmarkError(f"{calls:,} calls were answered, {counts.updates:,} rows were updated")

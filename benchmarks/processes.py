@@ -1,4 +1,4 @@
-"""The processes of a run: started here, and stopped here whatever happens."""
+"""The processes of a run: started and always stopped here."""
 
 import json
 import os
@@ -26,7 +26,7 @@ _LOG_CHARACTERS = 2_000
 
 @dataclass(frozen=True)
 class Server:
-    """A contestant that serves."""
+    """A running contestant."""
 
     base_url: str
     process: psutil.Process
@@ -41,7 +41,7 @@ class Server:
 
 @contextmanager
 def server(contestant: Contestant, database_url: str, log: Path) -> Iterator[Server]:
-    """Run a contestant on a free port, with the defaults of all settings but its own."""
+    """Run a contestant on a free port, with its settings and the defaults of all others."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LISTINGS_")} | {
         "LISTINGS_DATABASE_URL": database_url,
         "LISTINGS_PORT": "0",
@@ -57,7 +57,7 @@ def server(contestant: Contestant, database_url: str, log: Path) -> Iterator[Ser
 
 
 class Load:
-    """The process of ``benchmarks.load``, seen from here."""
+    """A client of the process of ``benchmarks.load``."""
 
     def __init__(self, jobs: IO[bytes], answers: IO[bytes]) -> None:
         self._jobs = jobs
@@ -86,7 +86,7 @@ def cpu_seconds(process: psutil.Process) -> float:
     """Return the CPU time, user and system, of ``process`` and all its children, ended ones too."""
     total = 0.0
     for child in process.children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # it has ended, and counts as its parent's below
+        with suppress(psutil.NoSuchProcess):  # ended: counted in its parent's children
             total += _own_cpu_seconds(child)
     return total + _own_cpu_seconds(process)
 
@@ -97,9 +97,9 @@ def _own_cpu_seconds(process: psutil.Process) -> float:
 
 
 def resident_bytes(process: psutil.Process) -> float:
-    """Return the resident memory of ``process``, or on average of its children if it has some.
+    """Return the resident memory of ``process``; with children, their average.
 
-    One that has, as where there is a process a core, is the one that watches over them.
+    A process with children, as with a process per core, only supervises them.
     """
     sizes = [each.memory_info().rss for each in process.children(recursive=True)]
     return float(sum(sizes) / len(sizes) if sizes else process.memory_info().rss)
@@ -116,7 +116,7 @@ def _running(
 ) -> "Iterator[subprocess.Popen[bytes]]":
     """Run ``command``; at the end send SIGTERM, and SIGKILL if that is not enough.
 
-    In a session of its own, so that Ctrl-C reaches us alone and the processes end in order.
+    In a session of its own, so that Ctrl-C reaches the benchmark alone, which ends them in order.
     """
     with subprocess.Popen(
         command, env=environment, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True

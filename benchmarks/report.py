@@ -1,4 +1,4 @@
-"""What is told of a run: tables of its figures, as plain text and as Markdown."""
+"""The report of a run: tables of its figures, as plain text and as Markdown."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from benchmarks.series import Series
 from benchmarks.targets import Target, targets
 from benchmarks.tokens import Costs
 
-# The measure, what it is called, what its figures are multiplied by, and the decimals shown.
+# The measure, its heading, the factor of its figures, and the decimals shown.
 _COLUMNS: Final[Sequence[tuple[str, str, float, int]]] = (
     ("server_cpu", "server CPU, µs a call", 1e6, 0),
     ("postgres_cpu", "PostgreSQL CPU, µs a call", 1e6, 0),
@@ -27,7 +27,7 @@ _SERIES_NAMES: Final = {"p50": "p50, ms", "p99": "p99, ms"}
 
 @dataclass
 class Run:
-    """All figures of a run, and what they depend on."""
+    """All figures of a run, and its environment."""
 
     environment: dict[str, str]
     parameters: dict[str, Any]
@@ -41,7 +41,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells by line; the first line is the head, and the first column names the line."""
+    """Cells by row; the first row is the header, and the first column has the names of the rows."""
 
     title: str
     lines: Sequence[Sequence[str]]
@@ -66,7 +66,7 @@ class Table:
 
 
 def tables(run: Run) -> list[Table]:
-    """Return all tables that have something in them."""
+    """Return all tables that are not empty."""
     reached = targets(run.rounds, run.table_size, run.connections, run.memory)
     all_tables = [
         Table("Targets", [_TARGET_HEAD, *(_target(each) for each in reached)]),
@@ -91,7 +91,7 @@ def _target(target: Target) -> list[str]:
 
 
 def _rounds(results: Results) -> Iterator[Table]:
-    """Yield the costs and the latencies, so that no line is too long."""
+    """Yield costs and latencies as separate tables, so that no line is too long."""
     for title, columns in (
         ("What a call costs", [*_COLUMNS[:3], *_COLUMNS[7:]]),
         ("Latency at half of the highest rate", _COLUMNS[3:7]),

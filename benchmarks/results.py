@@ -1,4 +1,4 @@
-"""What a run leaves behind in a directory: RESULTS.md, its plots, and all figures as JSON."""
+"""The output directory of a run: RESULTS.md, its plots, and all figures as JSON."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ _FRAME: Final = f"# Results\n\n{_BEGIN}\n{_END}\n"
 
 
 def write(run: Run, notes: str, directory: Path) -> None:
-    """Write everything. Of a RESULTS.md that is there, only what stands between the marks."""
+    """Write all files. In an existing RESULTS.md, only the text between the marks is replaced."""
     directory.mkdir(parents=True, exist_ok=True)
     figures = json.dumps(asdict(run), indent=1, sort_keys=True, ensure_ascii=False)
     (directory / "results.json").write_text(figures + "\n")
@@ -37,10 +37,10 @@ def _depends(run: Run) -> str:
 
 
 def _plot(run: Run, directory: Path) -> list[str]:
-    """Write the plots that there is something for; return what shows them in Markdown."""
+    """Write the plots that have data; return the Markdown that shows them."""
     matplotlib: Any = import_module("matplotlib")
     matplotlib.use("svg")
-    # The same figures make the same file.
+    # The same figures must give the same file.
     matplotlib.rcParams["svg.hashsalt"] = "listings"
     under = f"{run.environment['CPU']}, {run.environment['cores']} cores"
     shown = []

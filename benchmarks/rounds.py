@@ -1,7 +1,7 @@
 """The rounds: contestants in turn, each by itself.
 
-They take turns because a machine is not equally fast all the time: what a round of one is held
-against is the round of the other beside it.
+They alternate because the speed of a machine varies over time: a contestant's figures are compared
+with those of the other in the same round.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,8 @@ Results = dict[str, dict[str, list[float]]]
 The measures are those of ``measuring.Figures`` but for ``p50`` and ``p99``. These are taken at half
 of the contestant's own highest rate. grpc.aio's ``same_p50`` and ``same_p99`` are taken at half of
 this service's highest.
-``start`` is to the first answer, in seconds, and ``memory`` is a worker's at the end, in bytes.
+``start`` is the time to the first response, in seconds; ``memory`` is a worker's at the end, in
+bytes.
 """
 
 _HALF: Final = 0.5
@@ -33,7 +34,7 @@ def measure(
     *,
     limit: bool,
 ) -> Results:
-    """Return what was measured, with ``limit`` that of pgbench, too."""
+    """Return the figures; with ``limit``, those of pgbench as well."""
     results: Results = {}
     for number in range(1, plan.rounds + 1):
         rates: dict[str, float] = {}
@@ -54,7 +55,7 @@ def measure(
 def _visit(visit: Visit, plan: Plan, rates: dict[str, float]) -> dict[str, float]:
     name = visit.contestant.name
     figures = visit.measure(plan.calls(visit.warm_rate))
-    for measure in ("p50", "p99"):  # of a closed loop, they say no more than the rate
+    for measure in ("p50", "p99"):  # in a closed loop, they follow from the rate
         figures.pop(measure, None)
     rates[name] = figures["rate"]
     if not visit.contestant.keyed:
@@ -65,6 +66,6 @@ def _visit(visit: Visit, plan: Plan, rates: dict[str, float]) -> dict[str, float
 
 
 def _paced(visit: Visit, plan: Plan, rate: float, prefix: str) -> dict[str, float]:
-    """Return the latencies of calls by the clock."""
+    """Return the latencies of a paced load."""
     figures = visit.measure(plan.calls_by_clock(rate), rate=rate)
     return {f"{prefix}{measure}": figures[measure] for measure in ("p50", "p99")}

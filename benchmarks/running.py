@@ -1,4 +1,4 @@
-"""A run, from what is wanted to all figures."""
+"""A run, from its parameters to all figures."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -24,10 +24,9 @@ Say = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be measured: contestants by name or pattern, parts, and how much of each.
+    """The parameters of a run: contestants by name or pattern, parts, and the size of each.
 
-    ``orders`` are those of the tables; everything but the cost by table size is measured with the
-    first.
+    ``orders`` are the table sizes; all parts but the cost by table size use the first.
     """
 
     contestants: Sequence[str]
@@ -39,12 +38,12 @@ class Wanted:
 
     @property
     def plan(self) -> Plan:
-        """Return how much a round is."""
+        """Return the plan of a round."""
         return Plan(self.rounds, self.seconds)
 
 
 def measured(wanted: Wanted, say: Say, keep: Callable[[Run], object]) -> Run:
-    """Measure what is wanted, and have it kept after each part.
+    """Measure the parts of ``wanted``, and pass the run to ``keep`` after each part.
 
     Raises BenchmarkError when any call fails.
     """

@@ -1,4 +1,4 @@
-"""What is measured beside the rounds: how figures change with load, table, connections and time."""
+"""Series besides the rounds: figures by load, table size, number of connections, and time."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from benchmarks.wire import LANES
 Series = dict[str, dict[str, dict[str, list[float]]]]
 """By the contestant's name, the point and the measure: the figure of each round."""
 
-SHARES: Final = (10, 25, 50, 70)  # more is too near to overload, where calls are refused
+SHARES: Final = (10, 25, 50, 70)  # more is close to overload, where calls are refused
 CONNECTIONS: Final = (1, 32, 320, 960)
 SETTLED_CALLS: Final = 10_000
 
@@ -24,26 +24,26 @@ REMEMBERING: Final = (LISTINGS,)
 
 _FEWEST_CALLS: Final = 64 * LANES
 _LONGER_BY_CLOCK: Final = 2.5
-_SHARE_OF_CONNECTIONS: Final = 0.2  # of the highest rate, so that one connection can have it
+_SHARE_OF_CONNECTIONS: Final = 0.2  # of the highest rate: one connection must reach it
 _MEMORY_CALLS: Final = 50_000  # at a time
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured: rounds, and the seconds of a load in each.
+    """The size of a measurement: rounds, and the seconds of a load in each.
 
-    A load by the clock lasts longer. Of its slowest hundredth there would be too few calls.
+    A paced load lasts longer: its p99 needs more calls.
     """
 
     rounds: int
     seconds: float
 
     def calls(self, rate: float) -> int:
-        """Return how many calls that is, at a rate."""
+        """Return the number of calls at a rate."""
         return max(_FEWEST_CALLS, round(rate * self.seconds))
 
     def calls_by_clock(self, rate: float) -> int:
-        """Return how many that is by the clock."""
+        """Return the number of calls of a paced load."""
         return self.calls(rate * _LONGER_BY_CLOCK)
 
 

@@ -1,4 +1,4 @@
-"""What is to be reached, and whether it was."""
+"""The performance targets, and whether they are met."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ _MEMORY_LIMIT: Final = 110 * 2**20
 
 @dataclass(frozen=True)
 class Target:
-    """Something that was to be at most, or at least, ``limit``; ``measured`` once a round."""
+    """A figure that must be at most, or at least, ``limit``; ``measured`` has one per round."""
 
     number: str
     text: str
@@ -26,7 +26,7 @@ class Target:
 
     @property
     def is_met(self) -> bool | None:
-        """Return whether the median is within the limit; None when nothing was measured."""
+        """Return whether the median is within the limit; None if nothing was measured."""
         if not self.measured:
             return None
         compare: Callable[[float, float], bool] = operator.ge if self.at_least else operator.le
@@ -34,20 +34,20 @@ class Target:
 
 
 def ratios(results: Results, measure: str, ours: str, other: str, others: str = "") -> list[float]:
-    """Return what ours was to the other's, round by round.
+    """Return the ratio of ``ours`` to ``other`` for each round.
 
-    ``others`` is the other's measure, where it is not the same.
+    ``others`` is the measure of ``other``, if it is another one.
     """
     pairs = zip(
         results.get(ours, {}).get(measure, ()),
         results.get(other, {}).get(others or measure, ()),
-        strict=False,  # where one was not measured
+        strict=False,  # one of them may not have been measured
     )
     return [our_figure / other_figure for our_figure, other_figure in pairs]
 
 
 def targets(results: Results, sizes: Series, connections: Series, memory: Series) -> list[Target]:
-    """Return all targets with what was measured."""
+    """Return all targets with their measured figures."""
     both = LISTINGS + PER_CORE
     first = [
         Target(
@@ -115,7 +115,7 @@ def _growth(sizes: Series, connections: Series) -> list[Target]:
 
 
 def _total_growth(series: Series, name: str, lowest: str, highest: str) -> list[float]:
-    """Return by how much the CPU time a call of the service and PostgreSQL has grown together."""
+    """Return the growth of the CPU time a call, of the service and PostgreSQL together."""
     ends = [series.get(name, {}).get(point, {}) for point in (lowest, highest)]
     low, high = (
         [

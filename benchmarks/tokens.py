@@ -1,4 +1,4 @@
-"""What a token costs a call: one that is new, and one that was seen before."""
+"""The cost of a token per call: of a new one, and of one in the cache."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from server.auth.permissions import required_permissions
 from server.rpc.interceptors.authorization import AuthorizationInterceptor
 
 Costs = dict[str, tuple[float, float]]
-"""By algorithm: the seconds for a token that is new, and for one seen before."""
+"""By algorithm: the seconds for a new token, and for a cached one."""
 
 _CALLERS: Final = 100
 _TIMES: Final = 2_000
@@ -35,9 +35,9 @@ _ALGORITHMS: Final[Mapping[str, tuple[Callable[[], Any], Any]]] = {
 
 
 def token_costs(scratch: Path) -> Costs:
-    """Return by algorithm the median seconds for a token that is new, and for one seen before.
+    """Return by algorithm the median seconds for a new token, and for a cached one.
 
-    It is the whole of what happens to a call before it is read: the table of permissions, too.
+    It covers all of the authorization before the request is read, including permissions.
     """
     costs = {}
     for name, (make, algorithm) in _ALGORITHMS.items():

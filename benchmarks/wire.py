@@ -1,4 +1,4 @@
-"""What goes over the wire: the protocols, and the bodies of calls."""
+"""The protocols, and the bodies of calls."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,15 +37,15 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = {
 
 
 def framed(message: bytes) -> bytes:
-    """Return ``message`` with gRPC's prefix: not compressed, and its length."""
+    """Return ``message`` with gRPC's length prefix, not compressed."""
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
 def bodies(protocol: Protocol, orders: int, lane: int) -> Iterator[bytes]:
-    """Yield bodies for random orders of ``lane``, each with a transaction of its own, for ever.
+    """Yield bodies for random orders of ``lane``, each with a transaction of its own, endlessly.
 
     No order is in two of the ``LANES``, so two lanes never wait for the same row. All bodies have
-    one length, and any mixture of the bytes of two is a body of this lane, too.
+    the same length, and a mixture of the bytes of two bodies is also a body of this lane.
     """
     if orders < FEWEST_ORDERS:
         raise BenchmarkError(f"there have to be {FEWEST_ORDERS:,} orders or more")
@@ -78,7 +78,7 @@ def _messages(ids: Sequence[int], mark: str) -> tuple[list[bytes], bytes]:
 
 
 def _of_one_length(orders: int, base: int) -> tuple[int, int]:
-    """Return a range of ids with as many digits each, and in which any digits may be mixed."""
+    """Return a range of ids of equal length, in which any mixture of digits is an id."""
     unit = 1
     while unit * base <= orders:
         unit *= base

@@ -1,4 +1,4 @@
-"""Load by wrk, which speaks HTTP/1.1, and has a body and a key for each call from ``wrk.lua``."""
+"""Load by wrk over HTTP/1.1, with a body and a key for each call from ``wrk.lua``."""
 
 import re
 import secrets
@@ -16,7 +16,7 @@ from benchmarks.wire import PATH, PROTOCOLS
 
 _SCRIPT: Final = Path(__file__).with_name("wrk.lua")
 _PAUSE: Final = 0.005
-_SLOWEST: Final = 50.0  # calls a second; what takes longer hangs
+_SLOWEST: Final = 50.0  # calls a second; a slower load is considered hung
 _GRACE: Final = 30.0
 _END_SECONDS: Final = 10.0
 _ANSWERED: Final = re.compile(r"answered (\d+) in ([\d.]+)")
@@ -24,7 +24,7 @@ _ENDED: Final = re.compile(r"ended (\d+) (\d+)")
 
 
 def run(job: Job, alive: Callable[[], bool]) -> Timing:
-    """Do ``job``. Raises BenchmarkError when a call fails, or the server is gone."""
+    """Do ``job``. Raises BenchmarkError when a call fails, or the server has ended."""
     limit = job.calls / _SLOWEST + _GRACE
     command = ["wrk", "--threads=1", f"--connections={job.connections}", f"--duration={limit:.0f}s"]
     command += ["--timeout=20s", f"--script={_SCRIPT}", job.base_url + PATH, "--"]
@@ -54,7 +54,7 @@ def run(job: Job, alive: Callable[[], bool]) -> Timing:
 
 
 def _wait(process: "subprocess.Popen[bytes]", output: Path, alive: Callable[[], bool]) -> None:
-    """Return when wrk has said that all was answered, or has ended by itself."""
+    """Return when wrk has reported that all calls are answered, or has ended."""
     while process.poll() is None and not _ANSWERED.search(output.read_text(errors="replace")):
         if not alive():
             raise BenchmarkError("the server has ended")

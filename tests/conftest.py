@@ -1,4 +1,4 @@
-"""Fixtures that every test may use. See ``support`` for what stands behind them."""
+"""Fixtures for all tests. ``support`` implements them."""
 
 import itertools
 import os
@@ -14,13 +14,13 @@ from tests.support.orders import Orders
 from tests.support.service import Service
 from tests.support.tokens import Issuer
 
-# How long an example takes depends on what else the machine does; the first builds tables.
+# The duration of an example depends on other load; the first one also builds tables.
 settings.register_profile("listings", suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("listings")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the whole suite run behind a pooler."""
+    """Add --pgbouncer, which runs the whole suite behind a pooler."""
     parser.addoption(
         "--pgbouncer", action="store_true", help="test through PgBouncer in transaction mode"
     )
@@ -28,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before the workers of a parallel run start
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Prepare what the processes of a run share."""
+    """Start what the processes of a run share."""
     if not _is_worker(session.config) and not session.config.option.collectonly:
         until_the_end.enter_context(postgres.shared())
         if session.config.option.pgbouncer:
@@ -37,18 +37,18 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(trylast=True)  # after the teardown of the last test
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Give up what a worker has kept, before the first process hears that it is done."""
+    """Release what a worker has kept, before it reports to the first process that it is done."""
     if _is_worker(session.config):
         until_the_end.close()
 
 
 def pytest_unconfigure() -> None:
-    """Give up what this process has kept. The workers of a parallel run have ended."""
+    """Release what this process has kept. The workers of a parallel run have ended."""
     until_the_end.close()
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Half of the time, a test waits: for another process, or for time to pass."""
+    """Two workers a processor: tests spend half of their time waiting."""
     return 2 * len(os.sched_getaffinity(0))
 
 
@@ -78,7 +78,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service on a database of its own. It must end well, and never log a traceback."""
+    """The service on a database of its own. It must exit with 0, and never log a traceback."""
     log = tmp_path_factory.mktemp("service") / "log"
     with service.on_own_database(log) as running:
         yield running
@@ -87,13 +87,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="session")
 def orders(running: Service) -> Orders:
-    """The orders behind the service. Tests share the table, and add rows of their own."""
+    """The orders of ``running``. Tests share the table, and add rows of their own."""
     return Orders(running.database_url)
 
 
 @pytest.fixture(scope="session", params=CALLERS)
 def call(request: pytest.FixtureRequest, running: Service) -> Iterator[Call]:
-    """Each protocol in turn: the rules of the contract hold over all of them."""
+    """A call over each protocol in turn."""
     with CALLERS[request.param](running.base_url) as call:
         yield call
 
@@ -103,7 +103,7 @@ _numbers = itertools.count(1_000_000, 1_000)
 
 @pytest.fixture(scope="session", params=READERS)
 def read(request: pytest.FixtureRequest, running: Service) -> Iterator[Call]:
-    """Each protocol in turn, Connect's GET among them."""
+    """A call over each protocol in turn, including Connect's GET."""
     with READERS[request.param](running.base_url) as call:
         yield call
 
@@ -116,7 +116,7 @@ def number() -> int:
 
 @pytest.fixture(scope="session")
 def issuer(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
-    """Whose tokens ``guarded`` takes."""
+    """The issuer whose tokens ``guarded`` accepts."""
     return Issuer(tmp_path_factory.mktemp("issuer") / "jwks.json")
 
 
@@ -128,4 +128,4 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterato
         yield guarded
     written = log.read_text()
     assert "Traceback" not in written
-    assert "eyJ" not in written  # as every token begins
+    assert "eyJ" not in written  # the first characters of every JWT

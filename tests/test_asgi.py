@@ -1,4 +1,4 @@
-"""``server.asgi:app``: the service on an ASGI server that is not its own."""
+"""``server.asgi:app``: the service on another ASGI server."""
 
 import logging
 import re
@@ -28,7 +28,9 @@ from tests.support.tokens import READ, Issuer, bearer
 from tests.support.waiting import eventually
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it prefers a fork of httpx, which works with httpx as well
+    warnings.simplefilter(
+        "ignore"
+    )  # Starlette prefers a fork of httpx, and works with httpx as well
     from starlette.testclient import TestClient
 
 _SECONDS = 30
@@ -39,7 +41,7 @@ _VARYING = ("date", "server", "x-request-id", "content-length", "transfer-encodi
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """An environment for the application in this process, whose logging is as before afterwards."""
+    """An environment for the application in this process; restores logging at the end."""
     root, rooms = logging.getLogger(), list(map(logging.getLogger, ("persistence", "server")))
     handlers, levels = root.handlers[:], [each.level for each in rooms]
     with monkeypatch.context() as patch:
@@ -53,7 +55,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]
 
 
 def use(environment: pytest.MonkeyPatch, database_url: str) -> None:
-    """Let the settings in this process name the database at ``database_url``."""
+    """Set the environment of this process to the database at ``database_url``."""
     for name, value in service.environment_on(database_url).items():
         environment.setenv(name, value)
 
@@ -85,7 +87,9 @@ def started(database_url: str, log: Path, **settings: str) -> subprocess.Popen[b
         )
 
 
-def test_a_test_client_hosts_it(database_url: str, environment: pytest.MonkeyPatch) -> None:
+def test_starlette_test_client_hosts_the_application(
+    database_url: str, environment: pytest.MonkeyPatch
+) -> None:
     use(environment, database_url)
     order_id = Orders(database_url).add()
     with TestClient(app) as client:
@@ -95,11 +99,11 @@ def test_a_test_client_hosts_it(database_url: str, environment: pytest.MonkeyPat
         with pytest.raises(WebSocketDisconnect), client.websocket_connect("/"):
             pass
     assert Orders(database_url).row(order_id)["payment_status"] == "paid"
-    with TestClient(app) as client:  # settings are read, and parts opened, by each lifespan
+    with TestClient(app) as client:  # each lifespan reads the settings and opens the pool
         assert client.get("/livez").status_code == 200
 
 
-def test_plain_uvicorn_hosts_it(database_url: str, tmp_path: Path) -> None:
+def test_plain_uvicorn_hosts_the_application(database_url: str, tmp_path: Path) -> None:
     log, issuer = tmp_path / "log", Issuer(tmp_path / "jwks.json")
     order_id = Orders(database_url).add()
     with hosted(database_url, log, **issuer.settings()) as (base_url, process):
@@ -108,7 +112,7 @@ def test_plain_uvicorn_hosts_it(database_url: str, tmp_path: Path) -> None:
             assert http.post(get, json={"orderId": order_id}).status_code == 401
             headers = bearer(issuer.token(READ))
             assert http.post(get, json={"orderId": order_id}, headers=headers).is_success
-            # Files are reloaded, as by `serve`, in what happens every second.
+            # Files are polled every second, as by `serve`.
             issuer.jwks.write_text("{")
             eventually(lambda: "cannot use the JWK Set" in log.read_text())
         process.send_signal(signal.SIGTERM)
@@ -118,7 +122,7 @@ def test_plain_uvicorn_hosts_it(database_url: str, tmp_path: Path) -> None:
     assert "Traceback" not in log.read_text()
 
 
-def test_it_is_the_application_that_is_served(database_url: str, tmp_path: Path) -> None:
+def test_answers_are_those_of_serve(database_url: str, tmp_path: Path) -> None:
     order_id = Orders(database_url).add()
     requests = [
         ("POST", PATH, {"orderId": order_id, "paymentProvider": "stripe"}),
@@ -164,7 +168,7 @@ def names_of_metrics(base_url: str) -> list[str]:
     return [line for line in page.splitlines() if line.startswith("# TYPE")]
 
 
-def test_the_embedded_database_is_made_and_stopped(tmp_path: Path) -> None:
+def test_the_embedded_database_is_started_and_stopped(tmp_path: Path) -> None:
     directory = open_directory()
     settings = {"data_dir": str(directory / "data")}
     with hosted("", tmp_path / "log", **settings) as (base_url, process):
@@ -179,7 +183,7 @@ def test_the_embedded_database_is_made_and_stopped(tmp_path: Path) -> None:
     shutil.rmtree(directory)
 
 
-def test_what_stops_serve_stops_the_lifespan(
+def test_errors_that_stop_serve_fail_the_lifespan(
     database_url: str, empty_database_url: str, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
@@ -195,13 +199,13 @@ def test_what_stops_serve_stops_the_lifespan(
         assert "hunter2" not in log.read_text()
 
 
-def test_the_error_itself_reaches_a_test_client(environment: pytest.MonkeyPatch) -> None:
+def test_a_test_client_raises_the_error_of_the_lifespan(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("LISTINGS_POOL_SIZE", "0")
     with pytest.raises(SettingsError, match="LISTINGS_POOL_SIZE"), TestClient(app):
         pass
 
 
-def test_without_tokens_other_machines_are_not_served(
+def test_without_tokens_only_local_host_names_are_served(
     database_url: str, tmp_path: Path, environment: pytest.MonkeyPatch
 ) -> None:
     use(environment, database_url)
@@ -222,14 +226,14 @@ def test_without_tokens_other_machines_are_not_served(
     assert statuses() == [401] * 6
 
 
-def test_settings_of_the_server_are_left_to_it(database_url: str, tmp_path: Path) -> None:
+def test_settings_left_to_the_asgi_server_are_logged(database_url: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with hosted(database_url, log, shutdown_timeout="3", host="192.0.2.1"):
         for name in ("LISTINGS_HOST", "LISTINGS_SHUTDOWN_TIMEOUT"):
             assert f'"setting left to the ASGI server", "name": "{name}"' in log.read_text()
 
 
-def test_a_server_without_lifespans_is_told() -> None:
+def test_a_request_without_a_lifespan_raises_an_error() -> None:
     client = TestClient(app)  # not entered
     with pytest.raises(RuntimeError, match="lifespan"):
         client.get("/livez")

@@ -1,4 +1,4 @@
-"""The command line, run as a person runs it."""
+"""The command line, run as a process."""
 
 import json
 import os
@@ -31,7 +31,7 @@ REREAD = "SIGHUP: reloading files: 0"
 
 @pytest.fixture
 def no_fork() -> Iterator[None]:
-    """As a person does, start Python for each command. At least once for each of them."""
+    """Start a new Python for each command, not a fork: at least one test of each command."""
     with fork_server.avoided():
         yield
 
@@ -102,7 +102,7 @@ def test_sigterm_lets_a_request_finish(database_url: str, tmp_path: Path) -> Non
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    """For an embedded database; also root's unprivileged account can reach it."""
+    """A directory for an embedded database that the unprivileged account can reach."""
     directory = open_directory()
     yield directory / "data"
     shutil.rmtree(directory)
@@ -110,7 +110,7 @@ def data_dir() -> Iterator[Path]:
 
 def test_the_embedded_database_survives_restarts(tmp_path: Path, data_dir: Path) -> None:
     settings = {"data_dir": str(data_dir)}
-    # By an operator, and by closing the terminal.
+    # Stopped by SIGTERM, then by closing the terminal.
     for expected in ("pending", "paid"):
         with (
             terminal() as (name, close),
@@ -153,21 +153,23 @@ def test_sighup_ends_the_service_only_with_its_terminal(
 
 
 @pytest.mark.usefixtures("no_fork")
-def test_sighup_without_a_terminal_ends_nothing(database_url: str, tmp_path: Path) -> None:
+def test_sighup_without_a_terminal_does_not_stop_the_service(
+    database_url: str, tmp_path: Path
+) -> None:
     with service.running(database_url, tmp_path / "log") as running:
         running.process.send_signal(signal.SIGHUP)
         eventually(lambda: running.logged(event=REREAD))
         assert running.stop() == 0
 
 
-def test_a_database_without_migrations_is_not_served(empty_database_url: str) -> None:
+def test_serve_without_migrations_is_an_error(empty_database_url: str) -> None:
     done = listings("serve", url=empty_database_url)
     assert done.returncode == 1
     assert "listings migrate up" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
 
 
-def test_a_database_that_is_not_there() -> None:
+def test_an_unreachable_database_is_an_error() -> None:
     for command in (["serve"], ["migrate", "up"], ["seed", "--orders", "1"]):
         done = listings(*command, url="postgresql://a:hunter2@127.0.0.1:1/b")
         assert done.returncode == 1
@@ -176,7 +178,7 @@ def test_a_database_that_is_not_there() -> None:
         assert "hunter2" not in done.stderr + done.stdout
 
 
-def test_a_url_that_cannot_be_read() -> None:
+def test_an_invalid_database_url_is_an_error() -> None:
     for command in (["serve"], ["migrate", "up"], ["seed", "--orders", "1"]):
         done = listings(*command, url="postgresql://u:hun%zzter2@h/db")
         assert done.returncode == 1
@@ -185,7 +187,7 @@ def test_a_url_that_cannot_be_read() -> None:
         assert "ter2" not in done.stderr + done.stdout
 
 
-def test_a_port_that_is_taken(database_url: str) -> None:
+def test_a_port_in_use_is_an_error(database_url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = listings("serve", "--port", str(port), url=database_url)
@@ -193,7 +195,7 @@ def test_a_port_that_is_taken(database_url: str) -> None:
     assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in done.stderr
 
 
-def test_an_address_is_refused_before_a_database_is_made(data_dir: Path) -> None:
+def test_an_unusable_address_is_refused_before_the_database_is_created(data_dir: Path) -> None:
     settings = {"data_dir": str(data_dir)}
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -212,7 +214,7 @@ def test_an_address_is_refused_before_a_database_is_made(data_dir: Path) -> None
 
 def test_ctrl_c_ends_justw_without_an_error(database_url: str) -> None:
     ours, theirs = os.openpty()
-    # The first terminal that the leader of a session opens controls it.
+    # The first terminal that a session leader opens becomes its controlling terminal.
     command = ["sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(theirs), str(JUSTW), "serve"]
     environment = service.environment_on(database_url) | {"TERM": "xterm"}
     with subprocess.Popen(command, env=environment, start_new_session=True) as process:
@@ -258,7 +260,7 @@ def test_migrate(empty_database_url: str) -> None:
     assert (unknown.returncode, "there is no migration 7" in unknown.stderr) == (1, True)
 
 
-def test_a_version_that_there_is_not_is_refused_without_a_question(data_dir: Path) -> None:
+def test_an_unknown_version_is_refused_without_a_prompt(data_dir: Path) -> None:
     done = listings(
         "migrate", "down", "nonsense", answer="y\n", settings={"data_dir": str(data_dir)}
     )
@@ -267,7 +269,7 @@ def test_a_version_that_there_is_not_is_refused_without_a_question(data_dir: Pat
     assert not data_dir.exists()
 
 
-def test_the_owner_migrates_and_fills_what_the_service_may_not(
+def test_migrate_and_seed_use_migration_database_url(
     empty_database_url: str, tmp_path: Path
 ) -> None:
     url = databases.with_role(empty_database_url, APPLICATION)
@@ -288,8 +290,8 @@ def test_the_owner_migrates_and_fills_what_the_service_may_not(
 
 
 @pytest.mark.usefixtures("no_fork")
-def test_a_service_that_may_not_read_its_tables_is_not_started(database_url: str) -> None:
-    """As before the migration that lets it."""
+def test_serve_without_privileges_on_its_tables_is_an_error(database_url: str) -> None:
+    """As in a database without the migration that grants them."""
     listings("migrate", "down", "20261123000002", "--yes", url=database_url)
     done = listings("serve", url=databases.with_role(database_url, APPLICATION))
     assert done.returncode == 1
@@ -317,6 +319,6 @@ def test_seed(database_url: str) -> None:
 
 
 @pytest.mark.usefixtures("no_fork")
-def test_seed_without_a_table(empty_database_url: str) -> None:
+def test_seed_without_migrations_is_an_error(empty_database_url: str) -> None:
     done = listings("seed", "--orders", "1", "--yes", url=empty_database_url)
     assert (done.returncode, "listings migrate up" in done.stderr) == (1, True)

@@ -26,7 +26,7 @@ def test_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LISTINGS_PORT", "0")
     monkeypatch.setenv("LISTINGS_STATEMENT_TIMEOUT", "0.5")
     monkeypatch.setenv("LISTINGS_DATABASE_URL", "postgresql://a:b@c,d:5433/e?sslmode=require")
-    monkeypatch.setenv("LISTINGS_HOST", "")  # empty is as good as unset
+    monkeypatch.setenv("LISTINGS_HOST", "")  # an empty value is like an unset one
     settings = Settings.read()
     assert (settings.port, settings.statement_timeout, settings.host) == (0, 0.5, "127.0.0.1")
     assert settings.database_url
@@ -140,7 +140,7 @@ def test_worker_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_variables_of_kubernetes_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a Service named "listings"."""
+    """Kubernetes sets them for a Service named "listings"."""
     monkeypatch.setenv("LISTINGS_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("LISTINGS_SERVICE_PORT", "8080")
     monkeypatch.setenv("LISTINGS_PORT_8080_TCP", "tcp://10.0.0.1:8080")

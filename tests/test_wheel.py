@@ -1,4 +1,4 @@
-"""The wheel works by itself: built, installed into an environment of its own, and started."""
+"""The wheel, built, installed into a new virtual environment, and started."""
 
 import os
 import re
@@ -34,7 +34,7 @@ print(*migration_ids())
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """An empty directory that an unprivileged account can enter, as the database's has to."""
+    """An empty directory that the unprivileged account of the embedded database can enter."""
     with tempfile.TemporaryDirectory(prefix="listings-wheel-") as name:
         Path(name).chmod(0o755)
         yield Path(name).resolve()
@@ -72,7 +72,7 @@ def _build(directory: Path) -> Path:
 
 
 def _environment(directory: Path) -> Path:
-    """Make a virtual environment with the packages of ours, but without this project.
+    """Make a virtual environment with the packages of this one, but without this project.
 
     The packages are linked one by one, and not the directory that holds them: what a package finds
     beside it is then what it would find after `pip install`.
@@ -80,7 +80,7 @@ def _environment(directory: Path) -> Path:
     venv.create(directory, symlinks=True)
     (site,) = directory.glob("lib/python*/site-packages")
     for package in Path(sysconfig.get_path("purelib")).iterdir():
-        # A .pth file may lead to the checkout: that is what installing in place means.
+        # A .pth file may add the checkout to sys.path: that is how an editable install works.
         if package.suffix != ".pth" and not package.name.startswith("listings-"):
             (site / package.name).symlink_to(package)
     return directory

@@ -1,6 +1,6 @@
 """The same Connect runtime on hypercorn, with a plain handler on asyncpg.
 
-It has what its users would do for speed: uvloop, one pool, statements that asyncpg keeps prepared,
+It is tuned as its users would: uvloop, one pool, statements that asyncpg keeps prepared,
 SQL text kept for each set of fields, and no middleware.
 """
 
@@ -44,7 +44,7 @@ class Orders(OrderService):
     ) -> UpdateOrderPaymentResponse:
         """Write the payment fields that are set in ``request``."""
         fields = payments.PAYMENT_FIELDS
-        has_field: Any = request.has_field  # takes no names but literal ones
+        has_field: Any = request.has_field  # its type accepts only literal names
         params = {name: getattr(request, name) for name in fields if has_field(name)}
         if problem := payments.problem(request.order_id, params):
             raise ConnectError(Code.INVALID_ARGUMENT, problem)
@@ -65,11 +65,11 @@ async def _serve(port: int, started: serving.Started, stopped: asyncio.Event) ->
             config = Config()
             listener.listen(config.backlog)
             started()
-            config.bind = [f"fd://{listener.detach()}"]  # it closes what it is given
-            # Its default ends a connection, with what is in flight, after so many requests.
+            config.bind = [f"fd://{listener.detach()}"]  # hypercorn closes the descriptor
+            # By default it closes a connection after some requests, with those in flight.
             config.keep_alive_max_requests = sys.maxsize
             config.accesslog = None
-            config.loglevel = "WARNING"  # or each worker would tell where it serves
+            config.loglevel = "WARNING"  # otherwise each worker logs its address
             app: Any = OrderServiceASGIApplication(Orders(pool))
             await serve(app, config, shutdown_trigger=stopped.wait)
 

@@ -1,6 +1,6 @@
-"""FastAPI with SQLAlchemy's async engine: JSON as many services have it.
+"""FastAPI with SQLAlchemy's async engine: JSON over HTTP, as in many services.
 
-It has what its users would do for speed: uvicorn on uvloop and httptools without an access log,
+It is tuned as its users would: uvicorn on uvloop and httptools without an access log,
 Core statements instead of the unit of work, whose compiled form SQLAlchemy keeps, one statement in
 a transaction of its own, and models of pydantic both ways.
 """

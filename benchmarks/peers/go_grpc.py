@@ -1,4 +1,4 @@
-"""grpc-go with pgx: what the caller's own team would write."""
+"""grpc-go with pgx: the usual choice for gRPC in Go."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """The peers in Go: grpc-go and connect-go, each with pgx.
 
-Their sources are in ``golang``; the code of the contract is generated beside a copy of them.
+Their sources are in ``golang``; the code of the protos is generated next to a copy of them.
 """
 
 import os
@@ -22,9 +22,9 @@ _VALIDATE: Final = "buf/validate/validate.proto"
 
 
 def build(directory: Path, command: str) -> tuple[str, ...]:
-    """Build ``command`` in ``directory``, and return how it is run.
+    """Build ``command`` in ``directory``, and return the command line.
 
-    Raises BenchmarkError when there is no Go, or it cannot get what it needs.
+    Raises BenchmarkError if Go is missing, or cannot download its modules.
     """
     if shutil.which("go") is None:
         raise BenchmarkError("there is no Go toolchain")

@@ -1,7 +1,7 @@
-"""grpc.aio on uvloop with an asyncpg pool: what most would write in Python.
+"""grpc.aio on uvloop with an asyncpg pool: the usual choice for gRPC in Python.
 
-Run by the benchmark, with the directory of the code that ``prepare`` has generated. It has what its
-users would do for speed: uvloop, one pool, statements that asyncpg keeps prepared, SQL text kept
+Run by the benchmark, with the directory of the code that ``prepare`` has generated. It is tuned
+as its users would: uvloop, one pool, statements that asyncpg keeps prepared, SQL text kept
 for each set of fields. The rules are checked by hand, which is less work than the service does for
 the ones in the proto.
 """
@@ -67,7 +67,7 @@ async def _serve(port: int, started: serving.Started, stopped: asyncio.Event) ->
     services = import_module("listings.v1.orders_pb2_grpc")
     async with serving.pool() as pool:
         server = grpc.aio.server(options=[("grpc.so_reuseport", 1)])
-        # The generated class answers UNIMPLEMENTED to all that is not measured.
+        # The generated class answers UNIMPLEMENTED to the methods that are not measured.
         servicer = type("Servicer", (OrderServicer, services.OrderServiceServicer), {})
         services.add_OrderServiceServicer_to_server(servicer(pool, messages), server)
         server.add_insecure_port(f"127.0.0.1:{port}")

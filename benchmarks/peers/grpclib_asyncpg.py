@@ -1,7 +1,7 @@
 """grpclib on uvloop with an asyncpg pool: gRPC in Python alone, on h2.
 
-Run by the benchmark, with the directory of the code that ``prepare`` has generated. It is what
-``grpc_aio`` is, on another implementation of gRPC.
+Run by the benchmark, with the directory of the code that ``prepare`` has generated. It is
+``grpc_aio`` on another implementation of gRPC.
 """
 
 import asyncio

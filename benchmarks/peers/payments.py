@@ -1,4 +1,4 @@
-"""What the peers in Python have in common: the fields, the hand-written checks, the statement."""
+"""Shared by the peers in Python: the fields, the hand-written checks, the statement."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -12,7 +12,7 @@ PAYMENT_FIELDS: Final = {
     "payment_status": 50,
     "payment_transaction_id": 255,
 }
-"""Each with the most characters that it may have."""
+"""Each field with its maximum length in characters."""
 
 KEY_TAKEN: Final = "payment_idempotency_key belongs to another order"
 
@@ -25,7 +25,7 @@ _COLUMNS = (
 
 
 def problem(order_id: int, params: Mapping[str, str]) -> str | None:
-    """Return what is wrong with a request, if anything is."""
+    """Return the error of an invalid request; None if it is valid."""
     if order_id <= 0:
         return "order_id must be greater than 0"
     if not params:

@@ -1,4 +1,4 @@
-"""How the peers in Python are run: a process a worker, all of them on one port."""
+"""Runs the peers in Python: one process per worker, all on one port."""
 
 import asyncio
 import os
@@ -16,13 +16,13 @@ import uvloop
 Started: TypeAlias = Callable[[], object]
 
 Serve: TypeAlias = Callable[[int, Started, asyncio.Event], Coroutine[Any, Any, None]]
-"""Serves on a port, with SO_REUSEPORT; tells when it has begun to, and ends when the event is set.
-"""
+"""Serves on a port, with SO_REUSEPORT; calls ``started`` once it serves, and ends when the event is
+set."""
 
 
 def run(serve: Serve) -> None:
     """Serve in as many processes as LISTINGS_WORKERS says, or in one, until SIGTERM."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the others end as well
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the other processes end as well
     others: list[int] = []
     with reusable_socket(0) as holder:
         port: int = holder.getsockname()[1]
@@ -38,7 +38,7 @@ def run(serve: Serve) -> None:
 
 
 def reusable_socket(port: int) -> socket.socket:
-    """Return a socket that is bound to ``port``, as others may be."""
+    """Return a socket bound to ``port`` with SO_REUSEPORT."""
     bound = socket.socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     bound.bind(("127.0.0.1", port))
@@ -47,7 +47,7 @@ def reusable_socket(port: int) -> socket.socket:
 
 @asynccontextmanager
 async def pool() -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
-    """Open a pool as asyncpg makes it, with a reset query at each release."""
+    """Open a pool with asyncpg's defaults, including a reset query at each release."""
     async with asyncpg.create_pool(
         os.environ["LISTINGS_DATABASE_URL"],
         min_size=1,
@@ -58,9 +58,9 @@ async def pool() -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
 
 
 def _fork(serve: Serve, port: int, count: int, others: list[int]) -> None:
-    """Serve in ``count`` more processes, which ``others`` gets, and wait until they do.
+    """Serve in ``count`` more processes, whose PIDs are added to ``others``; wait until they serve.
 
-    Each closes its end of a pipe, having written to it once it serves, or not.
+    Each writes to a pipe once it serves; if it fails before, the pipe is only closed.
     """
     reading, writing = os.pipe()
 

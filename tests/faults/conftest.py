@@ -1,4 +1,4 @@
-"""The table of what was tried and what was lost, at the end of a full run."""
+"""The table at the end of a run: attempts and losses of each test."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,7 +9,7 @@ from tests.support.trial import FULL, Trial
 
 @pytest.fixture
 def trial(record_property: Callable[[str, object], None]) -> Trial:
-    """How hard to try, and where to tell of it."""
+    """The number of attempts, and where to report them."""
     return Trial(record_property)
 
 

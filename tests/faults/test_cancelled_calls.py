@@ -1,4 +1,4 @@
-"""Callers give up at random moments: the pool stays whole, and what was acknowledged is there."""
+"""Calls are cancelled at random moments: no connection leaks, no acknowledged update is lost."""
 
 import asyncio
 import random
@@ -30,12 +30,12 @@ pytestmark = pytest.mark.anyio
 
 POOL_SIZE = 4
 AT_ONCE = 4  # calls by each kind of caller
-UPDATE = 0.005  # seconds that one takes
-LONGEST = 0.020  # seconds until a caller gives up
+UPDATE = 0.005  # seconds that an update takes
+LONGEST = 0.020  # seconds until a call is cancelled, at most
 
 
 async def one_given_up(name: str, call: Call, request: Message[Any]) -> Attempt:
-    """Make a call with too short a deadline, or go away before it is answered."""
+    """Make a call with too short a deadline, or cancel it before it is answered."""
     patience = random.uniform(0.001, LONGEST)
     if random.random() < 0.5:
         return await attempt(name, call, request, patience)
@@ -47,7 +47,7 @@ async def one_given_up(name: str, call: Call, request: Message[Any]) -> Attempt:
         return Attempt(name, request, began, time.monotonic(), CANCELLED)
 
 
-async def test_random_cancels_leave_the_pool_whole(tmp_path: Path, trial: Trial) -> None:
+async def test_random_cancels_leak_no_connection(tmp_path: Path, trial: Trial) -> None:
     wanted, log = trial.times(240, 1_200), Log()
     async with AsyncExitStack() as stack:
         postgres = stack.enter_context(cluster.running())

@@ -1,4 +1,4 @@
-"""The database's disk is full: callers are told so, and it ends when there is room again."""
+"""The database's disk is full: updates fail with that reason until there is space again."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from tests.support.trial import Trial
 
 pytestmark = pytest.mark.anyio
 
-MOST_UPDATES = 2_000  # that can find room in the pages that there are
+MOST_UPDATES = 2_000  # that can fit into the existing pages
 
 
 class Disk(NamedTuple):
@@ -61,7 +61,7 @@ def small_disk(postgres: Cluster) -> Iterator[Disk]:
 
 
 class Writer:
-    """Makes updates, until there is no room for one."""
+    """Sends updates until one fails for lack of space."""
 
     def __init__(self, updates: Updates) -> None:
         self.log = Log()

@@ -1,4 +1,4 @@
-"""PostgreSQL is killed under load: nobody waits, nothing is lost, and service resumes by itself."""
+"""PostgreSQL is killed under load: calls fail fast, nothing is lost, and service resumes."""
 
 import asyncio
 import time
@@ -14,8 +14,8 @@ from tests.support.trial import Trial
 
 pytestmark = pytest.mark.anyio
 
-KNOWN = 1.0  # seconds until a caller is told that the database is away
-BACK = 2.0  # seconds from the return of the database to that of the service
+KNOWN = 1.0  # seconds until calls fail because the database is unavailable
+BACK = 2.0  # seconds from the database's restart to the first successful calls
 
 
 @pytest.mark.parametrize(

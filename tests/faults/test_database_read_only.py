@@ -1,4 +1,4 @@
-"""The database takes no writes: callers are told so, and it ends when the database takes them."""
+"""The database is read-only: updates fail with that reason until it accepts writes again."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Callers:
-    """A caller of each kind, and the log of their attempts."""
+    """A caller over each protocol, and the log of their attempts."""
 
     def __init__(self, calls: list[Call], updates: Updates) -> None:
         self.log = Log()
@@ -24,7 +24,7 @@ class Callers:
         self._updates = updates
 
     async def are_refused(self) -> None:
-        """Check that all are told that the database is read-only, and can read it."""
+        """Check that all updates fail as read-only, and that all reads succeed."""
         for call in self._calls:
             made = await attempt("", call, self._updates.next(), 10)
             self.log.append(made)

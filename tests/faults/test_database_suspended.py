@@ -1,4 +1,4 @@
-"""PostgreSQL is stopped, not dead: it takes connections and says nothing. No caller waits on it."""
+"""PostgreSQL is suspended: it accepts connections and sends nothing. Every call ends in time."""
 
 import asyncio
 import random
@@ -36,7 +36,7 @@ from tests.support.trial import Trial
 pytestmark = pytest.mark.anyio
 
 STATEMENT_TIMEOUT = 1.0
-GRACE = 1.0  # seconds that an answer may come after its time
+GRACE = 1.0  # seconds that an answer may be late
 DEADLINES = (0.3, 10.0, None)
 WATCHERS = 3  # at once, to each of the deadlines
 POOL_SIZE = 8  # far fewer than the calls: the others wait for a connection, or are refused
@@ -61,7 +61,7 @@ def requests(updates: Updates) -> Iterator[Message[Any]]:
 
 
 class Callers:
-    """Calls of every kind, and a log of those that ended, or did not, in time."""
+    """Calls of every method, and the log of their attempts."""
 
     def __init__(self, updates: Updates, calls: dict[str, Call], watch: Call) -> None:
         self.log = Log()
@@ -70,13 +70,13 @@ class Callers:
         self._watch = watch
 
     async def burst(self) -> Log:
-        """Make each kind of call, by each caller, with each deadline: all of them at once."""
+        """Call each method over each protocol, with each deadline, all concurrently."""
         made = [each for deadline in DEADLINES for each in self._each(deadline)]
         random.shuffle(made)
         return await asyncio.gather(*made)
 
     async def one_by_one(self) -> Log:
-        """Make each kind of call, by each caller."""
+        """Call each method over each protocol, one after the other."""
         return [await each for each in self._each(None)]
 
     def _each(self, deadline: float | None) -> Iterator[Coroutine[Any, Any, Attempt]]:

@@ -1,4 +1,4 @@
-"""A primary is killed, and its synchronous standby takes over: what was acknowledged is there."""
+"""A primary is killed and its synchronous standby promoted: no acknowledged update is lost."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ STATEMENT_TIMEOUT = 1.0
 
 
 class Pair(NamedTuple):
-    """Two servers, and a service that knows the addresses of both."""
+    """Two servers, and a service whose URL names both."""
 
     primary: Cluster
     standby: Cluster
@@ -73,7 +73,7 @@ class Sender:
 
     @classmethod
     async def of(cls, call: Call, updates: Updates) -> "Sender":
-        """Wait, by another update, until the standby has the orders; then make the sender."""
+        """Send another update, so that the standby has the orders; then return a sender."""
         assert (await attempt("grpcio", call, updates.next(), WRITABLE)).code == OK
         return cls(call, updates)
 
@@ -88,7 +88,7 @@ class Sender:
         return made
 
     async def commit_on_the_primary_alone(self, primary: Cluster, deadline: float | None) -> None:
-        """Commit it while the standby is away: then nobody may be told that it is done."""
+        """Commit the update while the standby is down: no attempt may be acknowledged."""
         assert (await self.send(deadline)).code in UNKNOWN
         entered = "SELECT count(*) FROM order_payment_events WHERE idempotency_key = %s"
         assert primary.execute(entered, self.update.payment_idempotency_key) == 1
@@ -96,7 +96,7 @@ class Sender:
             assert (await self.send(limit)).code in UNKNOWN
 
 
-# Which of the limits ends the wait for the standby.
+# Which limit ends the wait for the standby: the caller's deadline or the statement timeout.
 by_either_limit = pytest.mark.parametrize("deadline", [0.3, None], ids=["caller's", "service's"])
 
 
@@ -112,7 +112,7 @@ async def test_a_replay_waits_for_the_standby(deadline: float | None, tmp_path: 
 
 
 @by_either_limit
-async def test_what_a_standby_never_had_is_made_again(
+async def test_an_update_missing_on_the_promoted_standby_is_made_again(
     deadline: float | None, tmp_path: Path
 ) -> None:
     with running_pair(tmp_path / "log") as (primary, standby, running):

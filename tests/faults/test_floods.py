@@ -1,4 +1,4 @@
-"""Floods: others are served meanwhile, and the memory that they take has a bound."""
+"""Floods of frames, bodies and connections: other clients are served, and memory is bounded."""
 
 import gzip
 import resource
@@ -44,8 +44,8 @@ from tests.support.service import Service
 from tests.support.trial import Trial
 
 MEBIBYTE = 2**20
-MOST_GROWTH = 48 * MEBIBYTE  # of the process, whatever comes
-SLOWEST = 2.0  # seconds for a bystander's call
+MOST_GROWTH = 48 * MEBIBYTE  # of the process's resident memory, in any flood
+SLOWEST = 2.0  # seconds for a call by another client
 LIMIT = 64 * 1024  # LISTINGS_MAX_REQUEST_BYTES
 
 
@@ -58,7 +58,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 class Bystander:
-    """Somebody else, who wants one answer after the other, and tries again when told to."""
+    """Another client, which sends one call after the other and retries RESOURCE_EXHAUSTED."""
 
     def __init__(self, running: Service) -> None:
         self.answers = 0
@@ -95,7 +95,7 @@ class Bystander:
 
 @contextmanager
 def unharmed(running: Service, trial: Trial) -> Iterator[list[int]]:
-    """Check that meanwhile a bystander is served, and memory stays; yields a list for counts."""
+    """Check that another client is served and memory is bounded; yield a list for counts."""
     process, bystander, counts = psutil.Process(running.process.pid), Bystander(running), [0]
     asking = threading.Thread(target=bystander.ask)
     before = process.memory_info().rss
@@ -104,7 +104,9 @@ def unharmed(running: Service, trial: Trial) -> Iterator[list[int]]:
         yield counts
         growth = process.memory_info().rss - before
         answered = bystander.answers
-        while bystander.answers == answered and not bystander.failures:  # one more, to the end
+        while (
+            bystander.answers == answered and not bystander.failures
+        ):  # until one more call is complete
             time.sleep(0.001)
     finally:
         bystander.stop()
@@ -142,7 +144,9 @@ DROPPED = {
 
 
 @pytest.mark.parametrize("kind", NOTHING_ASKED)
-def test_frames_that_ask_for_nothing(running: Service, trial: Trial, kind: str) -> None:
+def test_a_flood_of_frames_without_requests_ends_the_connection(
+    running: Service, trial: Trial, kind: str
+) -> None:
     chunk = NOTHING_ASKED[kind] * 500
     with unharmed(running, trial) as tried:
         for _ in range(trial.times(2, 50)):
@@ -154,14 +158,14 @@ def test_frames_that_ask_for_nothing(running: Service, trial: Trial, kind: str) 
                 tried.append(500 * push(connection, chunk, 10_000))
                 reader.join()
             assert tried[-1] < 500 * 10_000
-            # The kernel may lose it, when more arrives after the end.
+            # The GOAWAY may be lost: the kernel sends RST when more data arrives after the close.
             assert set(goaway_codes(bytes(received))) <= {ENHANCE_YOUR_CALM}
     assert "too many frames besides requests" in running.log.read_text()
 
 
 @pytest.mark.parametrize("where", [PATH, "/nowhere"])
 def test_a_body_in_tiny_chunks(running: Service, trial: Trial, where: str) -> None:
-    """Over the limit, or for a method that is not there."""
+    """For a method, until the limit is exceeded, or for a path without a route."""
     with unharmed(running, trial) as tried:
         for _ in range(trial.times(1, 5)):
             with connected(running.port) as connection:
@@ -172,13 +176,13 @@ def test_a_body_in_tiny_chunks(running: Service, trial: Trial, where: str) -> No
 
 
 @pytest.mark.parametrize("kind", DROPPED)
-def test_frames_that_are_dropped(running: Service, trial: Trial, kind: str) -> None:
+def test_a_flood_of_frames_that_are_ignored(running: Service, trial: Trial, kind: str) -> None:
     with unharmed(running, trial) as tried, connected(running.port) as connection:
         connection.sendall(PREFACE + begun())
         tried.append(500 * push(connection, DROPPED[kind] * 500, trial.times(1_000, 20_000)))
 
 
-def test_pings_whose_answers_nobody_reads(running: Service, trial: Trial) -> None:
+def test_a_client_that_sends_pings_and_never_reads(running: Service, trial: Trial) -> None:
     chunk = frame(PING, payload=bytes(8)) * 500
     with unharmed(running, trial) as tried, ExitStack() as stack:
         for _ in range(trial.times(5, 50)):
@@ -188,8 +192,8 @@ def test_pings_whose_answers_nobody_reads(running: Service, trial: Trial) -> Non
             assert tried[-1] < 500 * 10_000
 
 
-def test_answers_that_nobody_reads(running: Service, trial: Trial) -> None:
-    """Requests without an end, over connections whose client does not read at all."""
+def test_a_client_that_sends_requests_and_never_reads(running: Service, trial: Trial) -> None:
+    """Responses fill the send buffers: the client opens streams and reads nothing."""
     order_id = Orders(running.database_url).add(payment_session_id="s" * 255)
     message = GetOrderRequest(order_id=order_id).to_binary()
     path = PATH.replace("UpdateOrderPayment", "GetOrder")
@@ -209,7 +213,7 @@ def test_answers_that_nobody_reads(running: Service, trial: Trial) -> None:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_head_without_an_end(running: Service, trial: Trial, version: int) -> None:
+def test_a_header_section_without_an_end(running: Service, trial: Trial, version: int) -> None:
     chunk = b"x-%s: %s\r\n" % (b"n" * 20, b"v" * 900)
     start = b"POST / HTTP/1.1\r\n"
     if version == 2:
@@ -278,7 +282,7 @@ TOO_LONG = {
 
 @pytest.mark.parametrize("kind", TOO_LONG)
 def test_bodies_over_the_limit(running: Service, trial: Trial, kind: str) -> None:
-    """Many at once, which go on sending although they have been refused."""
+    """Many concurrent clients, which go on sending after the request has been rejected."""
     start, chunk = TOO_LONG[kind]
     with unharmed(running, trial) as tried, ExitStack() as stack:
         clients = [
@@ -291,13 +295,13 @@ def test_bodies_over_the_limit(running: Service, trial: Trial, kind: str) -> Non
             for client in clients:
                 try:
                     tried.append(push(client, chunk, 1))
-                except TimeoutError:  # it is not read from
+                except TimeoutError:  # the server does not read the connection
                     tried.append(1)
 
 
 @pytest.mark.parametrize("caller", ["grpc", "connect"])
 def test_gzip_bombs(running: Service, trial: Trial, caller: str) -> None:
-    """The limit counts the bytes after decompression, and no more of them are made."""
+    """The limit applies to decompressed bytes, and decompression stops there."""
     bomb = gzip.compress(bytes(50 * MEBIBYTE), 9)
     assert len(bomb) < LIMIT
     with unharmed(running, trial) as tried, ExitStack() as stack:
@@ -311,8 +315,8 @@ def test_gzip_bombs(running: Service, trial: Trial, caller: str) -> None:
                 assert b"resource_exhausted" in answer
                 assert b"larger than configured max 65536" in answer
             else:
-                # A connection of its own: grpcio does not keep so long a request, and could not
-                # send it again if the one that it shares with others were just replaced.
+                # A connection of its own: grpcio does not buffer so long a request for the
+                # transparent retry that it needs when a shared connection is being replaced.
                 channel = stack.enter_context(
                     grpc.insecure_channel(
                         running.base_url.removeprefix("http://"),
@@ -321,14 +325,14 @@ def test_gzip_bombs(running: Service, trial: Trial, caller: str) -> None:
                 )
                 method = channel.unary_unary(PATH)
                 with pytest.raises(grpc.RpcError) as caught:
-                    # Compressed, it is the zeros that it is made of.
+                    # Its content is zeros, which compress best.
                     method(bytes(3 * MEBIBYTE), compression=grpc.Compression.Gzip, timeout=20)
                 assert grpc_failure(caught.value).code == "resource_exhausted"
             tried.append(1)
 
 
-def test_requests_ahead_of_their_answers(running: Service, trial: Trial) -> None:
-    """Over HTTP/1.1, the next requests wait; they do so in memory."""
+def test_pipelined_requests(running: Service, trial: Trial) -> None:
+    """Over HTTP/1.1, pipelined requests are buffered in memory until the response is sent."""
     url = running.database_url
     order_id = Orders(url).add()
     body = b'{"orderId": %d, "paymentStatus": "paid"}' % order_id
@@ -356,8 +360,10 @@ def test_a_thousand_idle_connections(running: Service, trial: Trial) -> None:
             tried.append(1)
 
 
-def test_no_file_descriptors_left(tmp_path: Path, trial: Trial) -> None:
-    """The service goes on with what it has, says so, and takes more when it can."""
+def test_without_free_file_descriptors_open_connections_are_served(
+    tmp_path: Path, trial: Trial
+) -> None:
+    """New connections wait, without a busy loop or a flood of log lines, until one is free."""
     with databases.clone() as url, service.running(url, tmp_path / "log") as running:
         pid = running.process.pid
         files = psutil.Process(pid).num_fds()

@@ -1,4 +1,4 @@
-"""More work than the database can take: the service does what it can, and refuses the rest."""
+"""Overload: throughput stays at its maximum, and the service rejects the excess calls."""
 
 import asyncio
 import time
@@ -17,19 +17,19 @@ from tests.support.trial import Trial
 pytestmark = pytest.mark.anyio
 
 POOL_SIZE = 4
-QUEUE_SIZE = 40  # grpcio keeps to 128 calls at once over its connection
-UPDATE = 0.04  # seconds that one takes in the database: it can take 100 a second
-ORDERS = 200  # enough that updates do not wait for one another
-WARM_UP = 1.0  # seconds at the beginning of each load that do not count
+QUEUE_SIZE = 40  # grpcio sends at most 128 concurrent calls over its connection
+UPDATE = 0.04  # seconds that an update takes in the database: at most 100 a second
+ORDERS = 200  # enough that updates do not wait for each other's row locks
+WARM_UP = 1.0  # seconds at the beginning of each load that are not measured
 DEADLINE = 20  # seconds
 
-GOODPUT = 0.9  # of the best
-SLOWDOWN = 5  # times half load's
+GOODPUT = 0.9  # of the highest
+SLOWDOWN = 5  # times the latency at half load
 
 
 @dataclass
 class Result:
-    """What came of a load, once it had lasted a while."""
+    """The calls of a load after the warm-up."""
 
     log: Log
     seconds: float
@@ -58,7 +58,7 @@ def percentile(values: Sequence[float], percent: int) -> float:
 
 
 class Meter:
-    """Loads the service and measures."""
+    """Loads the service and measures the answers."""
 
     def __init__(self, call: Call, updates: Updates, seconds: float) -> None:
         self.log = Log()
@@ -67,7 +67,7 @@ class Meter:
         self._seconds = seconds
 
     async def best(self) -> Result:
-        """As many calls at a time as keep the database busy."""
+        """Measure a closed loop with as many callers as keep the database busy."""
         began = time.monotonic()
 
         async def caller() -> None:
@@ -78,7 +78,7 @@ class Meter:
         return self._result(began)
 
     async def at(self, rate: float) -> Result:
-        """That many calls a second, however they are answered."""
+        """Measure an open loop of ``rate`` calls a second."""
         began = time.monotonic()
         await open_loop(
             rate, self._send, lambda: time.monotonic() > began + WARM_UP + self._seconds
@@ -94,7 +94,7 @@ class Meter:
         return Result([each for each in self.log if first <= each.ended < last], self._seconds)
 
 
-async def test_four_times_the_load_it_can_carry(tmp_path: Path, trial: Trial) -> None:
+async def test_four_times_the_highest_rate(tmp_path: Path, trial: Trial) -> None:
     seconds = trial.times(3, 20)
     with cluster.running() as postgres:
         orders = Orders(postgres.url)

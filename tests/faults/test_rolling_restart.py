@@ -1,4 +1,4 @@
-"""Two replicas behind one list of addresses are restarted in turn: no call fails, or runs twice."""
+"""Two replicas behind one list of addresses restart in turn: no call fails or runs twice."""
 
 import asyncio
 import itertools
@@ -32,7 +32,7 @@ DEADLINE = 10  # seconds
 
 
 class Replica:
-    """A service that is restarted on the port that it was given at first."""
+    """A service that is restarted on the same port."""
 
     def __init__(self, database_url: str, directory: Path) -> None:
         self._database_url = database_url
@@ -71,7 +71,7 @@ def two_replicas(database_url: str, directory: Path) -> Iterator[list[Replica]]:
 
 @asynccontextmanager
 async def keep_alive(ports: list[int]) -> AsyncIterator[Call]:
-    """Keep connections to the first replica; when one is closed, try once more, at the other."""
+    """Yield a call that keeps its connections; if one closes, it retries at the other replica."""
     async with AsyncExitStack() as stack:
         urls = (f"http://127.0.0.1:{port}" for port in ports)
         clients = [await stack.enter_async_context(json(url)) for url in urls]
@@ -93,7 +93,7 @@ async def keep_alive(ports: list[int]) -> AsyncIterator[Call]:
 
 
 async def more_calls(log: Log) -> None:
-    """Wait until half a second's calls more have been answered."""
+    """Wait until as many more calls are answered as are sent in half a second."""
     enough = len(log) + CALLS_PER_SECOND // 2
     await eventually_async(lambda: len(log) >= enough)
 
@@ -139,5 +139,5 @@ async def test_replicas_restarted_in_turn_under_load(
     )
     assert failed == []
     assert lost == []
-    # What gRPC sends again by itself has not been executed.
+    # gRPC's transparent retries are of calls that were not executed.
     assert not any(each.replayed for each in log if each.caller != "keep-alive")

@@ -10,7 +10,7 @@ from server.settings import SettingsError
 
 
 class Reader:
-    """Reads a number, and keeps all that it has read."""
+    """Reads a number from the file, and records each one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

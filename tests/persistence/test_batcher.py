@@ -1,4 +1,4 @@
-"""Batches of updates: callers see no difference, except in speed."""
+"""Batches of updates: each caller gets the result that a single statement would give."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 CONNECTIONS, LIMIT = 6, 5.0
 SOON = LIMIT / 2  # long before a time-out
-MAX_IN_FLIGHT = 4  # single ones, before others are batched
+MAX_IN_FLIGHT = 4  # single statements; further ones are batched
 SLOT_SECONDS = 0.01  # after which the next batch starts in any case
 
 BUSY = (
@@ -81,7 +81,7 @@ async def test_a_batch_shares_a_commit_and_nothing_else(
     )
     assert (
         transactions(orders, order_ids) == MAX_IN_FLIGHT + 1
-    )  # the first ones did not wait for the others
+    )  # the first ones are sent as single statements
     for order_id, answer in zip(order_ids, answers, strict=True):
         assert answer.order.id == order_id
         assert answer.order.payment_transaction_id == f"txn_{order_id}"
@@ -124,8 +124,8 @@ async def test_processes_share_the_slots(
     assert transactions(orders, order_ids) == singles + 1
 
 
-async def test_each_has_its_own_error(repository: OrderRepository, orders: Orders) -> None:
-    """One does not exist, one is refused for its status, and three make PostgreSQL roll back."""
+async def test_each_caller_gets_its_own_error(repository: OrderRepository, orders: Orders) -> None:
+    """One order does not exist, one status is refused, and three updates cause a rollback."""
     fine = [orders.add() for _ in range(4)]
     refunded = orders.add(payment_status="refunded")
     taken = orders.add(payment_idempotency_key="taken")
@@ -153,7 +153,7 @@ async def test_each_has_its_own_error(repository: OrderRepository, orders: Order
     assert untouched == ["refunded", *["pending"] * 4]
 
 
-async def test_of_updates_with_one_key_one_is_written(
+async def test_one_of_several_updates_with_the_same_key_is_written(
     repository: OrderRepository, orders: Orders
 ) -> None:
     order_ids = [orders.add() for _ in range(6)]
@@ -169,7 +169,9 @@ async def test_of_updates_with_one_key_one_is_written(
     assert len(paid) == 1
 
 
-async def test_one_order_many_times(repository: OrderRepository, orders: Orders) -> None:
+async def test_concurrent_updates_of_one_order_record_an_event_each(
+    repository: OrderRepository, orders: Orders
+) -> None:
     order_id = orders.add()
     answers = await asyncio.gather(
         *(pay(repository, order_id, payment_transaction_id=f"txn_{each}") for each in range(30))
@@ -180,7 +182,7 @@ async def test_one_order_many_times(repository: OrderRepository, orders: Orders)
     assert orders.value("SELECT count(*) FROM order_payment_events") == 30
 
 
-async def test_only_one_statement_waits_for_a_lock(
+async def test_a_locked_row_delays_only_its_own_update(
     repository: OrderRepository, orders: Orders
 ) -> None:
     held, *others = [orders.add() for _ in range(10)]
@@ -192,10 +194,10 @@ async def test_only_one_statement_waits_for_a_lock(
     assert (await waiting).order.payment_status == "paid"
 
 
-async def test_statements_that_wait_for_a_lock_do_not_hold_up_others(
+async def test_statements_that_wait_for_a_lock_do_not_delay_others(
     repository: OrderRepository, orders: Orders
 ) -> None:
-    """More of them than slots."""
+    """With more statements waiting than there are slots."""
     held, other = orders.add(), orders.add()
     with orders.locked(held):
         waiting = []
@@ -213,9 +215,9 @@ async def test_a_cancel_ends_one_statement_only(
 ) -> None:
     order_ids = [orders.add() for _ in range(8)]
     calls = [asyncio.ensure_future(pay(repository, each)) for each in order_ids]
-    await asyncio.sleep(0)  # they are called, and nothing is sent yet
+    await asyncio.sleep(0)  # the tasks have started; no statement is sent yet
     calls[0].cancel()
-    await asyncio.sleep(0)  # now it is
+    await asyncio.sleep(0)  # now the statements are sent
     calls[MAX_IN_FLIGHT + 1].cancel()
     answers = await asyncio.gather(*calls, return_exceptions=True)
     cancelled = [number for number, each in enumerate(answers) if not isinstance(each, Update)]
@@ -283,7 +285,7 @@ async def test_a_statement_cancelled_before_its_batch_is_sent_is_left_out(
         waiting += [asyncio.ensure_future(pay(repository, each)) for each in first]
         cancelling = asyncio.ensure_future(pay(repository, cancelled))
         waiting.append(asyncio.ensure_future(pay(repository, remaining)))
-        await asyncio.sleep(2 * SLOT_SECONDS)  # by now, these two are a batch
+        await asyncio.sleep(2 * SLOT_SECONDS)  # by now, these two form a batch
         cancelling.cancel()
         await asyncio.gather(cancelling, return_exceptions=True)
     await asyncio.gather(*waiting)
@@ -294,8 +296,10 @@ async def test_a_statement_cancelled_before_its_batch_is_sent_is_left_out(
     ]
 
 
-async def test_each_has_its_own_deadline(repository: OrderRepository, orders: Orders) -> None:
-    """A caller whose time is up does not wait for the rest of its batch."""
+async def test_each_caller_has_its_own_deadline(
+    repository: OrderRepository, orders: Orders
+) -> None:
+    """A caller whose deadline expires does not wait for the rest of its batch."""
     orders.slow_down(0.3)
     order_ids = [orders.add() for _ in range(MAX_IN_FLIGHT + 4)]
 
@@ -309,8 +313,10 @@ async def test_each_has_its_own_deadline(repository: OrderRepository, orders: Or
     assert [each.order.payment_status for each in answers] == ["paid"] * (MAX_IN_FLIGHT + 3)
 
 
-async def test_a_connection_that_is_lost(repository: OrderRepository, orders: Orders) -> None:
-    """All of a batch fail alike, and all were written or none."""
+async def test_a_lost_connection_fails_the_whole_batch(
+    repository: OrderRepository, orders: Orders
+) -> None:
+    """All callers of the batch get the same error, and all or none of its updates are written."""
     orders.slow_down(1.0)
     order_ids = [orders.add() for _ in range(MAX_IN_FLIGHT + 4)]
     calls = [asyncio.ensure_future(pay(repository, each)) for each in order_ids]
@@ -325,7 +331,7 @@ async def test_a_connection_that_is_lost(repository: OrderRepository, orders: Or
 
 
 async def test_processes_do_not_deadlock(database_url: str, orders: Orders) -> None:
-    """Three pools update the same orders, each in an order of its own, and with few keys."""
+    """Three pools update the same orders in different sequences, with few distinct keys."""
     order_ids = [orders.add() for _ in range(12)]
 
     async def work(repository: OrderRepository, seed: int) -> int:

@@ -1,4 +1,4 @@
-"""The two ways in which a statement runs: that of databases, and that of asyncpg."""
+"""The two ways to run a statement: through databases, and on the raw asyncpg connection."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -49,7 +49,7 @@ def run(request: pytest.FixtureRequest) -> Run:
         ("bigint", None),
     ],
 )
-async def test_named_values_arrive_as_numbered_ones_do(
+async def test_named_parameters_are_encoded_like_numbered_ones(
     database_url: str, type_: str, value: object
 ) -> None:
     async with databases.pool(database_url) as database:
@@ -79,7 +79,7 @@ async def test_rows_and_none(database_url: str) -> None:
         ("SELECT pg_terminate_backend(pg_backend_pid())", errors.DatabaseUnavailable),
     ],
 )
-async def test_errors_are_those_of_this_package(
+async def test_driver_errors_are_translated_to_those_of_persistence(
     database_url: str, run: Run, sql: str, error: type[errors.PersistenceError]
 ) -> None:
     async with databases.pool(database_url) as database:
@@ -88,16 +88,16 @@ async def test_errors_are_those_of_this_package(
         assert await database.fetchrow("SELECT 1")
 
 
-async def test_a_deadline(database_url: str, run: Run) -> None:
+async def test_a_statement_is_cancelled_after_statement_timeout(
+    database_url: str, run: Run
+) -> None:
     async with databases.pool(database_url, statement_timeout=0.3) as database:
         with pytest.raises(errors.DatabaseTimeout):
             await run(database, "SELECT pg_sleep(60)")
         await eventually_async(lambda: Orders(database_url).value(SLEEPING) == 0)
 
 
-async def test_cancelled_statements_end_and_leave_the_pool_whole(
-    database_url: str, run: Run
-) -> None:
+async def test_cancelled_statements_end_and_leak_no_connection(database_url: str, run: Run) -> None:
     """PostgreSQL ignores a cancel that arrives before the statement, which then ends by itself."""
     async with databases.pool(database_url, max_connections=2) as database:
         for round_ in range(40):
@@ -114,7 +114,7 @@ async def test_cancelled_statements_end_and_leave_the_pool_whole(
         await eventually_async(lambda: (database.in_use, database.waiting) == (0, 0))
 
 
-async def test_conflicts_are_repeated(database_url: str, run: Run) -> None:
+async def test_statements_are_repeated_after_a_conflict(database_url: str, run: Run) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("""
             CREATE SEQUENCE tries;

@@ -1,4 +1,4 @@
-"""URLs of databases, as asyncpg is given them."""
+"""Translation of database URLs for asyncpg."""
 
 import pytest
 
@@ -20,12 +20,12 @@ from persistence.errors import InvalidDatabaseURL
         ("postgresql://h/?channel_binding=prefer&gssencmode=disable", "host=h"),
     ],
 )
-def test_what_asyncpg_is_given(url: str, expected: str) -> None:
+def test_a_url_is_translated_for_asyncpg(url: str, expected: str) -> None:
     assert sorted(asyncpg_dsn(url).partition("?")[2].split("&")) == sorted(expected.split("&"))
 
 
 @pytest.mark.parametrize("demand", ["channel_binding=require", "require_auth=scram-sha-256"])
-def test_what_asyncpg_cannot_do_is_refused(demand: str) -> None:
+def test_options_that_asyncpg_lacks_are_refused(demand: str) -> None:
     with pytest.raises(InvalidDatabaseURL, match=demand):
         asyncpg_dsn(f"postgresql://h/db?{demand}")
 

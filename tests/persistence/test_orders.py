@@ -28,7 +28,7 @@ async def repository(url: str, **limits: float) -> AsyncIterator[OrderRepository
 
 
 async def test_every_set_of_fields(database_url: str) -> None:
-    """All 63 of them: what is named is written, the rest stays, and the row is returned."""
+    """For all 63 sets: the given fields are written, the others stay, and the row is returned."""
     orders = Orders(database_url)
     order_id = orders.add()
     async with repository(database_url) as repo:
@@ -62,7 +62,7 @@ async def test_an_update_is_one_round_trip(database_url: str, tmp_path: Path) ->
             assert counts.round_trips - before == 10
 
 
-async def test_what_is_wrong_with_an_update(database_url: str) -> None:
+async def test_an_invalid_update_raises_its_error_and_writes_nothing(database_url: str) -> None:
     orders = Orders(database_url)
     first, second = orders.add(payment_idempotency_key="taken"), orders.add()
     before = orders.row(first), orders.row(second)
@@ -106,15 +106,15 @@ async def test_a_statement_that_takes_too_long_is_cancelled(database_url: str) -
             with pytest.raises(errors.DatabaseTimeout):
                 await repo.update_payment_info(order_id, {"payment_status": "late"}, ORIGIN)
             await eventually_async(lambda: lock_waits(database_url) == 0)
-        # The one connection is good again, and the update did not happen after all.
+        # The only connection is usable again, and the update was not applied.
         order = (
             await repo.update_payment_info(order_id, {"payment_provider": "stripe"}, ORIGIN)
         ).order
         assert order.payment_status == "pending"
 
 
-async def test_waiting_for_a_connection_has_an_end(database_url: str) -> None:
-    """Without one, each of these would wait for all before it."""
+async def test_the_wait_for_a_connection_has_a_timeout(database_url: str) -> None:
+    """Otherwise each update would wait for all those queued before it."""
     order_id = Orders(database_url).add()
     async with repository(database_url, statement_timeout=0.2, max_connections=1) as repo:
         with psycopg.connect(database_url) as holder:
@@ -126,7 +126,7 @@ async def test_waiting_for_a_connection_has_an_end(database_url: str) -> None:
     assert all(isinstance(each, errors.DatabaseTimeout) for each in failures)
 
 
-async def test_a_server_that_hangs_does_not_keep_the_pool_from_closing(
+async def test_the_pool_closes_while_the_server_does_not_answer(
     database_url: str, tmp_path: Path
 ) -> None:
     order_id = Orders(database_url).add()
@@ -139,7 +139,7 @@ async def test_a_server_that_hangs_does_not_keep_the_pool_from_closing(
             counts.answering.set()
 
 
-async def test_cancelled_callers_leave_the_pool_whole(database_url: str) -> None:
+async def test_cancelled_calls_leak_no_connection(database_url: str) -> None:
     orders = Orders(database_url)
     order_ids = [orders.add() for _ in range(4)]
     async with repository(database_url, max_connections=2) as repo:
@@ -163,7 +163,7 @@ async def test_cancelled_callers_leave_the_pool_whole(database_url: str) -> None
     assert {orders.row(each)["payment_status"] for each in order_ids} == {"y"}
 
 
-async def test_a_cancelled_update_does_not_wait_for_a_server_that_hangs(
+async def test_a_cancel_returns_at_once_while_the_server_does_not_answer(
     database_url: str, tmp_path: Path
 ) -> None:
     order_id = Orders(database_url).add()
@@ -205,7 +205,7 @@ async def test_only_conflicts_are_tried_again(
     orders = Orders(database_url)
     order_id = orders.add()
     with psycopg.connect(database_url, autocommit=True) as connection:
-        # A sequence counts also what is rolled back.
+        # nextval() is never rolled back, so the sequence counts every attempt.
         connection.execute(f"""
             CREATE SEQUENCE tries;
             CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
@@ -228,10 +228,8 @@ async def test_only_conflicts_are_tried_again(
     assert orders.row(order_id)["payment_status"] == ("pending" if outcome else "paid")
 
 
-async def test_a_connection_that_takes_no_writes_is_replaced(
-    database_url: str, tmp_path: Path
-) -> None:
-    """Another one may lead to the primary, where there is one."""
+async def test_a_read_only_connection_is_replaced(database_url: str, tmp_path: Path) -> None:
+    """With several hosts in the URL, the next connection may reach the primary."""
     order_id = Orders(database_url).add()
     async with (
         wire.counted(database_url, tmp_path) as (url, _),
@@ -258,7 +256,7 @@ async def test_a_connection_that_takes_no_writes_is_replaced(
 
 
 async def test_without_prepared_statements(database_url: str, tmp_path: Path) -> None:
-    """Nothing is kept on a connection, which a pooler may give to another client."""
+    """No prepared statement stays on a connection: a pooler may assign it to another client."""
     orders = Orders(database_url)
     order_id = orders.add()
     async with (
@@ -268,7 +266,9 @@ async def test_without_prepared_statements(database_url: str, tmp_path: Path) ->
         repo = OrderRepository(database)
         for number in range(3):
             await repo.update_payment_info(order_id, {"payment_status": f"x{number}"}, ORIGIN)
-    assert counts.messages[b"P"[0]] == 6  # each is parsed to be described, and again to be run
+    assert (
+        counts.messages[b"P"[0]] == 6
+    )  # each statement is parsed twice: for Describe and for Execute
     assert orders.row(order_id)["payment_status"] == "x2"
 
 
@@ -279,13 +279,13 @@ async def test_without_prepared_statements(database_url: str, tmp_path: Path) ->
         "postgresql://nobody@/nothing?host=/nonexistent",
     ],
 )
-async def test_a_server_that_is_not_there(url: str) -> None:
+async def test_an_unreachable_server_raises_database_unavailable(url: str) -> None:
     with pytest.raises(errors.DatabaseUnavailable):
         async with repository(url):
             pass
 
 
-async def test_connections_that_are_lost_are_replaced(database_url: str) -> None:
+async def test_lost_connections_are_replaced(database_url: str) -> None:
     order_id = Orders(database_url).add()
     async with repository(database_url) as repo:
         await repo.update_payment_info(order_id, {"payment_status": "before"}, ORIGIN)

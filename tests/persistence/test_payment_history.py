@@ -1,4 +1,4 @@
-"""The history of payments: what its trigger records, and what it refuses."""
+"""The payment history: which events its trigger records, and that rows cannot be changed."""
 
 import uuid
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ CHANGES: Final = {
 
 @contextmanager
 def plain_role(url: str) -> Iterator[str]:
-    """A role that may do whatever can be granted, and owns nothing."""
+    """A role with all privileges that can be granted, which owns nothing."""
     name = sql.Identifier(f"clerk_{uuid.uuid4().hex[:12]}")
     with connect(url) as connection:
         if connection.info.parameter_status("is_superuser") != "on":
@@ -60,7 +60,7 @@ def plain_role(url: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("field", PAYMENT_COLUMNS)
-def test_an_order_that_comes_with_a_payment_has_an_event(database_url: str, field: str) -> None:
+def test_inserting_an_order_with_a_payment_records_an_event(database_url: str, field: str) -> None:
     order_id = Orders(database_url).add(storefront_id=42, **{field: PAYMENT[field]})
 
     event = only_event(database_url, order_id)
@@ -72,13 +72,13 @@ def test_an_order_that_comes_with_a_payment_has_an_event(database_url: str, fiel
     assert event["idempotency_key"] == key
 
 
-def test_an_order_without_a_payment_has_none(database_url: str) -> None:
+def test_inserting_an_order_without_a_payment_records_no_event(database_url: str) -> None:
     Orders(database_url).add(status="confirmed", payment_status="pending")
 
     assert events(database_url) == []
 
 
-def test_a_change_of_something_else_is_no_event(database_url: str) -> None:
+def test_a_change_of_other_columns_records_no_event(database_url: str) -> None:
     orders = Orders(database_url)
     order_id = orders.add(**PAYMENT)
 
@@ -88,7 +88,7 @@ def test_a_change_of_something_else_is_no_event(database_url: str) -> None:
     assert len(events(database_url)) == 1
 
 
-def test_several_fields_make_one_event(database_url: str) -> None:
+def test_a_change_of_several_fields_records_one_event(database_url: str) -> None:
     orders = Orders(database_url)
     order_id = orders.add(payment_provider="cash")
 
@@ -101,7 +101,7 @@ def test_several_fields_make_one_event(database_url: str) -> None:
 
 
 @pytest.mark.parametrize("field", sorted(set(PAYMENT_COLUMNS) - {"payment_status"}))
-def test_a_field_that_is_taken_away_is_an_event(database_url: str, field: str) -> None:
+def test_setting_a_field_to_null_records_an_event(database_url: str, field: str) -> None:
     orders = Orders(database_url)
     order_id = orders.add(**PAYMENT)
 
@@ -113,7 +113,7 @@ def test_a_field_that_is_taken_away_is_an_event(database_url: str, field: str) -
     assert event["idempotency_key"] is None
 
 
-def test_each_order_of_a_statement_has_its_event(database_url: str) -> None:
+def test_a_statement_records_an_event_for_each_row(database_url: str) -> None:
     orders = Orders(database_url)
     order_ids = [orders.add() for _ in range(3)]
     with connect(database_url) as connection:
@@ -132,7 +132,7 @@ async def test_an_update_is_recorded_with_its_request(database_url: str) -> None
             ({"payment_status": "refunded"}, Origin("request-2")),
         ):
             await repo.update_payment_info(order_id, params, origin)
-        # What the service has told about its request is forgotten by then.
+        # The settings with the request's origin end with the transaction.
         await database.fetchrow("UPDATE orders SET payment_provider = 'cash'")
 
     recorded = [
@@ -147,7 +147,7 @@ async def test_an_update_is_recorded_with_its_request(database_url: str) -> None
     ]
 
 
-def test_a_change_by_hand_is_recorded_with_who_logged_in(database_url: str) -> None:
+def test_a_change_by_plain_sql_is_recorded_with_the_session_user(database_url: str) -> None:
     order_id = Orders(database_url).add()
     with connect(database_url) as connection, plain_role(database_url) as role:
         owner = connection.info.user
@@ -179,8 +179,8 @@ def test_an_event_is_rolled_back_with_its_change(database_url: str) -> None:
 
 
 @pytest.mark.parametrize("statement", CHANGES.values(), ids=CHANGES)
-def test_history_is_not_changed(database_url: str, statement: str) -> None:
-    """Not by its owner, who is a superuser here, and not by whoever has all privileges."""
+def test_rows_of_the_history_cannot_be_changed(database_url: str, statement: str) -> None:
+    """Neither by the owner, a superuser here, nor by a role with all privileges."""
     Orders(database_url).add(**PAYMENT)
     kept = events(database_url)
     with connect(database_url) as connection, plain_role(database_url) as role:
@@ -192,8 +192,8 @@ def test_history_is_not_changed(database_url: str, statement: str) -> None:
     assert events(database_url) == kept
 
 
-def test_a_key_that_was_ever_used_is_not_used_again(database_url: str) -> None:
-    """Not by hand either, and not by the order that had it: it has been replaced since."""
+def test_an_idempotency_key_in_the_history_cannot_be_reused(database_url: str) -> None:
+    """Not by plain SQL either, and not by the order that had the key before another one."""
     orders = Orders(database_url)
     order_id, other_id = orders.add(**PAYMENT), orders.add()
     orders.change(order_id, payment_idempotency_key="evt_2")
@@ -209,7 +209,7 @@ def test_a_key_that_was_ever_used_is_not_used_again(database_url: str) -> None:
     assert orders.row(other_id)["payment_idempotency_key"] is None
 
 
-def test_a_session_that_finds_other_tables_first_is_recorded_too(database_url: str) -> None:
+def test_the_trigger_does_not_depend_on_search_path_or_temporary_tables(database_url: str) -> None:
     order_id = Orders(database_url).add()
     with connect(database_url) as connection:
         connection.execute(

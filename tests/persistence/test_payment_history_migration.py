@@ -1,4 +1,4 @@
-"""How the history of payments begins, in a database that has payments already."""
+"""The migration that creates the payment history and enters existing payments into it."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -35,12 +35,12 @@ LATER: Final = [
 
 
 class Killed(BaseException):
-    """Ends a migration at once."""
+    """Raised to interrupt a migration."""
 
 
 @pytest.fixture
 def live_url(database_url: str) -> str:
-    """The URL of a database from before the history, which has had orders with payments since."""
+    """The URL of a database whose schema is older than the payment history."""
     assert migrations.down(database_url, BEFORE_LEDGER) == [*LATER[::-1], LEDGER]
     return database_url
 
@@ -61,7 +61,7 @@ def add_orders(url: str) -> tuple[list[int], list[int]]:
 
 
 def check_entered(url: str, paid: list[int], unpaid: list[int]) -> None:
-    """Each order with a payment has its first event, and nothing else has one."""
+    """Check that exactly the orders with a payment have their first event."""
     for order_id in paid:
         check_first_event(only_event(url, order_id), Orders(url).row(order_id))
     assert [each for order_id in unpaid for each in events(url, order_id)] == []
@@ -76,7 +76,7 @@ def ledger_module() -> Any:
 
 
 def run_until_payments_are_entered(url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Kill the migration when it begins to enter payments, and return its module."""
+    """Interrupt the migration when it begins to enter payments, and return its module."""
     module = ledger_module()
 
     def killed(_connection: object) -> None:
@@ -90,7 +90,7 @@ def run_until_payments_are_entered(url: str, monkeypatch: pytest.MonkeyPatch) ->
     return module
 
 
-def test_payments_from_before_are_entered(live_url: str) -> None:
+def test_existing_payments_are_entered(live_url: str) -> None:
     paid, unpaid = add_orders(live_url)
     rows = {order_id: Orders(live_url).row(order_id) for order_id in (*paid, *unpaid)}
 
@@ -133,7 +133,7 @@ def test_more_payments_than_one_batch(live_url: str) -> None:
     ],
     ids=["nothing", "triggers", "append-only", "index", "invalid-index", "half-the-events"],
 )
-def test_a_run_that_was_interrupted_is_run_again(live_url: str, undo: str) -> None:
+def test_an_interrupted_run_can_be_repeated(live_url: str, undo: str) -> None:
     paid, unpaid = add_orders(live_url)
     migrations.up(live_url)
     with connect(live_url) as connection:
@@ -155,10 +155,10 @@ def test_a_run_that_was_interrupted_is_run_again(live_url: str, undo: str) -> No
     assert invalid == []
 
 
-def test_a_payment_that_changes_before_it_is_entered(
+def test_a_payment_changed_before_the_migration_enters_it(
     live_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its change enters it first. What has no payment yet has nothing to enter."""
+    """The trigger enters the old values before it records the change, unless there are none."""
     paid, unpaid = add_orders(live_url)
     orders = Orders(live_url)
     rows = {order_id: orders.row(order_id) for order_id in (*paid, *unpaid)}
@@ -183,10 +183,10 @@ def test_a_payment_that_changes_before_it_is_entered(
     check_entered(live_url, paid[:-1], unpaid[1:])
 
 
-def test_a_payment_that_changes_while_it_is_entered(
+def test_a_payment_changed_while_the_migration_enters_it(
     live_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Entering waits for the change, which has entered the payment when it commits."""
+    """The migration waits for the row lock, and then finds the payment entered by the trigger."""
     paid, unpaid = add_orders(live_url)
     row = Orders(live_url).row(paid[2])
     module = run_until_payments_are_entered(live_url, monkeypatch)
@@ -213,8 +213,8 @@ def test_a_payment_that_changes_while_it_is_entered(
 
 
 @pytest.mark.anyio
-async def test_a_key_from_before_is_known(live_url: str) -> None:
-    """Nobody knows which fields its request had, but what it wrote."""
+async def test_idempotency_keys_of_entered_payments_are_honoured(live_url: str) -> None:
+    """The fields of the original request are unknown: the values it wrote are compared."""
     orders = Orders(live_url)
     order_id, other_id = orders.add(**PAYMENT), orders.add()
     migrations.up(live_url)

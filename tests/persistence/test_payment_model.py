@@ -1,4 +1,4 @@
-"""Random lives of a few orders, held against a model of the rules in the contract."""
+"""Random sequences of updates of a few orders, compared with a model of the contract."""
 
 import asyncio
 import itertools
@@ -24,7 +24,7 @@ State: TypeAlias = dict[str, str | None]
 KEY: Final = "payment_idempotency_key"
 EMPTY: Final[State] = dict.fromkeys(PAYMENT_COLUMNS) | {"payment_status": "pending"}
 
-# The contract's words, a second time: what may follow, besides the status itself.
+# The transitions of the contract, written independently: each status may also be repeated.
 UNSETTLED: Final = {
     *("pending", "processing", "requires_action", "authorized"),
     *("failed", "cancelled", "expired"),
@@ -39,19 +39,19 @@ NEXT: Final = dict.fromkeys(UNSETTLED, UNSETTLED | {"paid", "partially_refunded"
 
 
 class Request(NamedTuple):
-    order: int  # one of the example's orders, or one more that does not exist
+    order: int  # the index of one of the orders, or of one that does not exist
     params: Params
 
 
 class Send(NamedTuple):
-    """Send a request, and give up after so many turns of the event loop, if at all."""
+    """Send a request, and cancel it after ``patience`` turns of the event loop, if that is set."""
 
     request: Request
     patience: int | None
 
 
 class SendAgain(NamedTuple):
-    """Send one of the requests so far once more, however old it is."""
+    """Repeat one of the requests sent so far."""
 
     back: int
     patience: int | None
@@ -65,7 +65,7 @@ class Event(NamedTuple):
 
 @dataclass
 class Model:
-    """What the contract says of each order. The answers are tuples, as ``answer`` makes them."""
+    """The expected state of each order. Answers are tuples, as ``answer`` returns them."""
 
     guarded: bool
     states: list[State]
@@ -108,7 +108,7 @@ class Model:
 
 @dataclass
 class System:
-    """The repository, as a client uses it that may give up."""
+    """The repository, called by a client that may cancel."""
 
     orders: Orders
     guarded: OrderRepository
@@ -119,7 +119,7 @@ class System:
     async def answer(
         self, repository: OrderRepository, order_id: int, params: Params, patience: int | None
     ) -> tuple[object, ...] | None:
-        """Return what became of an update; None, when the client gave up before."""
+        """Return the outcome of an update; None if it was cancelled first."""
         origin = Origin(f"request {next(self.numbers)}")
         call = asyncio.ensure_future(repository.update_payment_info(order_id, params, origin))
         for _ in range(patience or 0):
@@ -185,7 +185,7 @@ def system(runner: asyncio.Runner) -> Iterator[System]:
         with psycopg.connect(url, autocommit=True) as connection:  # it is done sooner
             name = connection.info.dbname
             connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
-        # One connection: when a call was given up, the next one waits for what became of it.
+        # One connection: the next call waits until a cancelled one has released it.
         database = databases.pool(url, max_connections=1)
         runner.run(database.__aenter__())
         yield System(
@@ -216,7 +216,7 @@ async def _live(system: System, steps: list[Any], *, guarded: bool) -> None:
     sent: list[Request] = []
     for step in steps:
         if isinstance(step, Send):
-            # A key is of this example alone: the database lives on.
+            # The key is unique to this example: examples share the database.
             own = (
                 {KEY: f"{ids[0]} {step.request.params[KEY]}"} if KEY in step.request.params else {}
             )
@@ -230,7 +230,7 @@ async def _live(system: System, steps: list[Any], *, guarded: bool) -> None:
         expected = model.expected(request)
         answer = await system.answer(repository, order_id, request.params, step.patience)
         if answer is None:
-            # Nobody knows whether it was written. But it was, or it was not.
+            # A cancelled update is either fully written or not at all.
             await repository.get(ids[0])
             if expected[0] == "applied" and system.state(order_id) == expected[1]:
                 model.apply(request)

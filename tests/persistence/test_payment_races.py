@@ -1,4 +1,4 @@
-"""Many writers at once: what is in the ledger afterwards explains every answer."""
+"""Concurrent writers: every answer is consistent with the order of events in the ledger."""
 
 import asyncio
 import time
@@ -37,7 +37,7 @@ Answer = Update | errors.IdempotencyKeyReused | errors.PaymentStatusRefused
 
 @dataclass(frozen=True)
 class Call:
-    """What one writer asked for, what it was told, and when."""
+    """An update by one writer, its answer, and the times when it began and ended."""
 
     request_id: str
     order_id: int
@@ -76,7 +76,7 @@ def payment(update: Update) -> dict[str, str | None]:
 
 
 def requests(random: Random, order_ids: list[int]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Make what the writers send: each of it more than once, and late."""
+    """Yield the updates that the writers send, each more than once and out of order."""
     for _ in range(REQUESTS):
         params = {"payment_status": random.choice(STATUSES)}
         if random.random() < 0.5:
@@ -113,7 +113,7 @@ async def test_the_ledger_is_a_serial_history_that_explains_every_answer(
     history = History(events, {call.request_id: call for call in calls})
     for call in calls:
         history.explain(call)
-    # Each event was made by a call that was told so.
+    # Each event belongs to a call whose answer reports it.
     applied = {call.request_id for call in calls if name(call.answer) == "applied"}
     assert history.by_request.keys() <= applied
     assert len(history.by_request) == sum(map(len, events.values()))
@@ -124,7 +124,7 @@ async def test_the_ledger_is_a_serial_history_that_explains_every_answer(
 
 @dataclass
 class History:
-    """The events of each order, the calls, and who made which event."""
+    """The events of each order, the calls, and which call made which event."""
 
     events: dict[int, list[PaymentEvent]]
     calls: dict[str, Call]
@@ -135,7 +135,7 @@ class History:
         self.by_key = {event.idempotency_key: event for event in everything}
 
     def explain(self, call: Call) -> None:
-        """Fail unless the answer to ``call`` follows from what happened."""
+        """Fail unless the answer to ``call`` is consistent with the events."""
         written = self.by_request.get(call.request_id)
         answer = call.answer
         if isinstance(answer, Update) and not answer.replayed:
@@ -162,7 +162,7 @@ class History:
         statuses = {"pending"}
         for event in self.events[call.order_id]:
             by = self.calls[str(event.request_id)]
-            if by.ended < call.began:  # it was over by then, and so was all before it
+            if by.ended < call.began:  # ended before the call began, as did all before it
                 statuses.clear()
             if by.began < call.ended:
                 statuses.add(event.payment_status_after)
@@ -170,7 +170,7 @@ class History:
 
 
 def check_chain(row: dict[str, Any], events: list[PaymentEvent]) -> None:
-    """Check that each event begins where the one before ended, and that none goes back."""
+    """Check that each event starts from the values of the one before, and no status goes back."""
     state = EMPTY
     for event in events:
         assert before(event) == state
@@ -187,7 +187,7 @@ def name(answer: Answer) -> str:
 
 
 async def both(*calls: Coroutine[Any, Any, Answer]) -> set[str]:
-    """Run them at the same instant, and name their answers."""
+    """Run both calls concurrently, and return the names of their answers."""
     return set(map(name, await asyncio.gather(*calls)))
 
 
@@ -208,7 +208,7 @@ async def test_paid_and_a_late_pending_end_in_paid(database_url: str, order: str
 async def in_turn(
     url: str, repository: OrderRepository, order_id: int, statuses: list[str]
 ) -> None:
-    """Let the updates wait for the order's lock in this very order, then let them go."""
+    """Queue the updates for the row's lock in the given order, then release the lock."""
     with psycopg.connect(url) as holder:
         holder.execute("SELECT FROM orders WHERE id = %s FOR UPDATE", (order_id,))
         calls = []
@@ -219,7 +219,7 @@ async def in_turn(
         await asyncio.gather(*calls)
 
 
-async def test_two_equal_requests_at_the_same_instant(database_url: str) -> None:
+async def test_two_equal_requests_sent_concurrently(database_url: str) -> None:
     orders = Orders(database_url)
     async with opened(database_url) as (repository, ledger):
         for number in range(30):
@@ -232,7 +232,7 @@ async def test_two_equal_requests_at_the_same_instant(database_url: str) -> None
             assert len(await ledger.list_events(order_id, 10)) == 1
 
 
-async def test_two_orders_that_race_for_a_key(database_url: str) -> None:
+async def test_updates_of_two_orders_with_the_same_key(database_url: str) -> None:
     orders = Orders(database_url)
     async with opened(database_url) as (repository, ledger):
         for number in range(30):

@@ -16,7 +16,7 @@ SETS = [
 
 
 @pytest.mark.parametrize("columns", SETS, ids=lambda columns: str(len(columns)))
-def test_only_what_is_named_is_set(columns: tuple[str, ...]) -> None:
+def test_only_the_given_columns_are_set(columns: tuple[str, ...]) -> None:
     found = re.fullmatch(
         r'UPDATE "orders" SET (.+),"updated_at"=greatest\(.+\) '
         r'WHERE "id"=\$1 AND (.+) RETURNING (.+)',
@@ -29,7 +29,7 @@ def test_only_what_is_named_is_set(columns: tuple[str, ...]) -> None:
     assert re.findall(r'"orders"\."(\w+)"', found[3]) == list(Order._fields)
 
 
-def test_a_statement_is_written_once_for_each_set() -> None:
+def test_the_sql_text_is_built_once_for_each_set_of_columns() -> None:
     update_payment.cache_clear()
     for _ in range(2):
         for columns in SETS:

@@ -19,8 +19,8 @@ FIRST_ORDER: Final = datetime(2025, 1, 1, tzinfo=UTC)
 BETWEEN_ORDERS: Final = timedelta(seconds=20)
 A_FEW: Final = 5_000  # rows, out of a million; of a plan for any values, ten pages of 500
 
-# Three of ten buyers leave without a payment, one of ten payments fails, and one of a thousand is
-# stuck. The oldest have a provider that went out of business. One of five has references.
+# Of ten orders, three have no payment and one a failed payment; of a thousand, one is still
+# processing. Only the oldest 5,000 have the provider cash. One of five has references.
 _PAYMENT: Final = """
     SELECT n, lpad(n::text, 7, '0') AS number, n::text::xid8 AS transaction_id,
         1 + n % 200 AS storefront_id, 1 + n % 100000 AS buyer_id,
@@ -42,7 +42,7 @@ _ADD_ORDERS: Final = f"""
         provider, 'cs_' || reference, 'pi_' || reference, 'evt_' || reference, 'txn_' || reference
     FROM ({_PAYMENT}) payment
 """
-# As if each of them was made by a transaction of its own, whose id is the order's.
+# Each event has its own transaction id, which is the order's id.
 _ADD_EVENTS: Final = f"""
     INSERT INTO order_payment_events (
         order_id, storefront_id, transaction_id, created_at, payment_status_after,
@@ -74,11 +74,11 @@ class Node(NamedTuple):
     """A node of a plan."""
 
     kind: str
-    rows: int  # as PostgreSQL guesses
+    rows: int  # as the planner estimates
 
     @property
     def is_costly(self) -> bool:
-        """Whether it reads, or sorts, more than what was asked for."""
+        """Whether the node scans a whole table, or sorts more than ``A_FEW`` rows."""
         return self.kind == "Seq Scan" or ("Sort" in self.kind and self.rows > A_FEW)
 
 
@@ -93,9 +93,9 @@ def connection() -> Iterator[psycopg.ClientCursor[Any]]:
 
 
 def _fill(url: str) -> None:
-    """Rows first and indexes after that, unchecked and without a log of it, on two processors."""
+    """Insert the rows, then build the indexes: unlogged and unchecked, in two sessions."""
     with psycopg.connect(url, autocommit=True) as connection, ThreadPoolExecutor(2) as pool:
-        # An empty table is all that it takes to leave the log.
+        # SET UNLOGGED rewrites the table, so it runs while the table is empty.
         connection.execute("ALTER TABLE orders SET UNLOGGED")
         connection.execute("ALTER TABLE order_payment_events SET UNLOGGED")
         checks = connection.execute(
@@ -166,7 +166,7 @@ RARE: Final[Mapping[str, object]] = {
 
 
 def reads() -> Iterator[tuple[str, Read]]:
-    """Every statement that reads, but lists of orders."""
+    """Yield every statement that reads, except ListOrders."""
     yield "get_order", Read(queries.get_order(), (MILLION // 2,))
     for reference, prefix in zip(queries.REFERENCES, ("cs", "pi", "txn", "evt"), strict=True):
         for provider in ((), ("stripe",)):
@@ -193,7 +193,7 @@ def reads() -> Iterator[tuple[str, Read]]:
 def lists_of_orders(
     given: Mapping[str, object], most_filters: int = len(queries.FILTERS)
 ) -> Iterator[tuple[str, Read]]:
-    """ListOrders with every set of filters, from the beginning and from the middle."""
+    """Yield ListOrders with every set of filters, for the first page and for one in the middle."""
     sets = (combinations(queries.FILTERS, size) for size in range(most_filters + 1))
     for filters in chain.from_iterable(sets):
         for after in (None, MIDDLE):
@@ -204,7 +204,7 @@ def lists_of_orders(
 
 
 def scoped_reads(given: Mapping[str, object]) -> Iterator[tuple[str, Read]]:
-    """Every statement that reads, for callers with the orders of some storefronts only."""
+    """Yield every statement that reads, with a scope of some storefronts."""
     some = [8, 9, 13, 404]
     yield "get_order", Read(queries.get_order(scoped=True), (MILLION // 2, some))
     for reference, prefix in zip(queries.REFERENCES, ("cs", "pi", "txn", "evt"), strict=True):
@@ -226,7 +226,7 @@ def scoped_reads(given: Mapping[str, object]) -> Iterator[tuple[str, Read]]:
 
 
 def explain(cursor: psycopg.ClientCursor[Any], read: Read, options: str = "") -> dict[str, Any]:
-    """Have ``read`` explained as the prepared statement that the service makes of it."""
+    """Return the plan of ``read`` as a prepared statement, as the service runs it."""
     cursor.execute("DEALLOCATE ALL")
     sql, values = read.as_sent()
     cursor.execute(f"PREPARE read AS {sql}".encode())
@@ -239,20 +239,20 @@ def explain(cursor: psycopg.ClientCursor[Any], read: Read, options: str = "") ->
 
 
 def touched(plan: Mapping[str, Any]) -> int:
-    """How many blocks of tables and indexes it read."""
+    """Return the number of blocks of tables and indexes that the plan read."""
     blocks: int = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
     return blocks
 
 
 def nodes(plan: Mapping[str, Any]) -> Iterator[Node]:
-    """The node and all those below it."""
+    """Yield the node and all nodes below it."""
     yield Node(plan["Node Type"], plan["Plan Rows"])
     for below in plan.get("Plans", ()):
         yield from nodes(below)
 
 
 def is_found_by_an_index(connection: psycopg.ClientCursor[Any], mode: str) -> None:
-    """Whether PostgreSQL plans with the values, or once for all of them."""
+    """Check that every plan, custom or generic, uses an index and has no costly node."""
     connection.execute(f"SET plan_cache_mode = {mode}".encode())
     bad = {}
     every = (reads(), lists_of_orders(COMMON), lists_of_orders(RARE), scoped_reads(COMMON))
@@ -264,7 +264,7 @@ def is_found_by_an_index(connection: psycopg.ClientCursor[Any], mode: str) -> No
 
 
 def touches_little_else(connection: psycopg.ClientCursor[Any]) -> None:
-    """However little is found. Only a second filter passes over what it does not let through."""
+    """Check that the blocks read are proportional to the rows found, with one filter at most."""
     connection.execute("SET plan_cache_mode = force_custom_plan")
     bad = {}
     for name, read in chain(reads(), lists_of_orders(RARE, most_filters=1)):
@@ -292,7 +292,7 @@ def costs_the_same_in_the_middle(
 
 
 def costs_a_page_of_each(connection: psycopg.ClientCursor[Any]) -> None:
-    """For a caller with some storefronts, at the beginning and in the middle."""
+    """Check the cost of a page with a scope of some storefronts, at the start and in the middle."""
     connection.execute("SET plan_cache_mode = force_custom_plan")
     some = [8, 9, 13]
     for after in (None, MIDDLE):
@@ -316,7 +316,7 @@ FILTERS: Final = [
 def test_reads_of_a_million_orders(
     connection: psycopg.ClientCursor[Any], subtests: pytest.Subtests
 ) -> None:
-    """One test, so that the orders are made once."""
+    """One test, so that the orders are inserted once."""
     for mode in ("force_custom_plan", "force_generic_plan"):
         with subtests.test("is found by an index", mode=mode):
             is_found_by_an_index(connection, mode)

@@ -1,4 +1,4 @@
-"""Released migrations depend on no code of the application that may change."""
+"""Released migrations import no application code, which may change later."""
 
 import ast
 import sys

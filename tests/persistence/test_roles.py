@@ -1,4 +1,4 @@
-"""The role of the service can do what the service does, and PostgreSQL refuses it the rest."""
+"""The application role has exactly the privileges that the service needs."""
 
 import uuid
 from collections.abc import Iterator
@@ -48,14 +48,14 @@ REFUSED = {
     ),
     "drop the trigger": "DROP TRIGGER order_payment_updated ON orders",
     "disable the trigger": "ALTER TABLE orders DISABLE TRIGGER order_payment_updated",
-    "go round the triggers": "SET session_replication_role = replica",
+    "bypass the triggers": "SET session_replication_role = replica",
     "replace the trigger's function": (
         "CREATE OR REPLACE FUNCTION record_order_payment_event() RETURNS trigger"
         " LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
     ),
     "loosen the trigger's function": "ALTER FUNCTION record_order_payment_event() RESET ALL",
     "drop the trigger's function": "DROP FUNCTION record_order_payment_event() CASCADE",
-    "rise": f"ALTER ROLE {APPLICATION} SUPERUSER",
+    "become a superuser": f"ALTER ROLE {APPLICATION} SUPERUSER",
 }
 
 
@@ -70,10 +70,10 @@ def application(database_url: str) -> Iterator[psycopg.Connection]:
 
 
 @pytest.mark.parametrize("statement", REFUSED.values(), ids=REFUSED)
-def test_what_it_may_not_do(
+def test_statements_that_postgresql_denies_the_application_role(
     database_url: str, application: psycopg.Connection, statement: str
 ) -> None:
-    """By the rights that PostgreSQL itself looks at, before any trigger."""
+    """By missing privileges, not by a trigger."""
     kept = events(database_url), Orders(database_url).row(1)
     with pytest.raises(
         psycopg.errors.InsufficientPrivilege, match=r"permission denied|must be owner"
@@ -82,10 +82,10 @@ def test_what_it_may_not_do(
     assert (events(database_url), Orders(database_url).row(1)) == kept
 
 
-def test_a_trigger_of_ones_own_does_not_write_history(
+def test_the_role_cannot_attach_the_history_trigger_to_its_own_table(
     database_url: str, application: psycopg.Connection
 ) -> None:
-    """On a table of one's own, which could say anything of any order."""
+    """Rows of such a table could record false events for any order."""
     kept = events(database_url)
     application.execute("CREATE TEMPORARY TABLE forged (LIKE orders)")
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for func"):
@@ -96,10 +96,10 @@ def test_a_trigger_of_ones_own_does_not_write_history(
     assert events(database_url) == kept
 
 
-def test_what_a_session_puts_in_the_way_is_not_run_with_the_owners_rights(
+def test_the_trigger_function_ignores_the_search_path_of_the_session(
     database_url: str, application: psycopg.Connection
 ) -> None:
-    """Not even where it may make functions, as everybody may in public before PostgreSQL 15."""
+    """Even if the role may create functions, as in schema public before PostgreSQL 15."""
     with connect(database_url) as owner:
         owner.execute(f"CREATE SCHEMA loot AUTHORIZATION {APPLICATION}")
     application.execute(
@@ -122,7 +122,7 @@ def test_what_a_session_puts_in_the_way_is_not_run_with_the_owners_rights(
 
 
 @pytest.mark.anyio
-async def test_its_updates_are_recorded_with_who_logged_in(database_url: str) -> None:
+async def test_updates_by_the_service_are_recorded_with_the_session_user(database_url: str) -> None:
     order_id = Orders(database_url).add()
     async with opened(database_url) as database:
         await OrderRepository(database).update_payment_info(order_id, PAYMENT, Origin("request-1"))
@@ -131,8 +131,8 @@ async def test_its_updates_are_recorded_with_who_logged_in(database_url: str) ->
     assert (event["database_role"], event["request_id"]) == (APPLICATION, "request-1")
 
 
-def test_who_may_only_change_orders_needs_no_right_on_the_history(database_url: str) -> None:
-    """As the shop, which makes the orders."""
+def test_updating_orders_needs_no_privilege_on_the_history(database_url: str) -> None:
+    """For roles of other applications, such as the shop that inserts the orders."""
     shop = f"shop_{uuid.uuid4().hex[:12]}"
     order_id = Orders(database_url).add()
     with connect(database_url) as connection:
@@ -149,7 +149,7 @@ def test_who_may_only_change_orders_needs_no_right_on_the_history(database_url: 
     assert only_event(database_url, order_id)["database_role"] == shop
 
 
-def test_a_rollback_takes_its_rights_and_leaves_the_role(database_url: str) -> None:
+def test_a_rollback_revokes_the_privileges_and_keeps_the_role(database_url: str) -> None:
     order_id = Orders(database_url).add()
     url = databases.with_role(database_url, APPLICATION)
     assert migrations.down(database_url, "20261123000002") == [RIGHTS]
@@ -162,7 +162,7 @@ def test_a_rollback_takes_its_rights_and_leaves_the_role(database_url: str) -> N
     assert only_event(database_url, order_id)["database_role"] == APPLICATION
 
 
-def test_a_run_that_was_interrupted_is_run_again(database_url: str) -> None:
+def test_an_interrupted_run_can_be_repeated(database_url: str) -> None:
     with connect(database_url) as connection:
         connection.execute("DELETE FROM _yoyo_migration WHERE migration_id = %s", (RIGHTS,))
         connection.execute(f"REVOKE UPDATE (payment_status) ON orders FROM {APPLICATION}")
@@ -176,14 +176,14 @@ def test_a_run_that_was_interrupted_is_run_again(database_url: str) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Cluster]:
-    """A server whose roles may come and go."""
+    """A server of its own, where tests may create and drop roles."""
     with cluster.running() as running:
         yield running
 
 
 @contextmanager
 def without_role(server: Cluster) -> Iterator[None]:
-    """The application role is gone from the server when this begins."""
+    """Drop the application role from the server; migrate again at the end."""
     migrations.down(server.url, "0")
     server.execute(f"DROP ROLE {APPLICATION}")
     try:
@@ -192,8 +192,8 @@ def without_role(server: Cluster) -> Iterator[None]:
         migrations.up(server.url)
 
 
-def test_another_database_may_be_migrated_at_the_same_time(server: Cluster) -> None:
-    """And then makes the role a moment earlier."""
+def test_two_databases_of_a_server_are_migrated_concurrently(server: Cluster) -> None:
+    """The other migration creates the role first; its name is shared by the whole server."""
     with (
         without_role(server),
         ThreadPoolExecutor(1) as pool,
@@ -210,8 +210,8 @@ def test_another_database_may_be_migrated_at_the_same_time(server: Cluster) -> N
         assert running.result(timeout=30)[-1] == RIGHTS
 
 
-def test_who_may_not_create_roles_is_told_who_may(server: Cluster) -> None:
-    """And can migrate once that has been done: owning the database is enough for the rest."""
+def test_without_createrole_the_error_has_the_statement_to_run(server: Cluster) -> None:
+    """Once a superuser has run it, the owner of the database can migrate."""
     server.execute("CREATE ROLE clerk LOGIN")
     server.execute("CREATE DATABASE clerks OWNER clerk")
     url = databases.with_role(server.url.replace("/shop?", "/clerks?"), "clerk")

@@ -1,4 +1,4 @@
-"""The migrations: up, down, interrupted, at once, and on a table that is in use."""
+"""The migrations: up, down, interrupted, concurrent, and on a table that is in use."""
 
 import multiprocessing
 import subprocess
@@ -42,7 +42,7 @@ def query(url: str, statement: str) -> list[tuple[Any, ...]]:
 
 
 def catalog(url: str) -> dict[str, list[tuple[Any, ...]]]:
-    """Everything that PostgreSQL's catalog says of our own tables."""
+    """Return the catalog rows about the tables of the application."""
     inside = "relnamespace = 'public'::regnamespace"
     ours = f"{inside} AND relname !~ 'yoyo'"
     return {
@@ -112,8 +112,8 @@ def test_up_down_and_up_again_leave_the_same_schema(empty_database_url: str) -> 
     assert migrations.up(url) == []
 
 
-def test_the_rights_of_the_service(database_url: str) -> None:
-    """These and no others; and of everybody, that nobody may make a trigger of the history's."""
+def test_the_privileges_of_the_service(database_url: str) -> None:
+    """Exactly these; PUBLIC may not execute the function that records history."""
     assert {right[1:] for right in catalog(database_url)["rights"] if right[0] == "public"} == {
         ("-", "USAGE"),
         (APPLICATION, "USAGE"),
@@ -152,7 +152,7 @@ def test_the_columns_and_indexes_of_a_payment(database_url: str) -> None:
         assert found[name] == ("CREATE " + definition.format(name), True)
 
 
-def test_a_column_that_is_there_already_keeps_what_it_holds(empty_database_url: str) -> None:
+def test_an_existing_column_keeps_its_values(empty_database_url: str) -> None:
     url = empty_database_url
     migrations.up(url)
     migrations.down(url, FIRST)
@@ -166,7 +166,7 @@ def test_a_column_that_is_there_already_keeps_what_it_holds(empty_database_url: 
 
 
 @pytest.mark.parametrize("name", INDEXES)
-def test_a_half_made_index_is_made_anew(empty_database_url: str, name: str) -> None:
+def test_an_invalid_index_is_built_again(empty_database_url: str, name: str) -> None:
     url = empty_database_url
     migrations.up(url)
     with psycopg.connect(url, autocommit=True) as connection:
@@ -181,8 +181,8 @@ def test_a_half_made_index_is_made_anew(empty_database_url: str, name: str) -> N
     assert all(indexes(url)[each][1] for each in INDEXES)
 
 
-def test_an_index_that_fails_takes_no_payment_with_it(empty_database_url: str) -> None:
-    """Duplicate keys: the unique index fails after the columns were made, and they stay."""
+def test_a_failed_unique_index_keeps_the_columns_and_their_values(empty_database_url: str) -> None:
+    """Duplicate keys make the unique index fail after the columns are added."""
     url = empty_database_url
     migrations.up(url)
     migrations.down(url, FIRST)
@@ -205,7 +205,7 @@ def test_an_index_that_fails_takes_no_payment_with_it(empty_database_url: str) -
     assert orders.row(first)["payment_idempotency_key"] == "twice"
 
 
-def test_a_table_that_is_locked_makes_it_give_up(empty_database_url: str) -> None:
+def test_a_locked_table_makes_the_migration_fail(empty_database_url: str) -> None:
     url = empty_database_url
     migrations.up(url)
     migrations.down(url, FIRST)
@@ -216,8 +216,8 @@ def test_a_table_that_is_locked_makes_it_give_up(empty_database_url: str) -> Non
     assert migrations.up(url) == LATER
 
 
-def test_a_rollback_that_gives_up_leaves_everything(empty_database_url: str) -> None:
-    """Above all the unique index: without it, one key would be taken for two orders."""
+def test_a_rollback_that_fails_for_a_lock_changes_nothing(empty_database_url: str) -> None:
+    """Above all, it keeps the unique index: without it, two orders could get the same key."""
     url = empty_database_url
     migrations.up(url)
     migrations.down(url, SECOND)
@@ -229,17 +229,17 @@ def test_a_rollback_that_gives_up_leaves_everything(empty_database_url: str) -> 
     assert catalog(url) == full
 
 
-def test_a_run_that_was_killed_blocks_nobody(empty_database_url: str) -> None:
+def test_the_lock_row_of_a_killed_run_does_not_block_the_next(empty_database_url: str) -> None:
     url = empty_database_url
     migrations.up(url)
     migrations.down(url, FIRST)
-    with psycopg.connect(url) as connection:  # as a killed run leaves it
+    with psycopg.connect(url) as connection:  # the row that a killed run leaves
         connection.execute("INSERT INTO yoyo_lock (locked, ctime, pid) VALUES (1, now(), 1)")
 
     assert migrations.up(url) == LATER
 
 
-def test_the_table_stays_writable_while_indexes_are_made(empty_database_url: str) -> None:
+def test_the_table_stays_writable_while_indexes_are_built(empty_database_url: str) -> None:
     url = empty_database_url
     migrations.up(url)
     migrations.down(url, FIRST)
@@ -269,7 +269,7 @@ def test_the_table_stays_writable_while_indexes_are_made(empty_database_url: str
     assert orders.row(order_id)["payment_status"] == "paid"
 
 
-def test_processes_that_migrate_at_once(empty_database_url: str) -> None:
+def test_processes_that_migrate_concurrently(empty_database_url: str) -> None:
     with multiprocessing.get_context("spawn").Pool(4) as pool:
         done = pool.map(migrations.up, [empty_database_url] * 4)
 
@@ -277,8 +277,8 @@ def test_processes_that_migrate_at_once(empty_database_url: str) -> None:
     assert all(each.applied_at for each in migrations.status(empty_database_url))
 
 
-def test_a_user_without_a_name_may_migrate(empty_database_url: str) -> None:
-    """As in a container that runs as a number: the password file does not know it."""
+def test_a_user_id_without_a_passwd_entry_can_migrate(empty_database_url: str) -> None:
+    """As in a container that runs with a numeric user id."""
     script = """
 import os, pwd, sys
 from persistence import migrations
@@ -297,13 +297,13 @@ print(migrations.up(sys.argv[1]))
 
 
 @pytest.mark.parametrize("version", ["1", "2025", "20251220000003", "", "--"])
-def test_a_version_that_is_not_there(database_url: str, version: str) -> None:
+def test_an_unknown_version_is_an_error(database_url: str, version: str) -> None:
     with pytest.raises(MigrationError, match="there is no migration"):
         migrations.down(database_url, version)
     assert all(each.applied_at for each in migrations.status(database_url))
 
 
-def test_a_server_that_is_not_there() -> None:
+def test_an_unreachable_server_is_an_error() -> None:
     with pytest.raises(MigrationError):
         migrations.up("postgresql://nobody@127.0.0.1:1/nothing")
 
@@ -314,7 +314,7 @@ def test_status_of_an_empty_database(empty_database_url: str) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("applied", [0, 4, 5])
-async def test_the_service_wants_every_migration(empty_database_url: str, applied: int) -> None:
+async def test_the_service_requires_every_migration(empty_database_url: str, applied: int) -> None:
     if applied:
         migrations.up(empty_database_url)
         with psycopg.connect(empty_database_url) as connection:

@@ -1,4 +1,4 @@
-"""Watching, with transactions that overlap in every way and watchers that come and go."""
+"""Watching payments while transactions overlap and watchers reconnect."""
 
 import asyncio
 from collections import defaultdict
@@ -34,7 +34,7 @@ async def feed(url: str) -> AsyncIterator[ChangeFeed]:
 
 
 class Writer:
-    """Changes orders by transactions that stay open for as long as it takes."""
+    """Changes orders in transactions that overlap with those of other writers."""
 
     def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]", random: Random) -> None:
         self._connection = connection
@@ -83,7 +83,7 @@ async def test_every_commit_arrives_once_however_often_the_watcher_reconnects(
             async with aclosing(opened.watch(wanted, position)) as stream:
                 remaining = random.randint(1, 15)
                 async for event, reached in stream:
-                    # As a client has it: a text.
+                    # A client stores the position as text.
                     position = Position.parse(str(reached))
                     if event is None:
                         begun.set()
@@ -120,7 +120,7 @@ async def test_every_commit_arrives_once_however_often_the_watcher_reconnects(
     assert seen == wrote
 
 
-async def test_a_transaction_of_somebody_else_delays_nothing(database_url: str) -> None:
+async def test_an_open_transaction_of_another_session_delays_no_event(database_url: str) -> None:
     orders = Orders(database_url)
     order_id = orders.add()
     with psycopg.connect(database_url) as other:
@@ -138,7 +138,7 @@ async def test_a_transaction_of_somebody_else_delays_nothing(database_url: str) 
     assert event.payment_status_after == "paid"
 
 
-async def test_too_many_events_wait(database_url: str) -> None:
+async def test_a_watcher_with_too_many_pending_events_is_dropped(database_url: str) -> None:
     orders = Orders(database_url)
     order_id = orders.add()
     async with (
@@ -152,7 +152,7 @@ async def test_too_many_events_wait(database_url: str) -> None:
                     "UPDATE orders SET payment_status = %s WHERE id = %s", (number, order_id)
                 )
         async with asyncio.timeout(10):
-            while opened.watchers:  # noqa: ASYNC110 - nothing else tells
+            while opened.watchers:  # noqa: ASYNC110 - there is no event to wait for
                 await asyncio.sleep(0)
         with pytest.raises(WatcherTooSlow):
             await anext(stream)
@@ -173,7 +173,7 @@ class Interrupted(PaymentHistory):
                 raise DatabaseUnavailable("the connection was lost")
 
 
-async def test_after_an_error_in_between_nothing_comes_twice(database_url: str) -> None:
+async def test_no_event_is_repeated_after_a_lost_connection(database_url: str) -> None:
     orders = Orders(database_url)
     order_id = orders.add()
     database = databases.pool(database_url)
@@ -195,7 +195,7 @@ async def test_after_an_error_in_between_nothing_comes_twice(database_url: str) 
     assert history.interrupted
 
 
-async def test_the_end_reaches_all_watchers(database_url: str) -> None:
+async def test_end_ends_all_watchers(database_url: str) -> None:
     async with feed(database_url) as opened:
         async with (
             aclosing(opened.watch(EventFilter(storefront_ids=frozenset([1])), None)) as first,
@@ -211,7 +211,7 @@ async def test_the_end_reaches_all_watchers(database_url: str) -> None:
             await anext(opened.watch(EventFilter(storefront_ids=frozenset([1])), None))
 
 
-async def test_many_changes_that_nobody_watches_delay_nothing(database_url: str) -> None:
+async def test_many_unwatched_changes_do_not_delay_a_watched_one(database_url: str) -> None:
     orders = Orders(database_url)
     order_id = orders.add()
     async with (
@@ -234,7 +234,7 @@ async def test_many_changes_that_nobody_watches_delay_nothing(database_url: str)
 
 
 async def test_a_position_ends_with_the_last_event(database_url: str) -> None:
-    """What came after it may not be on disk, and its number be given out again after a crash."""
+    """A later transaction id may not be on disk yet, and be assigned again after a crash."""
     orders = Orders(database_url)
     async with databases.pool(database_url, max_connections=1) as database:
         history = PaymentHistory(database)
@@ -256,7 +256,7 @@ async def test_a_position_ends_with_the_last_event(database_url: str) -> None:
         assert (await history.snapshot()).xmax == last + 1
 
 
-async def test_a_position_of_another_database(database_url: str) -> None:
+async def test_a_position_ahead_of_the_database_is_invalid(database_url: str) -> None:
     Orders(database_url).add(payment_status="paid")
     ahead = Position(Snapshot(2**40, 2**40, ()))
     async with feed(database_url) as opened:
@@ -274,20 +274,20 @@ async def test_a_position_of_another_database(database_url: str) -> None:
         Position(Snapshot(5, 9, (5, 7)), Snapshot(2**62, 2**62, ()), 2**63 - 1),
     ],
 )
-async def test_a_position_is_read_as_it_was_written(position: Position) -> None:
+async def test_a_position_survives_formatting_and_parsing(position: Position) -> None:
     assert Position.parse(str(position)) == position
 
 
 @pytest.mark.parametrize(
     "text", ["", "*", "a" * 20_000, "MTow", "MDowOg", "NTo5Ojcs", "NTo5OjksOQ"]
 )
-async def test_other_texts_are_no_positions(text: str) -> None:
+async def test_other_texts_are_invalid_positions(text: str) -> None:
     with pytest.raises(InvalidPosition):
         Position.parse(text)
 
 
 async def test_the_union_of_filters_matches_what_each_of_them_matches() -> None:
-    """It may match more; it has a scope only if each of them has one."""
+    """The union may match more; it has a scope only if each filter has one."""
     random = Random(20)
 
     def some(most: int) -> frozenset[int]:

@@ -1,7 +1,7 @@
-"""Canaries: what databases and asyncpg do by themselves, and ``persistence`` works around.
+"""Canaries: behaviour of databases and asyncpg that ``persistence`` works around.
 
-Each test shows one fault of the plain library. One that fails after an update of the library tells
-that the workaround of its name may go: see the table in ``docs/development.md``.
+Each test shows one fault of the plain library. If it fails after an update of the library, the
+workaround may be removed: see the table in ``docs/development.md``.
 """
 
 import asyncio

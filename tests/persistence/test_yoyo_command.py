@@ -72,7 +72,7 @@ def test_list_apply_and_rollback_share_their_state_with_listings(empty_database_
 
 
 def test_another_directory_and_a_url_with_the_option(empty_database_url: str) -> None:
-    """As its users know it: with the scheme of psycopg 3, and without a variable."""
+    """As yoyo is used without this project: the scheme of psycopg 3, and no variable."""
     url = urlsplit(empty_database_url)._replace(scheme="postgresql+psycopg").geturl()
     for command in ("apply", "list"):
         done = yoyo(command, "--database", url, cwd=CHECKOUT / "tests")
@@ -107,8 +107,8 @@ def test_no_database_is_named() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_one_waits_for_the_other(empty_database_url: str) -> None:
-    """Neither takes the lock of the other for one that was left behind."""
+def test_yoyo_and_listings_migrate_wait_for_each_other(empty_database_url: str) -> None:
+    """Neither treats the other's lock as stale."""
     url = empty_database_url
     released, done = Event(), Event()
 

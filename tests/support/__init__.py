@@ -1,4 +1,4 @@
-"""What the tests share: databases, the service as a process, and clients of every protocol."""
+"""Shared by the tests: databases, the service as a process, and clients of every protocol."""
 
 import os
 import sys

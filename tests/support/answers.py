@@ -1,4 +1,4 @@
-"""What an answer says of how a call went, whatever protocol and version of HTTP it came by."""
+"""Status codes of responses, over any protocol and version of HTTP."""
 
 import asyncio
 import gzip
@@ -16,12 +16,12 @@ from tests.support.codes import GRPC_CODES, OK
 from tests.support.http2 import CONTINUATION, DATA, END_HEADERS, HEADERS, Frame, Peer
 
 OPEN: Final = "still open"
-"""A stream that goes on, as far as the client has waited."""
+"""The code of a stream that has not ended while the client waited."""
 
 
 @dataclass
 class Answer:
-    """An answer, as far as it has come."""
+    """A response, as far as it has been received."""
 
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
@@ -29,14 +29,14 @@ class Answer:
 
     @property
     def status(self) -> int:
-        """The status of HTTP."""
+        """The HTTP status."""
         return int(self.headers[":status"])
 
     @property
     def code(self) -> str:
-        """The code that it brought: OK, or an error as Connect spells it.
+        """The code: OK, or an error as Connect spells it.
 
-        One of HTTP alone, as "http 404", where there is no more than that.
+        If the response has only an HTTP status, it is returned as in "http 404".
         """
         kind = self.headers.get("content-type", "")
         if kind.startswith("application/grpc"):
@@ -51,7 +51,7 @@ class Answer:
             return f"http {self.status}"
 
     def _last_trailers(self) -> dict[str, str]:
-        """Return the trailers that gRPC-Web has in its body."""
+        """Return the trailers in the body of a gRPC-Web response."""
         for flags, payload in self._envelopes():
             if flags & 0x80:
                 lines = payload.decode().splitlines()
@@ -82,13 +82,13 @@ def _grpc_code(trailers: Mapping[str, str]) -> str:
 
 
 def http1(received: bytes) -> Iterator[Answer]:
-    """Yield the answers in what has come over a connection of HTTP/1.1."""
+    """Yield the responses in the bytes received over an HTTP/1.1 connection."""
     stream = _Received(received)
     while True:
         response = HTTPResponse(stream)  # type: ignore[arg-type]
         try:
             response.begin()
-        except HTTPException:  # no whole head
+        except HTTPException:  # the header section is incomplete
             return
         headers = {name.lower(): value for name, value in response.getheaders()}
         try:
@@ -99,22 +99,22 @@ def http1(received: bytes) -> Iterator[Answer]:
 
 
 class _Received(io.BytesIO):
-    """Stands for the socket that an HTTPResponse wants."""
+    """The socket that HTTPResponse needs, on the received bytes."""
 
     def makefile(self, _mode: str) -> "_Received":
         return self
 
     def close(self) -> None:
-        """Do nothing: more answers may follow the one that closes it."""
+        """Do nothing: more responses may follow."""
 
 
 class Client(Peer):
-    """A client of HTTP/2 that keeps what comes, and does nothing else by itself."""
+    """An HTTP/2 client that records what it receives, and sends nothing by itself."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         super().__init__(reader, writer)
         self.answers: defaultdict[int, Answer] = defaultdict(Answer)
-        """By stream."""
+        """By stream id."""
         self._decoder = hpack.Decoder()
         self._block = b""
 
@@ -124,7 +124,7 @@ class Client(Peer):
         return self.answered | self.resets.keys()
 
     async def waits(self, seconds: float, condition: Callable[[], bool]) -> bool:
-        """Wait for ``condition``, that long. Return False when the connection ends before."""
+        """Wait up to ``seconds`` for ``condition``. Return False if the connection ends first."""
         try:
             async with asyncio.timeout(seconds):
                 await self.until(condition)
@@ -135,7 +135,7 @@ class Client(Peer):
         return True
 
     def take(self, frame: Frame) -> None:
-        """Act upon a frame."""
+        """Process a frame."""
         super().take(frame)
         if frame.kind == DATA:
             self.answers[frame.stream_id].body += frame.payload

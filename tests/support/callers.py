@@ -1,4 +1,4 @@
-"""One way to call the service over each protocol that it speaks."""
+"""A client of the service for each protocol that it supports."""
 
 import base64
 import re
@@ -25,7 +25,7 @@ PATH = "/listings.v1.OrderService/UpdateOrderPayment"
 
 @dataclass
 class Failure(Exception):
-    """An error as the caller's protocol brought it: the code in lower case, as Connect has it."""
+    """An error response of any protocol. ``code`` is in lower case, as in Connect."""
 
     code: str
     message: str
@@ -36,8 +36,8 @@ Call = Callable[[Message[Any]], Any]
 """Sends a request to the method that takes it and returns the response, or raises Failure."""
 
 Caller = Callable[..., AbstractContextManager[Call]]
-"""Connects to a base URL, by TLS if it is told whom to trust, and sends some headers with each
-call: ``(url, trust, **headers)``."""
+"""Connects to a base URL, by TLS if ``trust`` is given, and sends the headers with each call:
+``(url, trust, **headers)``."""
 
 
 def path(request: Message[Any]) -> str:
@@ -46,7 +46,7 @@ def path(request: Message[Any]) -> str:
 
 
 def response_type(request: Message[Any]) -> type[Message[Any]]:
-    """Return what the method that takes this request answers with."""
+    """Return the response type of the method that takes this request."""
     kind: type[Message[Any]] = getattr(orders_pb, f"{_method(request)}Response")
     return kind
 
@@ -62,7 +62,7 @@ def _method(request: Message[Any]) -> str:
 
 @contextmanager
 def grpcio(base_url: str, trust: Trust | None = None, **headers: str) -> Iterator[Call]:
-    """gRPC by Google's implementation, the one that most callers use."""
+    """gRPC by grpcio, the implementation that most callers use."""
     target = base_url.rpartition("/")[2]
     if trust:
         ca, cert, key = trust.pem()
@@ -138,20 +138,20 @@ def json_client(base_url: str, version: int = 1, trust: Trust | None = None) -> 
 
 
 def json_failure(response: httpx.Response) -> Failure:
-    """Return what a Connect error in JSON says."""
+    """Return the failure in a Connect error in JSON."""
     body = response.json()
     details = (_detail(each["type"], _unpadded(each["value"])) for each in body.get("details", ()))
     return Failure(body["code"], body["message"], tuple(details))
 
 
 def connect_failure(error: ConnectError) -> Failure:
-    """Return what an error of connectrpc's says."""
+    """Return the failure in an error of connectrpc."""
     details = (_detail(each.type_name, each.message_bytes) for each in error.details)
     return Failure(error.code.value, error.message, tuple(details))
 
 
 def grpc_failure(error: grpc.RpcError) -> Failure:
-    """Return what an error of grpcio's says."""
+    """Return the failure in an error of grpcio."""
     details: tuple[Message[Any], ...] = ()
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
@@ -189,4 +189,4 @@ PROTOCOLS: dict[str, str] = {
     "grpc-connectrpc": "grpc",
     "grpc-web": "grpc_web",
 }
-"""What the service calls the protocol of those that do not speak Connect."""
+"""The service's name for the protocol of the callers that do not use Connect."""

@@ -1,4 +1,4 @@
-"""Whether a database is still as the migrations have made it, its rows aside."""
+"""Compares the schema of a database with that of the migrated template."""
 
 from typing import Final
 
@@ -6,10 +6,10 @@ import psycopg
 from psycopg import sql
 
 _FIRST_OF_USERS: Final = 16384
-"""Below are the numbers of what initdb makes: FirstNormalObjectId in PostgreSQL's sources."""
+"""OIDs below are of objects made by initdb: FirstNormalObjectId in PostgreSQL's sources."""
 
 _VOLATILE: Final = {
-    # Where the rows are, and how many: VACUUM, ANALYZE and TRUNCATE see to these.
+    # Storage and row counts, which VACUUM, ANALYZE and TRUNCATE change.
     "pg_class": (
         "relfilenode",
         "relpages",
@@ -42,9 +42,9 @@ _TABLES: Final = """
 
 
 def fingerprint(url: str) -> str:
-    """Return what all copies of a database have in common, whatever rows are in their tables.
+    """Return a text that is equal for all copies of a database, whatever rows their tables have.
 
-    That is each row of the catalog about tables, columns, indexes, functions, rights and so on;
+    It covers each row of the catalog about tables, columns, indexes, functions, rights and so on;
     the statistics that ANALYZE keeps; the settings of the database; and the tables of yoyo.
     """
     with psycopg.connect(url, autocommit=True) as connection:
@@ -68,7 +68,7 @@ def empty(url: str, expected: str) -> bool:
         if _fingerprint(connection) != expected:
             return False
         tables = [name for name in _tables(connection) if not _is_of_yoyo(name)]
-        # A trigger keeps the history from being emptied.
+        # A trigger forbids TRUNCATE of the history.
         connection.execute("SET session_replication_role = replica")
         connection.execute(
             sql.SQL("TRUNCATE {} RESTART IDENTITY").format(

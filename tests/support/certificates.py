@@ -1,4 +1,4 @@
-"""Certificates for tests: a CA, what it issues, and files of them."""
+"""Certificates for tests: a CA, the certificates that it issues, and PEM files."""
 
 import ipaddress
 import ssl
@@ -32,7 +32,7 @@ class Files(NamedTuple):
 
 
 class Issued(NamedTuple):
-    """A certificate, its key, and whoever has issued it."""
+    """A certificate, its key, and its issuer."""
 
     certificate: x509.Certificate
     key: Key
@@ -40,7 +40,7 @@ class Issued(NamedTuple):
 
     @property
     def serial(self) -> str:
-        """Its number, as Python's ssl has it."""
+        """The serial number, formatted as by Python's ssl."""
         digits = f"{self.certificate.serial_number:X}"
         return digits if len(digits) % 2 == 0 else f"0{digits}"
 
@@ -56,7 +56,7 @@ class Issued(NamedTuple):
         return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
 
     def save(self, directory: Path, name: str) -> Files:
-        """Write both into files, or over those that are there."""
+        """Write both into files, and replace existing ones."""
         files = Files(directory / f"{name}.pem", directory / f"{name}.key")
         files.cert.write_bytes(self.cert_pem())
         files.key.write_bytes(self.key_pem())
@@ -69,7 +69,7 @@ class Issued(NamedTuple):
 
     @classmethod
     def self_signed(cls, *names: str) -> Self:
-        """Make a certificate of its own."""
+        """Make a self-signed certificate."""
         return cls._issue("self", names or [HOST], None)
 
     def issue(
@@ -110,7 +110,7 @@ class Issued(NamedTuple):
 
 
 def rsa_key(size: int = 2048) -> rsa.RSAPrivateKey:
-    """Return a key of another type than the others have."""
+    """Return an RSA key; those of issued certificates are on elliptic curves."""
     return rsa.generate_private_key(public_exponent=65537, key_size=size)
 
 
@@ -122,7 +122,7 @@ def _general(name: str) -> x509.GeneralName:
 
 
 class Trust(NamedTuple):
-    """What a client has for TLS: the server's CA, and maybe a certificate of its own."""
+    """A client's TLS files: the server's CA, and optionally a client certificate."""
 
     ca: Issued
     own: Files | None = None

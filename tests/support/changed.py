@@ -1,4 +1,4 @@
-"""Requests that are as they should be but for some changes: of the message, or of any byte."""
+"""Valid requests with some changes: of the message, of frames, or of any byte."""
 
 from collections.abc import Callable, Sequence
 from random import Random
@@ -14,13 +14,13 @@ from tests.support.requests import Header, Protocol, Request
 _STREAM_IDS: Final = (0, 1, 2, 3, 5, 7, 99, 2**31 - 1, 2**31, 2**32 - 1)
 _LENGTHS: Final = (0, 1, 4, 5, 8, 100, 16_384, 16_385, 2**24 - 1)
 
-# What a server answers at once, also when nothing before it asks for an answer. The first of them
-# may be taken for a part of something else.
+# Frames that a server answers at once, whatever precedes them. The first of them may be parsed as
+# a part of the bytes before it.
 _PINGS: Final = frame(PING, payload=bytes(8)) * 3
 
 
 class Changes:
-    """Makes them, of the requests that were recorded of each method and protocol."""
+    """Makes changed requests from the recorded ones of each method and protocol."""
 
     def __init__(self, known: Known) -> None:
         self._credentials = known.credentials
@@ -34,7 +34,7 @@ class Changes:
         self._http2 = [each for each in requests if each.http == 2]
 
     def message(self, random: Random) -> Request:
-        """Return a request whose message alone is changed."""
+        """Return a request in which only the message is changed."""
         method, protocol, message = random.choice(self._messages)
         other = random.choice(self._messages)[2]
         credentials = random.choice(self._credentials)
@@ -83,14 +83,14 @@ def _disorder(random: Random, sent: list[bytes]) -> None:
 
 
 def _insert(random: Random, sent: list[bytes]) -> None:
-    """Put in a frame of any kind."""
+    """Insert a frame of any type."""
     payload = random.randbytes(random.choice(_LENGTHS[:-3]))
     kind, flags = random.randrange(12), random.choice((0, 1, 4, 5, 8, 0x20, 0xFF))
     sent.insert(random.randint(1, len(sent)), frame(kind, flags, _stream_id(random), payload))
 
 
 def _relabel(random: Random, sent: list[bytes]) -> None:
-    """Change what one frame says of itself."""
+    """Change the header of one frame."""
     at = random.randrange(len(sent))
     head = bytearray(sent[at][:9])
     match random.randrange(4):
@@ -106,7 +106,7 @@ def _relabel(random: Random, sent: list[bytes]) -> None:
 
 
 def _refill(random: Random, sent: list[bytes]) -> None:
-    """Put random bytes into a frame: of one with headers, that is HPACK."""
+    """Replace a frame's payload by random bytes; in HEADERS, that is HPACK."""
     at = random.randrange(len(sent))
     sent[at] = sent[at][:9] + random.randbytes(len(sent[at][9:]))
 

@@ -1,4 +1,4 @@
-"""Holds what callers were told against what PostgreSQL has: the ledger, and the rows."""
+"""Compares the answers that callers received with the ledger and the rows in PostgreSQL."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +18,14 @@ _Row = Mapping[str, Any]
 
 
 def losses(url: str, attempts: Sequence[Attempt]) -> list[str]:
-    """Return what does not agree, one sentence each; nothing, as it should be.
+    """Return the inconsistencies, one sentence each; an empty list if there are none.
 
-    Every update that was acknowledged stands in the ledger exactly once, with the values that were
-    sent; one that was refused does not; one of unknown outcome does once at most, also when it was
-    sent again. The events of each order follow one another without a gap up to the row, and none
-    comes before another one that had been acknowledged before it was sent.
+    Every acknowledged update is in the ledger exactly once, with the values that were sent; a
+    refused one is not; one of unknown outcome is there at most once, even if it was sent again. The
+    events of each order form a chain without a gap that ends in the row, and no event precedes that
+    of an update that was acknowledged before its own was sent.
 
-    Updates are known by their ``payment_transaction_id``, which no two of them may share.
+    Updates are identified by their ``payment_transaction_id``, which no two of them may share.
     """
     told: dict[str, list[Attempt]] = defaultdict(list)
     for each in attempts:
@@ -44,7 +44,7 @@ def losses(url: str, attempts: Sequence[Attempt]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Update:
-    """What all attempts at one update come to."""
+    """The combined outcome of all attempts at one update."""
 
     request: UpdateOrderPaymentRequest
     began: float

@@ -1,11 +1,11 @@
-"""Time that passes when a test says so."""
+"""A clock that a test sets."""
 
 from dataclasses import dataclass
 
 
 @dataclass
 class Clock:
-    """Stands for ``time.time`` or ``time.monotonic``: add seconds to ``now``."""
+    """Replaces ``time.time`` or ``time.monotonic``: add seconds to ``now``."""
 
     now: float = 0.0
 

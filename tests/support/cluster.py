@@ -1,7 +1,7 @@
 """A PostgreSQL server of a test's own, to be killed, suspended, filled up and failed over.
 
-Its programs are those of the embedded PostgreSQL, which itself is of no use here: whoever uses that
-one keeps it alive.
+It runs the programs of the embedded PostgreSQL. The embedded server itself cannot be used here: the
+processes that use it control when it runs.
 """
 
 import os
@@ -39,7 +39,7 @@ _IS_SYNCHRONOUS = """
 
 @dataclass(frozen=True)
 class Cluster:
-    """A server on a Unix socket. It syncs what it commits to its disk, as by default."""
+    """A server on a Unix socket, with the default fsync = on."""
 
     place: Location
 
@@ -53,7 +53,7 @@ class Cluster:
         directory = self.place.socket_directory()
         settings = _SETTINGS | {"unix_socket_directories": str(directory)}
         options = " ".join(f"-c {name}={shlex.quote(value)}" for name, value in settings.items())
-        # What a killed server leaves names a process, which may not have been reaped yet.
+        # The postmaster.pid of a killed server names a process that may not have been reaped yet.
         left = ("pgdata/postmaster.pid", directory / f"{location.SOCKET}.lock")
         self.place.account.run("rm", "-f", *left, cwd=self.place.home)
         self._run(
@@ -67,20 +67,20 @@ class Cluster:
         )
 
     def kill(self) -> None:
-        """Kill all processes by SIGKILL, none before the others, and wait until they are gone."""
+        """Send SIGKILL to all processes while they are stopped, and wait until they have ended."""
         for process in self._suspend():
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self.wait_until_gone()
 
     def kill_postmaster(self) -> None:
-        """Kill the first process alone, and wait until the others have noticed and ended."""
+        """Kill the postmaster alone, and wait until the other processes have ended."""
         pid = (self.place.pgdata / "postmaster.pid").read_text().split("\n")[0]
         os.kill(int(pid), signal.SIGKILL)
         self.wait_until_gone()
 
     def kill_backend(self) -> None:
-        """Kill one that serves a client. PostgreSQL then ends them all, and recovers by itself."""
+        """Kill one backend. PostgreSQL then ends all backends and runs crash recovery."""
         backend = self.execute(
             "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'"
             " AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1"
@@ -90,7 +90,7 @@ class Cluster:
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Stop all processes by SIGSTOP, so that the server is silent; let them go on after."""
+        """Send SIGSTOP to all processes, so that the server does not answer; SIGCONT at the end."""
         stopped = self._suspend()
         try:
             yield
@@ -108,7 +108,7 @@ class Cluster:
         eventually(lambda: not any(servers_below(self.place.home)), _START_SECONDS)
 
     def execute(self, statement: str, *parameters: object) -> object:
-        """Run a statement by hand; returns the first value of its first row, if there is one."""
+        """Run a statement; return the first value of its first row, if there is one."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             cursor = connection.execute(statement.encode(), parameters or None)
             row = cursor.fetchone() if cursor.description else None
@@ -121,12 +121,12 @@ class Cluster:
         eventually(lambda: self.execute(f"SHOW {name}") == value)
 
     def promote(self) -> None:
-        """Make a standby the primary, and wait until it is one."""
+        """Promote a standby, and wait until it is the primary."""
         self._run("pg_ctl", "promote", "--pgdata=pgdata", "--wait", f"--timeout={_START_SECONDS}")
 
     @contextmanager
     def standby(self, name: str = "standby") -> Iterator["Cluster"]:
-        """Yield a synchronous standby: from now on, each commit here waits for it."""
+        """Yield a synchronous standby: from now on, each commit on this server waits for it."""
         with _empty() as standby:
             standby._run(
                 "pg_basebackup",
@@ -138,7 +138,7 @@ class Cluster:
                 "--no-sync",
             )
             standby.start()
-            # Not before the backup, which would take it along: a primary that waits for itself.
+            # Set after the backup, which copies settings: a promoted standby would wait for itself.
             self.configure("synchronous_standby_names", name)
             eventually(lambda: self.execute(_IS_SYNCHRONOUS, name))
             yield standby
@@ -149,7 +149,7 @@ class Cluster:
         assert finished.returncode == 0, f"{program}: {finished.stderr}\n{log[-4096:]}"
 
     def _suspend(self) -> list[psutil.Process]:
-        """Stop all processes, and those that they have started meanwhile."""
+        """Send SIGSTOP to all processes, and to those that they start meanwhile."""
         stopped: list[psutil.Process] = []
         while found := [each for each in servers_below(self.place.home) if each not in stopped]:
             for process in found:

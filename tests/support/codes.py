@@ -1,4 +1,4 @@
-"""One call over each protocol, by its bytes: which code comes back, whatever the method."""
+"""One call of any method over each protocol, without generated code; returns its status code."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ GRPC_CODES: Final = {
 
 
 class Called(NamedTuple):
-    """What is called: a method by its path, with a message in both encodings."""
+    """A method's path, and a request message in both encodings."""
 
     path: str
     binary: bytes
@@ -102,7 +102,7 @@ def _connect(
         kind, body = f"application/connect+{codec}", struct.pack(">BI", 0, len(message)) + message
     sent = {"content-type": kind, **headers}
     with _post(_http1, base_url, called, sent, body) as response:
-        # One part of a stream is enough, and it may have no end.
+        # The first chunk of a stream is enough: it may not end.
         content = next(_chunks(response), b"") if called.streams else b"".join(_chunks(response))
         return _connect_code(response.status, content, is_stream=called.streams)
 

@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 @dataclass
 class Collector:
-    """What has come so far."""
+    """The exports received so far."""
 
     endpoint: str = ""
     bodies: list[tuple[str, bytes]] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Collector:
         ]
 
     def metrics(self) -> dict[str, list[Any]]:
-        """Return the histograms as they came last: the series of each, by its name."""
+        """Return the data points of each histogram's last export, by its name."""
         return {
             metric.name: list(metric.histogram.data_points)
             for request in self._parsed("/v1/metrics", ExportMetricsServiceRequest)
@@ -41,7 +41,7 @@ class Collector:
         }
 
     def services(self) -> set[str]:
-        """Return the names that services have given themselves."""
+        """Return the service names in the resources of the exports."""
         return {
             attribute.value.string_value
             for request in self._parsed("/v1/traces", ExportTraceServiceRequest)

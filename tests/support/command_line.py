@@ -1,4 +1,4 @@
-"""The command line, run as a person runs it."""
+"""The command line, run as a process."""
 
 import subprocess
 from collections.abc import Mapping

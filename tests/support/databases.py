@@ -11,11 +11,11 @@ from persistence.roles import APPLICATION
 from tests.support import catalog, pooler, postgres
 
 _unused: list[str] = []
-"""Clones that a test of this process gave back as it got them."""
+"""Clones of this process whose schema is unchanged, to be used again."""
 
 
 def with_role(url: str, role: str) -> str:
-    """Return the URL by which ``role`` comes to the database at ``url``; its password stays."""
+    """Return ``url`` with ``role`` as the user; the password stays."""
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
     password = user[len(user.partition(":")[0]) :]
@@ -23,15 +23,15 @@ def with_role(url: str, role: str) -> str:
 
 
 def for_service(url: str) -> str:
-    """Return the URL by which what is under test comes to that database.
+    """Return the URL of that database for the code under test.
 
-    As the application role, and through a pooler, if there is one in front of it.
+    It has the application role, and leads through the pooler, if one is used.
     """
     return pooler.through(with_role(url, APPLICATION))
 
 
 def pool(url: str, **limits: float) -> Database:
-    """Return the service's pool on the database at ``url``, with some limits of one's own."""
+    """Return the service's pool on the database at ``url``, with some limits changed."""
     usual = {"max_connections": 2, "connect_timeout": 5.0, "statement_timeout": 5.0}
     options: dict[str, Any] = usual | {"prepared_statements": not pooler.is_used()} | limits
     return Database(for_service(url), **options)

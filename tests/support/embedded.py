@@ -1,4 +1,4 @@
-"""What tests of the embedded PostgreSQL share: other users of it, and a look at its processes."""
+"""Shared by tests of the embedded PostgreSQL: processes that use it, and its own processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ with running(Path(sys.argv[1])) as url:
 
 
 class User:
-    """Another process that uses the server of a data directory until it is told to leave."""
+    """Another process that uses the server of a data directory until ``leave`` is called."""
 
     def __init__(self, data_dir: Path) -> None:
         self.process = subprocess.Popen(
@@ -94,7 +94,7 @@ def processes(data_dir: Path) -> list[int]:
 
 
 def signal_all(pids: list[int], number: signal.Signals) -> None:
-    """Send a signal to those that are still there: some serve a connection that has ended."""
+    """Send a signal to those that still run: some serve a connection that has ended."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -102,7 +102,7 @@ def signal_all(pids: list[int], number: signal.Signals) -> None:
 
 @contextmanager
 def suspended(data_dir: Path) -> Iterator[None]:
-    """Stop the server meanwhile: it takes connections, and says nothing."""
+    """Suspend the server: it accepts connections, and sends nothing."""
     pids = processes(data_dir)
     signal_all(pids, signal.SIGSTOP)
     try:

@@ -1,4 +1,4 @@
-"""Sends whole requests, or any bytes, and tells by what code each was answered."""
+"""Sends requests, or any bytes, and returns the code of each response."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -16,10 +16,10 @@ ENDED: Final = "ended"
 WAITING: Final = "no answer"
 INCOMPLETE: Final = "answered in part"
 ANSWERED: Final = "answered PING"
-"""What may become of a request in place of a code. An answer in part has ended without one."""
+"""Outcomes without a code. "answered in part": the response ended before its code."""
 
 _PATIENCE: Final = 20.0  # seconds for an answer
-_WATCHED: Final = 0.05  # seconds without a message after which a stream is left
+_WATCHED: Final = 0.05  # seconds without a message after which a stream is cancelled
 
 _MOST_IN_WINDOW = 60_000  # bytes of bodies on a connection, within 65,535: RFC 9113, section 6.9.2
 _WIDE_OPEN: Final = (
@@ -50,7 +50,7 @@ async def send(service: Service, requests: Sequence[Request]) -> list[str]:
 
 
 def _by_connection(requests: Sequence[Request]) -> Iterator[list[int]]:
-    """Yield the numbers of those that share a connection, as many as its window has room for."""
+    """Group requests by connection, so that their bodies fit into its flow-control window."""
     numbers: list[int] = []
     size = 0
     for number, request in enumerate(requests):
@@ -107,9 +107,9 @@ async def _over_http2(service: Service, requests: Sequence[Request]) -> list[str
 
 
 async def receive(reader: asyncio.StreamReader, first: float, others: float) -> tuple[bytes, bool]:
-    """Return what comes, and whether that was all.
+    """Return the bytes received, and whether the server closed the connection.
 
-    ``first`` are the seconds for it to begin, ``others`` those after which no more is expected.
+    Waits ``first`` seconds for the first byte, and ``others`` seconds after each chunk.
     """
     received = bytearray()
     try:
@@ -126,7 +126,7 @@ async def receive(reader: asyncio.StreamReader, first: float, others: float) -> 
 
 
 def codes(received: bytes, client: Client) -> list[str]:
-    """Return the codes in what has come, whatever version of HTTP that is."""
+    """Return the codes in received bytes of HTTP/1.1 or HTTP/2."""
     if received.startswith(b"HTTP/"):
         return [answer.code for answer in answers.http1(received)]
     pings = []

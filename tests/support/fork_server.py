@@ -1,9 +1,9 @@
-"""The command line without the time that its imports take.
+"""Starts the command line by fork, which saves the time of its imports.
 
-Each process that runs tests has a child, which has imported what ``listings`` needs, and has done
-nothing else. It forks a process for each start, and that one runs the command line. Its arguments,
-environment, working directory, standard streams, signals and exit code are those of a start by
- ``subprocess.Popen``; what is not so is what Python does before ``main``.
+Each process that runs tests has a child that has only imported the modules of ``listings``. The
+child forks a process for each start, and that process runs the command line. Arguments,
+environment, working directory, standard streams, signals and exit code are as with
+``subprocess.Popen``; only the start of the Python interpreter is left out.
 """
 
 import functools
@@ -45,7 +45,7 @@ _IMPORTED: Final = (
 """What the commands import when they run."""
 
 _OF_A_TEST: Final = ("LISTINGS_", "PYTEST_", "OTEL_")
-"""Variables that nothing of that reads while it is imported."""
+"""Variables that none of these modules reads while it is imported."""
 
 
 class Process(Protocol):
@@ -77,7 +77,7 @@ class Forked:
     """A process that the fork server has started."""
 
     def __init__(self, pid: int, exit_code: int, arguments: Sequence[str]) -> None:
-        """``exit_code`` is the descriptor from which it can be read when the process has ended."""
+        """``exit_code`` is a descriptor: the exit code can be read from it after the end."""
         self.pid = pid
         self.returncode: int | None = None
         self._arguments = arguments
@@ -115,7 +115,7 @@ _avoided = False
 
 @contextmanager
 def avoided() -> Iterator[None]:
-    """Start Python anew for each command meanwhile."""
+    """Start a new Python interpreter for each command within the context."""
     global _avoided  # noqa: PLW0603 - one for the process, as the fork server is
     before, _avoided = _avoided, True
     try:
@@ -129,8 +129,8 @@ def start(
 ) -> Process:
     """Start ``listings`` with these arguments, environment and descriptors.
 
-    It is forked, if that makes no difference: several processes that serve count together only if
-    they are told to before imports, and libraries may read variables of their own then, too.
+    Forks only if imports do not depend on ``env``: metrics of several workers are combined only if
+    a variable is set before imports, and libraries may read variables of their own.
     """
     own = {name: value for name, value in env.items() if not name.startswith(_OF_A_TEST)}
     alone = env.get("LISTINGS_WORKERS") == "1" and "--workers" not in arguments
@@ -146,7 +146,7 @@ def start(
 
 
 class _Client:
-    """The way to the fork server of this process."""
+    """The connection to the fork server of this process."""
 
     def __init__(self) -> None:
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(_OF_A_TEST)}
@@ -215,13 +215,13 @@ class _Server:
         self._woken, self._waker = socket.socketpair()
         for end in (self._woken, self._waker):
             end.setblocking(False)
-        self._exit_codes: dict[int, int] = {}  # by process: where it is to be written
-        self._interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the tests end, then we
+        self._exit_codes: dict[int, int] = {}  # by process id: the descriptor to write it to
+        self._interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the tests handle it
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._waker.fileno())
 
     def serve(self) -> list[str]:
-        """Fork until the tests are over. Returns in each child, with its arguments."""
+        """Fork for each request until the tests end. Returns in each child, with its arguments."""
         while True:
             ready, _, _ = select.select([self._control, self._woken], [], [])
             if self._woken in ready:
@@ -235,7 +235,7 @@ class _Server:
                     return arguments
 
     def _bury(self) -> None:
-        """Wait for those that have ended, and tell how."""
+        """Reap the children that have ended, and write their exit codes."""
         with suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
                 pid, status = ended
@@ -263,7 +263,7 @@ class _Server:
         return None
 
     def _become_child(self, request: Any, streams: Sequence[int], exit_code: int) -> None:
-        """Be as a process that has just been started, with nothing of the fork server's left."""
+        """Set up this process as a newly started one, without state of the fork server."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, self._interrupted)
@@ -281,7 +281,7 @@ class _Server:
         sys.argv[1:] = arguments
 
     def _leave(self) -> NoReturn:
-        """End, and with us those that a test has left."""
+        """Kill the remaining children, and exit."""
         for pid in self._exit_codes:
             os.kill(pid, signal.SIGKILL)
         raise SystemExit(0)

@@ -1,4 +1,4 @@
-"""What is made once in a process that runs tests, and kept until its tests are over."""
+"""Resources that are opened once in a process that runs tests, and kept until its end."""
 
 from contextlib import ExitStack
 

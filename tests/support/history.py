@@ -55,7 +55,7 @@ def payment_of(row: dict[str, Any]) -> dict[str, str | None]:
 
 
 def check_first_event(event: dict[str, Any], row: dict[str, Any]) -> None:
-    """It enters the payment that ``row`` held before there was a history."""
+    """Check that the event enters the payment that ``row`` had before the history existed."""
     assert before(event) == NOTHING
     assert after(event) == payment_of(row)
     assert event["created_at"] == row["updated_at"]
@@ -65,7 +65,7 @@ def check_first_event(event: dict[str, Any], row: dict[str, Any]) -> None:
 
 
 def log_in(connection: psycopg.Connection[Any], role: str) -> None:
-    """Go on as if the connection had been made by ``role``."""
+    """Set the session user to ``role``, as if it had opened the connection."""
     connection.execute(sql.SQL("SET SESSION AUTHORIZATION {}").format(sql.Identifier(role)))
 
 

@@ -1,9 +1,9 @@
-"""Values that were made to do harm."""
+"""Values that are invalid, extreme, or likely to be parsed wrongly."""
 
 from typing import Final
 
 LONGEST_CHARACTER: Final = "\U0001f4a9"
-"""One that takes four bytes in UTF-8."""
+"""A character of four bytes in UTF-8."""
 
 STORABLE: Final = {
     "sql": "'; DROP TABLE orders; --",
@@ -25,7 +25,7 @@ STORABLE: Final = {
     "json": '{"orderId": 1}',
     "html": "<script>alert(1)</script>",
 }
-"""Texts of up to 50 characters that a payment's fields can have, by what is special about them."""
+"""Valid texts of up to 50 characters for a payment's fields, by their peculiarity."""
 
 TEXTS: Final = (
     *STORABLE.values(),
@@ -41,10 +41,10 @@ TEXTS: Final = (
     "a" * 5_000,
     "%s%n" * 1_000,
 )
-"""Those, and others that have to be refused."""
+"""Those, and invalid texts."""
 
 SURROGATE_BYTES: Final = b"\xed\xa0\x80"
-"""Half of a character, U+D800, as bytes that look like UTF-8."""
+"""The surrogate U+D800, encoded as if it were a character: invalid UTF-8."""
 
 INTEGERS: Final = sorted(
     {
@@ -54,7 +54,7 @@ INTEGERS: Final = sorted(
         for off in (-1, 0, 1)
     }
 )
-"""The limits of the types of integers, and those beside them."""
+"""The limits of the integer types, and the numbers next to them."""
 
 NUMBERS: Final = (
     *map(str, INTEGERS),
@@ -77,7 +77,7 @@ NUMBERS: Final = (
     "true",
     "null",
 )
-"""What may stand where JSON has a number."""
+"""JSON for a field that takes a number, valid or not."""
 
 TIMES: Final = (
     "0001-01-01T00:00:00Z",
@@ -93,7 +93,7 @@ TIMES: Final = (
     "2026-01-01T00:00:00.0000000001Z",
     "now",
 )
-"""Timestamps in JSON, and what looks like them."""
+"""Timestamps in JSON, valid or not."""
 
 DURATIONS: Final = (
     "0s",
@@ -113,7 +113,7 @@ DURATIONS: Final = (
     "1h",
     "\ud800s",
 )
-"""Durations in JSON, and what looks like them."""
+"""Durations in JSON, valid or not."""
 
 HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
     (b"x-request-id", b""),
@@ -176,10 +176,10 @@ HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
     (b"te", b"trailers, deflate;q=0.5"),
     (b"upgrade", b"websocket"),
 )
-"""What may be added to the headers of a request, also beside one of the same name."""
+"""Headers to add to a request, which may have one of the same name."""
 
 VERBS: Final = (b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"CONNECT", b"TRACE", b"GET", b"post", b"!")
-"""The methods of HTTP that no method of ours is called by, and what is none."""
+"""HTTP methods that no RPC is called by, and invalid ones."""
 
 TARGETS: Final = (
     b"/",
@@ -198,4 +198,4 @@ TARGETS: Final = (
     b"//test/" + b"x" * 8_000,
     b"http://test/livez",
 )
-"""What may stand in the place of a method's path."""
+"""Request targets to use in place of a method's path."""

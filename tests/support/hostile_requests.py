@@ -1,4 +1,4 @@
-"""Requests that were made to do harm, by hypothesis: each of a method, a protocol and a message."""
+"""Invalid and extreme requests, by hypothesis: each has a method, a protocol and a message."""
 
 import base64
 import gzip
@@ -54,30 +54,30 @@ _DOCUMENTS: Final = (
     b'{"\xed\xa0\x80": 1}',
     b"\xff\xfe{\0}\0",
 )
-"""JSON as a whole, and what looks like it."""
+"""Whole JSON documents, valid or not."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """What there is that can be asked for."""
+    """Existing ids and tokens that requests can name."""
 
     order_ids: Sequence[int]
     tokens: Sequence[str]
     """Page tokens and event ids."""
     credentials: Sequence[tuple[Header, ...]]
-    """The headers by which callers tell who they are: first those of one who may do everything."""
+    """The authentication headers of callers; the first caller has every permission."""
 
 
 @dataclass(frozen=True)
 class _Values:
-    """Where the values of one message are taken from."""
+    """The strategies for the values of one message."""
 
     known: Known
     is_wild: bool
-    """Whether there may be values that are refused. Hostile are also those that are stored."""
+    """Whether values may be invalid. Valid ones are hostile as well."""
 
     def fields(self, message: DescMessage) -> SearchStrategy[list[DescField]]:
-        """Some of the fields, in any order: wildly, also twice; else always with the first."""
+        """Some of the fields, in any order: repeated if wild, otherwise always with the first."""
         if not message.fields:
             return st.just([])
         each = st.sampled_from(message.fields)
@@ -100,7 +100,7 @@ class _Values:
 
 
 def name(method: DescMethod) -> str:
-    """Return what a method is called in a path."""
+    """Return the name of a method in a path."""
     return f"{method.parent.type_name}/{method.name}"
 
 
@@ -120,7 +120,7 @@ def protocols(method: DescMethod) -> Sequence[Protocol]:
 
 @st.composite
 def requests(draw: DrawFn, known: Known) -> Request:
-    """Return a request of any method, which now and then has another verb, or goes elsewhere."""
+    """Return a request of any method, sometimes with another HTTP method or another path."""
     method = draw(st.sampled_from(METHODS))
     protocol = draw(st.sampled_from(protocols(method)))
     values = _Values(known, draw(st.booleans()))
@@ -231,7 +231,7 @@ def _varint(number: int) -> bytes:
 
 
 def _token(token: str, seed: int) -> str:
-    """Return a token as it was given out, or changed, within its base64 or outside of it."""
+    """Return a token unchanged, or changed before or after its base64 encoding."""
     random = Random(seed)
     if random.random() < 0.5:
         return mutated(random, token.encode(), [b"AAAA=="]).decode("latin-1")
@@ -241,11 +241,11 @@ def _token(token: str, seed: int) -> str:
     return base64.urlsafe_b64encode(mutated(random, inside, [b"1:2:", b"0:9:3,4"])).decode()
 
 
-# How they are wrapped
+# Bodies and queries
 
 
 def _body(protocol: Protocol, message: bytes) -> SearchStrategy[tuple[tuple[Header, ...], bytes]]:
-    """Return a body, after the headers that tell of it. Most are right, and others lie."""
+    """Return the headers that describe a body, and the body. Most match; some do not."""
     announced = ((protocol.encoding, b"gzip"),)
     zipped = gzip.compress(message, 1)
 

@@ -1,11 +1,11 @@
-"""Tokens that were made to do harm: of a claim that is none, and of no issuer at all."""
+"""Forged and malformed tokens, and valid ones with unusual claims."""
 
 from tests.support.hostile import LONGEST_CHARACTER, STORABLE
 from tests.support.tokens import READ, WRITE, Issuer, ec_key
 
 
 def hostile_tokens(issuer: Issuer, good: str) -> list[str]:
-    """Return them. Some are those of ``issuer``, and let somebody in under a strange name."""
+    """Return the tokens. Some are signed by ``issuer`` and accepted, with an unusual subject."""
     head, claims, signature = good.split(".")
     no_algorithm = "eyJhbGciOiJub25lIn0"  # {"alg":"none"}
     key = issuer.keys[0]

@@ -35,10 +35,10 @@ _DRAIN_SECONDS = 10
 
 
 class Calls:
-    """An ASGI application of some gRPC methods that answer with the request's own message.
+    """An ASGI application with gRPC methods that return the request's message.
 
-    Echo answers at once; Hold when `release` is set; Early when the request has begun.
-    Plain is Echo without trailers, as Connect has it.
+    Echo responds at once; Hold when `release` is set; Early before the request has ended.
+    Plain is Echo without trailers, as in Connect.
     """
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class Served(NamedTuple):
     port: int
     server: uvicorn.Server
     connections: list[weakref.ref[H2Protocol]]
-    """All HTTP/2 connections that there have been."""
+    """All HTTP/2 connections so far, including closed ones."""
 
     async def stop(self) -> None:
         """Do what SIGTERM does."""
@@ -104,7 +104,7 @@ class Served(NamedTuple):
 
 
 class RecordedConnections(set[Any]):
-    """The connections of a server, and a record of the HTTP/2 connections that there have been."""
+    """The connections of a server, and a record of all its HTTP/2 connections so far."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ class Frame(NamedTuple):
 
 
 class Peer:
-    """A client that sends only the frames it is told to, whatever the protocol requires."""
+    """A client that sends only the frames that a test asks for, not those that HTTP/2 requires."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -312,7 +312,7 @@ def header_block(path: bytes, *others: tuple[bytes, bytes]) -> bytes:
 
 
 def literals(*headers: tuple[bytes, bytes]) -> bytes:
-    """Headers as RFC 7541, section 6.2.2, has them: literals without indexing."""
+    """Headers as literals without indexing: RFC 7541, section 6.2.2."""
     return b"".join(b"\x00" + _string(name) + _string(value) for name, value in headers)
 
 

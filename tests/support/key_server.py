@@ -1,4 +1,4 @@
-"""A server that has a JWK Set, or something else in its place."""
+"""An HTTP server of a JWK Set, or of any other body."""
 
 import threading
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ PATH: Final = "/.well-known/jwks.json"
 
 
 class KeyServer(ThreadingHTTPServer):
-    """Serves ``body`` with ``status``, and counts how often. At other paths, what it began with."""
+    """Serves ``body`` with ``status``, and counts requests. Other paths get the initial body."""
 
     daemon_threads = True
 
@@ -21,15 +21,15 @@ class KeyServer(ThreadingHTTPServer):
         self.headers: dict[str, str] = {}
         self.asked = 0
         self.go_on = threading.Event()
-        """Cleared, no answer comes until it is set."""
+        """While cleared, no response is sent."""
         self.go_on.set()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: clients go away."""
+        """Print nothing when a client closes its connection."""
 
     @property
     def url(self) -> str:
-        """Where the keys are."""
+        """The URL of the keys."""
         return f"http://127.0.0.1:{self.server_port}{PATH}"
 
 

@@ -1,6 +1,6 @@
-"""Load on the service: callers, what they send, and a log of how each attempt was answered.
+"""Load on the service: callers, their updates, and a log of the answer to each attempt.
 
-The log is what ``checker`` holds against the ledger.
+``checker`` compares the log with the ledger.
 """
 
 import asyncio
@@ -36,10 +36,10 @@ from tests.support.waiting import eventually_async
 
 OK: Final = "ok"
 CANCELLED: Final = "canceled"
-"""The caller went away before it was answered. As Connect spells it."""
+"""The code of a call that the caller cancelled, as Connect spells it."""
 
 UNKNOWN: Final = frozenset({CANCELLED, "unavailable", "deadline_exceeded"})
-"""The codes after which an update may have been made or not."""
+"""The codes after which it is unknown whether the update was made."""
 
 Call = Callable[[Message[Any], float | None], Coroutine[Any, Any, Any]]
 """Sends a request with a deadline in seconds and returns the response, or raises Failure."""
@@ -50,7 +50,7 @@ Caller = Callable[[str], AbstractAsyncContextManager[Call]]
 
 @asynccontextmanager
 async def grpcio(base_url: str) -> AsyncIterator[Call]:
-    """gRPC by Google's implementation, with its default settings."""
+    """gRPC by grpcio, with its default settings."""
     async with grpc.aio.insecure_channel(base_url.removeprefix("http://")) as channel:
 
         async def call(request: Message[Any], deadline: float | None = None) -> Any:
@@ -106,7 +106,7 @@ async def json(base_url: str) -> AsyncIterator[Call]:
 
 @asynccontextmanager
 async def watching(base_url: str) -> AsyncIterator[Call]:
-    """gRPC, to watch payments: a call returns the first message of the stream, and ends it."""
+    """gRPC, to watch payments: a call returns the first message of the stream, and cancels it."""
     async with grpc.aio.insecure_channel(base_url.removeprefix("http://")) as channel:
 
         async def call(request: Message[Any], deadline: float | None = None) -> Any:
@@ -131,7 +131,7 @@ CALLERS: dict[str, Caller] = {"grpcio": grpcio, "connectrpc": connectrpc, "json"
 
 @dataclass(frozen=True)
 class Attempt:
-    """One call: who sent what, how it was answered, and when, by ``time.monotonic``."""
+    """One call: caller, request, answer, and times by ``time.monotonic``."""
 
     caller: str
     request: Message[Any]
@@ -145,22 +145,22 @@ class Attempt:
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
+        """The duration of the call."""
         return self.ended - self.began
 
     @property
     def is_fine(self) -> bool:
-        """Whether the answer is one of those that ``Updates`` has when nothing is wrong."""
+        """Whether the answer is one that ``Updates`` expects from a healthy service."""
         return self.code in {OK, "not_found", "failed_precondition"}
 
     @property
     def may_be_retried(self) -> bool:
-        """Whether the answer says when to try again."""
+        """Whether the answer has a retry delay."""
         return any(isinstance(each, RetryInfo) for each in self.details)
 
     @property
     def reason(self) -> str | None:
-        """The reason that the answer gives for programs, if it does."""
+        """The reason in the answer's ErrorInfo, if it has one."""
         reasons = (each.reason for each in self.details if isinstance(each, ErrorInfo))
         return next(reasons, None)
 
@@ -172,7 +172,7 @@ async def attempt(
     deadline: float | None = None,
     began: float | None = None,
 ) -> Attempt:
-    """Send a request once. One that was to be sent at ``began`` has waited since then."""
+    """Send a request once. Its duration is counted from ``began``, when it was due, if given."""
     began = began or time.monotonic()
     try:
         response = await call(request, deadline)
@@ -193,11 +193,11 @@ async def attempt(
 
 @dataclass
 class Updates:
-    """An endless supply of updates to some orders; no two bring the same values.
+    """An endless sequence of updates to some orders; no two have the same values.
 
-    Each is known by its ``payment_transaction_id``. Every second one has an idempotency key. Unless
-    ``all_good``, one in ten must be refused: half of these for an order that is not there, the
-    others as too late.
+    Each is identified by its ``payment_transaction_id``. Every second one has an idempotency
+    key. Unless ``all_good``, one in ten must be refused: half of these for an order that does not
+    exist, the others for a status transition that is not allowed.
     """
 
     url: str
@@ -211,7 +211,7 @@ class Updates:
         self._settled = orders.add(payment_status="refunded")
 
     def next(self, *, keyed: bool | None = None) -> UpdateOrderPaymentRequest:
-        """Return the next one, with a key if that is wanted."""
+        """Return the next update, with an idempotency key if ``keyed``."""
         number = next(self.numbers)
         order_id = self.order_ids[number % len(self.order_ids)]
         if number % 20 == 9 and not self.all_good:
@@ -236,16 +236,16 @@ _DEADLINE = 10  # seconds
 
 
 class Load:
-    """Callers that go on calling, and the log of all their attempts."""
+    """Callers that call in a loop, and the log of all their attempts."""
 
     def __init__(self) -> None:
         self.log: Log = []
         self.callers: set[str] = set()
 
     async def answered(self, code: str, since: float) -> float:
-        """Wait until each caller has had that answer to a call begun after ``since``.
+        """Wait until each caller has received that code for a call begun after ``since``.
 
-        Returns when the last of them had it for the first time.
+        Returns the time when the last of them received it first.
         """
         ended: dict[str, float] = {}
 
@@ -260,7 +260,7 @@ class Load:
 
     @property
     def failed(self) -> Log:
-        """The attempts that did not end as they should."""
+        """The attempts with an unexpected answer."""
         return [each for each in self.log if not each.is_fine]
 
 
@@ -268,9 +268,9 @@ class Load:
 async def callers(
     base_url: str, updates: Updates, each: int = 2, pause: float = 0.02
 ) -> AsyncIterator[Load]:
-    """Keep ``each`` callers of each kind calling meanwhile.
+    """Run ``each`` callers over each protocol within the context.
 
-    They send one update after the other; one with a key again, until the outcome is known.
+    They send one update after the other, and repeat one with a key until its outcome is known.
     """
     load = Load()
     stopping = asyncio.Event()
@@ -300,9 +300,9 @@ async def callers(
 async def open_loop(
     rate: float, send: Callable[[float], Coroutine[Any, Any, object]], over: Callable[[], bool]
 ) -> None:
-    """Call ``send`` that often a second, whatever has become of the calls before, until ``over``.
+    """Call ``send`` at a fixed rate, whether or not earlier calls have ended, until ``over``.
 
-    It is told when it was to be called: who measures from there sees what a caller sees.
+    ``send`` gets the time when it was due: latencies counted from then include the queueing.
     """
     began = time.monotonic()
     async with asyncio.TaskGroup() as group:

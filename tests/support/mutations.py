@@ -1,11 +1,11 @@
-"""Bytes that were good, and are changed in some places."""
+"""Random changes of valid bytes."""
 
 import re
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final
 
-_LENGTHS: Final = (1, 2, 3, 4, 8)  # bytes of what looks like a number
+_LENGTHS: Final = (1, 2, 3, 4, 8)  # sizes of integers, in bytes
 _NUMBERS: Final = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**63, 2**64 - 1)
 _DIGITS: Final = (b"-1", b"0", b"00", b"4294967296", b"9" * 20, b"9" * 400, b"+1", b"0x1", b" 1")
 
@@ -57,7 +57,7 @@ def _repeat(random: Random, changed: bytearray, _others: Sequence[bytes]) -> Non
 
 
 def _lie_of_length(random: Random, changed: bytearray, _others: Sequence[bytes]) -> None:
-    """Replace some bytes, as many as a number takes, by another number."""
+    """Replace the bytes of an integer by those of another."""
     size = random.choice(_LENGTHS)
     number = random.choice(_NUMBERS) % 256**size
     at = random.randint(0, len(changed))

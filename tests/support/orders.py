@@ -1,4 +1,4 @@
-"""Orders in a test's database, put and read by plain SQL."""
+"""Orders in a test's database, inserted and read by plain SQL."""
 
 import atexit
 import itertools
@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 
 _numbers = itertools.count(1)
 
-# A connection each for the last few databases: to connect takes longer than most statements do.
+# One connection for each of the last few databases: connecting takes longer than most statements.
 _connections: dict[str, psycopg.Connection[dict[str, Any]]] = {}
 _MOST_CONNECTIONS = 4
 
@@ -42,21 +42,21 @@ class Orders:
         return int(_only_row(self.url, insert, row)["id"])
 
     def change(self, order_id: int, **values: object) -> None:
-        """Change an order by hand."""
+        """Change an order by plain SQL."""
         sets = ", ".join(f"{name} = %({name})s" for name in values)
         statement = f"UPDATE orders SET {sets} WHERE id = %(id)s RETURNING id"
         _only_row(self.url, statement, values | {"id": order_id})
 
     @contextmanager
     def locked(self, *order_ids: int) -> Iterator[None]:
-        """Keep every update of these orders waiting meanwhile."""
+        """Lock the rows of these orders, so that every update of them waits."""
         with psycopg.connect(self.url) as holder:
             holder.execute("SELECT FROM orders WHERE id = ANY(%s) FOR UPDATE", (list(order_ids),))
             yield
             holder.rollback()
 
     def slow_down(self, seconds: float, when: str = "true") -> None:
-        """Make each update of an order, or some, take that long in PostgreSQL, or longer."""
+        """Make each update of an order for which ``when`` is true take at least ``seconds``."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(
                 "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS"
@@ -66,7 +66,7 @@ class Orders:
             )
 
     def value(self, statement: str) -> Any:
-        """Run a statement by hand and return the value of its only row."""
+        """Run a statement and return the value of its only row."""
         (value,) = _only_row(self.url, statement, {}).values()
         return value
 
@@ -78,7 +78,7 @@ class Orders:
 def _only_row(url: str, statement: str, values: Mapping[str, object]) -> dict[str, Any]:
     try:
         row = _connection(url).execute(statement, values).fetchone()
-    except psycopg.OperationalError:  # a test has ended all connections to its database
+    except psycopg.OperationalError:  # a test has terminated all connections to its database
         _connections.pop(url).close()
         row = _connection(url).execute(statement, values).fetchone()
     assert row is not None

@@ -1,4 +1,4 @@
-"""Whether the service's pool of connections is whole."""
+"""Checks that the service's pool has lost no connection."""
 
 import asyncio
 from typing import Final
@@ -11,7 +11,7 @@ from tests.support.orders import Orders
 from tests.support.waiting import eventually_async
 
 SERVICE: Final = "listings"
-"""The ``application_name`` that the service's URL has to set, for its connections to be known."""
+"""The ``application_name`` to set in the service's URL, by which its connections are counted."""
 
 _ITS_CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND "
 
@@ -34,6 +34,5 @@ async def assert_whole(database_url: str, call: Call, size: int) -> None:
             await eventually_async(lambda: count("wait_event_type = 'Lock'") == size)
             holder.rollback()
         assert all(answer.success for answer in await asyncio.gather(*calls))
-        # The pool's, the one that listens, and the one that asks whether the database is well. None
-        # has been left behind.
+        # Those of the pool, of LISTEN and of the health check; none has leaked.
         await eventually_async(lambda: size <= count("true") <= size + 2)

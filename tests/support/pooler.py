@@ -1,7 +1,7 @@
 """PgBouncer in transaction mode, between the service and PostgreSQL: ``pytest --pgbouncer``.
 
-The settings are those of docs/operations.md. Tests prepare and look by a connection of their own,
-past the pooler; what is under test goes through it.
+The settings are those of docs/operations.md. Tests set up and inspect the database by a direct
+connection; the code under test connects through the pooler.
 """
 
 import os
@@ -18,7 +18,7 @@ from persistence.dsn import parameters
 from persistence.roles import APPLICATION
 from tests.support.waiting import eventually
 
-# The workers of a parallel run find the pooler that the first process started by these.
+# By these, the workers of a parallel run find the pooler that the first process has started.
 _POOLER = "LISTINGS_TEST_POOLER"
 _SERVER = "LISTINGS_TEST_POOLED_SERVER"
 
@@ -64,7 +64,7 @@ def start(server_url: str) -> ExitStack:
             directory=directory,
         )
     )
-    # It refuses to run as root, and has to be let into the directory of PostgreSQL's socket.
+    # It refuses to run as root, and needs access to the directory of PostgreSQL's socket.
     owner = Path(server["host"]).stat() if server.get("host", "").startswith("/") else None
     user = owner.st_uid if owner and os.geteuid() == 0 else None
     for path in (directory, settings, users):
@@ -82,12 +82,12 @@ def start(server_url: str) -> ExitStack:
 
 
 def is_used() -> bool:
-    """Whether what is under test goes through PgBouncer."""
+    """Whether the code under test connects through PgBouncer."""
     return _POOLER in os.environ
 
 
 def through(url: str) -> str:
-    """Return the way to the same database through PgBouncer, if there is one in front of it."""
+    """Return the URL of the same database through PgBouncer, if it is used."""
     pooler = os.environ.get(_POOLER)
     parts, server = urlsplit(url), urlsplit(os.environ.get(_SERVER, ""))
     user, _, host = parts.netloc.rpartition("@")

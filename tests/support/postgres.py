@@ -1,4 +1,4 @@
-"""The PostgreSQL server that all tests of a run share: started by the first test that needs it.
+"""The PostgreSQL server that all tests of a run share, started by the first test that needs it.
 
 It is the one that LISTINGS_DATABASE_URL names, by a role that may create databases and roles, or
 else an embedded one in a directory of its own. Of that one, each process of a parallel run is a
@@ -25,7 +25,7 @@ from persistence.roles import APPLICATION
 from tests.support import catalog
 from tests.support.held import until_the_end
 
-# By this, the processes of a parallel run find what the first of them has made.
+# By this, the processes of a parallel run find the directory that the first of them has made.
 _DIRECTORY = "LISTINGS_TEST_DIRECTORY"
 
 
@@ -34,12 +34,12 @@ class Template(NamedTuple):
 
     name: str
     fingerprint: str
-    """Of its catalog, as ``catalog.fingerprint`` returns it."""
+    """The result of ``catalog.fingerprint``."""
 
 
 @contextmanager
 def shared() -> Iterator[None]:
-    """Let this process, and those that inherit its environment, share a server meanwhile.
+    """Let this process, and those that inherit its environment, share a server.
 
     Enter it in the first process only, and leave it after the others have ended.
     """
@@ -90,7 +90,7 @@ def create(name: str, source: str) -> None:
 
 
 def drop(name: str) -> None:
-    """Drop a database, whoever still uses it."""
+    """Drop a database, and terminate the sessions that use it."""
     _drop(server(), name)
 
 
@@ -122,7 +122,7 @@ def _prefix(directory: Path) -> str:
 
 
 def _forgo_fsync(url: str) -> None:
-    """Not for what is tested on a server of its own: there, what is committed is on the disk."""
+    """Turn fsync off. Tests of crashes use a server of their own, where it is on."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET fsync = off")
         connection.execute("SELECT pg_reload_conf()")

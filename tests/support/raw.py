@@ -23,13 +23,13 @@ def frame(kind: int, flags: int = 0, stream_id: int = 0, payload: bytes = b"") -
 
 
 def head(stream_id: int, path: str, content_type: bytes = b"application/grpc") -> bytes:
-    """Return the frame that begins a call."""
+    """Return the HEADERS frame of a call."""
     block = header_block(path.encode(), (b"content-type", content_type))
     return frame(HEADERS, END_HEADERS, stream_id, block)
 
 
 def envelope(message: bytes, *, flags: int = 0, announced: int | None = None) -> bytes:
-    """Return a gRPC message, whose prefix may announce another length than it has."""
+    """Return a gRPC message; with ``announced``, its prefix has that length."""
     return bytes([flags]) + (announced or len(message)).to_bytes(4) + message
 
 
@@ -39,7 +39,7 @@ def data(stream_id: int, payload: bytes = b"", flags: int = 0) -> bytes:
 
 
 def http1(path: str, *headers: str) -> bytes:
-    """Return the head of a POST in JSON over HTTP/1.1."""
+    """Return the header section of a POST in JSON over HTTP/1.1."""
     lines = [f"POST {path} HTTP/1.1", "host: test", "content-type: application/json", *headers]
     return "\r\n".join([*lines, "", ""]).encode()
 

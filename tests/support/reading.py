@@ -1,4 +1,4 @@
-"""What tests of the methods that read share: what is asked for, and what comes back."""
+"""Shared by the tests of the methods that read: requests, and conversions of responses."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -22,6 +22,7 @@ from server.gen.listings.v1.orders_pb import (
 from tests.support.callers import Call, Failure
 
 NOBODY: Final = 2**63 - 1
+"""An id that no buyer, storefront or order has."""
 REFERENCES: Final = (
     "payment_session_id",
     "payment_intent_id",
@@ -41,7 +42,7 @@ def refused(read: Call, request: Message[Any]) -> Failure:
 
 
 def broken_rules(read: Call, request: Message[Any]) -> list[tuple[str, str]]:
-    """The fields that are named as invalid, each with the reason."""
+    """Return the field violations of the error: each field, with the reason."""
     failure = refused(read, request)
     assert failure.code == "invalid_argument"
     (detail,) = failure.details
@@ -50,7 +51,7 @@ def broken_rules(read: Call, request: Message[Any]) -> list[tuple[str, str]]:
 
 
 def columns(message: Any) -> dict[str, Any]:
-    """The order as its row has it."""
+    """Return the values of an order, by column of its row."""
     found = {name: getattr(message, name) for name in Record._fields}
     absent = {name: None for name in OPTIONAL if not message.has_field(name)}
     times = {name: found[name].to_datetime() for name in ("created_at", "updated_at")}
@@ -73,7 +74,7 @@ def ids(response: Any) -> list[int]:
 
 
 def pages(read: Call, request: Any, sizes: Sequence[int]) -> Iterator[Any]:
-    """All pages of a list, of these sizes in turn, over and over."""
+    """Yield all pages of a list; the page sizes are those of ``sizes``, repeated."""
     for size in itertools.cycle(sizes):
         request.page_size = size
         response = read(request)

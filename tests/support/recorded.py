@@ -1,4 +1,4 @@
-"""Messages that are as they should be, one or more of each method, to be sent or to be changed."""
+"""Valid messages, one or more for each method, to be sent or changed."""
 
 from typing import Any, NamedTuple
 
@@ -84,4 +84,4 @@ _QUESTIONS = (
     (b"\x22\x13listings.v1.Order.x", b'{"fileContainingSymbol": "listings.v1.OrderService"}'),
     (b"\x2a\x05\x0a\x01a\x10\x01", b'{"fileContainingExtension": {"containingType": "a"}}'),
 )
-"""What reflection is asked: its messages are not ours to make."""
+"""Requests of reflection, whose messages are not generated here."""

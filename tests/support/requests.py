@@ -1,4 +1,4 @@
-"""Requests as HTTP has them, for clients that may send anything."""
+"""HTTP requests as data, for clients that send invalid ones as well."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ _MOST_IN_A_FRAME = 16_384  # RFC 9113, section 4.2
 
 
 class Request(NamedTuple):
-    """One request. Its ``repr`` is all that it takes to send it again."""
+    """One request. Its ``repr`` is enough to send it again."""
 
     protocol: str
     method: str
@@ -28,7 +28,7 @@ class Request(NamedTuple):
 
     @property
     def is_stream(self) -> bool:
-        """Whether the answer may have no end."""
+        """Whether the response may be a stream without an end."""
         return self.method.endswith(("/Watch", "/WatchOrderPayments"))
 
     def http1(self, *more: Header) -> bytes:
@@ -37,7 +37,7 @@ class Request(NamedTuple):
         return self._head(*more, *([length] if self.body else [])) + self.body
 
     def chunked(self) -> bytes:
-        """Return it as HTTP/1.1 whose body comes in two chunks."""
+        """Return it as HTTP/1.1 with a chunked body, in two chunks."""
         half = len(self.body) // 2
         chunks = [each for each in (self.body[:half], self.body[half:]) if each]
         body = b"".join(b"%x\r\n%s\r\n" % (len(each), each) for each in chunks)
@@ -92,10 +92,10 @@ class Protocol:
     is_get: bool = False
     encoding: bytes = b"content-encoding"
     deadline: Header = (b"connect-timeout-ms", b"20")
-    """What lets a stream end that has no end of its own."""
+    """The header with a timeout, so that an endless stream ends."""
 
     def request(self, method: str, message: bytes, *more: Header) -> Request:
-        """Return a request that is as it should be, but for what ``message`` is."""
+        """Return a request that is valid if ``message`` is."""
         if self.is_get:
             return self.get(method, {"message": message}, *more)
         body = envelope(message) if self.is_enveloped else message
@@ -107,7 +107,7 @@ class Protocol:
         return Request(self.name, method, self.http, b"POST", _path(method), headers, body)
 
     def get(self, method: str, query: Mapping[str, bytes | str], *more: Header) -> Request:
-        """Return a request with this query, and what each query has to say."""
+        """Return a request with this query, and the parameters that every query needs."""
         encoding = "json" if self.is_json else "proto"
         text = urlencode({"connect": "v1", "encoding": encoding, **query})
         target = _path(method) + b"?" + text.encode()
@@ -151,7 +151,7 @@ UNARY: Final = (
     _GET,
     replace(_GET, name="connect-get-binary", http=2, is_json=False),
 )
-"""What a method is called by that has one request and one response."""
+"""The protocols of a unary method."""
 
 STREAMING: Final = (
     _GRPC,
@@ -165,4 +165,4 @@ STREAMING: Final = (
         is_json=True,
     ),
 )
-"""What a method is called by that streams."""
+"""The protocols of a streaming method."""

@@ -1,4 +1,4 @@
-"""The service as its users run it: a process, started by its own command line."""
+"""The service as a process, started by its command line."""
 
 import json
 import os
@@ -27,7 +27,7 @@ _STOP_SECONDS = 30
 
 @dataclass(frozen=True)
 class Service:
-    """A running service, the database behind it and what it has printed."""
+    """A running service, the URL of its database, and its log."""
 
     base_url: str
     database_url: str
@@ -47,12 +47,12 @@ class Service:
     def logged(self, **wanted: object) -> list[dict[str, Any]]:
         """Return the entries of the log that have these values, oldest first."""
         lines = self.log.read_text().splitlines(keepends=True)
-        # The last one may be on its way.
+        # The last line may be incomplete.
         entries = [json.loads(line) for line in lines if line.endswith("\n")]
         return [entry for entry in entries if wanted.items() <= entry.items()]
 
     def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-        """Return what /metrics shows: values by name and labels."""
+        """Return the metrics of /metrics: values by name and labels."""
         page = httpx.get(f"{self.base_url}/metrics", trust_env=False).text
         return {
             (sample.name, frozenset(sample.labels.items())): sample.value
@@ -61,7 +61,7 @@ class Service:
         }
 
     def metric(self, name: str, **labels: str) -> float:
-        """Return one value, 0 while it is not there."""
+        """Return one value, or 0 if it does not exist."""
         return self.metrics().get((name, frozenset(labels.items())), 0)
 
     def stop(self) -> int:
@@ -76,13 +76,13 @@ def running(
 ) -> Iterator[Service]:
     """Run ``listings serve`` on a free port, and kill it at the end if it still runs.
 
-    On the database at ``database_url``, as the application role, or on an embedded one. It may be
-    started on a terminal, which is then in control of it.
+    On the database at ``database_url``, as the application role, or on an embedded one.
+    ``terminal`` is the path of its controlling terminal, if any.
     """
     env = environment_on(database_url, settings)
     process: Process
     with log.open("wb") as output, open(os.devnull, "rb") as nothing:
-        if terminal:  # the first one that the leader of a session opens
+        if terminal:  # the first terminal that a session leader opens controls it
             process = subprocess.Popen(
                 ["sh", "-c", 'exec "$@" <"$0"', terminal, sys.executable, "-m", "server", "serve"],
                 start_new_session=True,
@@ -104,7 +104,7 @@ def running(
 
 @contextmanager
 def on_own_database(log: Path, **settings: str) -> Iterator[Service]:
-    """Run ``listings serve`` on a database that is made for it; at the end, it must stop well."""
+    """Run ``listings serve`` on a new database; at the end, it must exit with 0."""
     with databases.clone() as url, running(url, log, **settings) as service:
         yield service
         assert service.stop() == 0
@@ -113,7 +113,7 @@ def on_own_database(log: Path, **settings: str) -> Iterator[Service]:
 def environment_on(database_url: str, settings: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return an environment for a service on the database at ``database_url``.
 
-    The service comes there as the application role, and through a pooler, if there is one.
+    The service connects as the application role, and through the pooler, if one is used.
     """
     if not database_url:
         return environment("", settings)
@@ -127,7 +127,7 @@ def environment_on(database_url: str, settings: Mapping[str, str] | None = None)
 def environment(database_url: str, settings: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return an environment for the command line, with these ``LISTINGS_…`` settings alone."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("LISTINGS_")}
-    # An empty one is unset. One process, unless a test is about several.
+    # An empty value is like an unset one. One worker, unless a test needs several.
     own = {"LISTINGS_DATABASE_URL": database_url, "LISTINGS_PORT": "0", "LISTINGS_WORKERS": "1"}
     given = {f"LISTINGS_{name.upper()}": value for name, value in (settings or {}).items()}
     return inherited | own | given

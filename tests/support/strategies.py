@@ -1,4 +1,4 @@
-"""What hypothesis may try."""
+"""Strategies for hypothesis."""
 
 from hypothesis import strategies as st
 

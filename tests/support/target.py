@@ -1,4 +1,4 @@
-"""A service that is sent requests in numbers, and what has to hold after each batch of them."""
+"""A service under test by many requests, and the checks after each batch of them."""
 
 import asyncio
 import itertools
@@ -35,28 +35,28 @@ FULL: Final = os.environ.get("LISTINGS_FUZZ") == "full"
 """Whether to send more than 100,000 requests. Otherwise, as many as fit into some seconds."""
 
 BATCH: Final = 40
-"""How many are sent at once."""
+"""The number of requests sent concurrently."""
 
 _FAULTS: Final = {"internal", "unknown", "data_loss", "unavailable", "http 500"}
-"""What speaks of the service: nothing that a client sends may bring that about."""
+"""Codes of server faults: no request may cause them."""
 
 _LOGGED: Final = (b'"level": "error"', b'"level": "critical"', b"Traceback")
 
-_BYSTANDERS: Final = 123_456_789_012_345  # an order that no changed number is likely to be
+_BYSTANDERS: Final = 123_456_789_012_345  # an order id that mutated requests are unlikely to hit
 
 _UNDER_WAY: Final = ("listings_rpcs_in_flight", "listings_watchers", "listings_pool_in_use")
-"""What there is none of when nobody asks for anything."""
+"""Gauges that must be 0 when no call is in flight."""
 
-_BEGUN: Final = 0.1  # seconds for an answer to bytes that may ask for none
+_BEGUN: Final = 0.1  # seconds for the first byte of a response; there may be none
 _SETTLED: Final = 0.02  # seconds without a byte after which no more of it is expected
-_MOST_WAITING: Final = 100  # connections that are kept to see what becomes of them
+_MOST_WAITING: Final = 100  # unanswered connections that are kept open, to check that they end
 _LONGEST_WAIT: Final = 25.0  # seconds; a head and a body may take ten each
 
 
 def batches(*, short: int, full: int) -> settings:
-    """Return how often a test of a batch is run.
+    """Return the settings for a test of batches.
 
-    One that fails is not tried again with less: what was sent has changed the service.
+    A failing example is not shrunk: the requests have changed the state of the service.
     """
     return settings(
         max_examples=full if FULL else short,
@@ -69,11 +69,11 @@ def batches(*, short: int, full: int) -> settings:
 
 
 Tally = Counter[tuple[str, str, str, str]]
-"""How many were sent, by kind, protocol, method, and what came back."""
+"""The number of requests, by kind, protocol, method and outcome."""
 
 
 class Target:
-    """A service, the bystanders who use it meanwhile, and a record of what it was sent."""
+    """A service, clients that check it with valid calls, and a record of the requests."""
 
     def __init__(
         self, service: Service, tally: Tally, known: Known, bystanders: Sequence[Call]
@@ -91,7 +91,7 @@ class Target:
         self._right = bystanders[0](self._question)
 
     def send(self, kind: str, requests: Sequence[Request]) -> None:
-        """Send requests at once, each of which must be answered, and check that all is well."""
+        """Send requests concurrently, check that each is answered, and check the service."""
         codes = self._run(exchange.send(self._service, requests))
         for request, code in zip(requests, codes, strict=True):
             self._tally[kind, request.protocol, request.method, code] += 1
@@ -104,9 +104,9 @@ class Target:
         self._check(wrong, requests)
 
     def throw(self, kind: str, protocol: str, thrown: Sequence[tuple[str, bytes]]) -> None:
-        """Send bytes, each over a connection of its own, and check that all is well.
+        """Send bytes, each over a connection of its own, and check the service.
 
-        Beside the bytes stands the method that they are mostly of.
+        Each item is the method that the bytes mostly are of, and the bytes.
         """
         found = self._run(self._throw([data for _, data in thrown]))
         wrong = []
@@ -116,13 +116,13 @@ class Target:
         self._check(wrong, [data for _, data in thrown])
 
     def end(self) -> None:
-        """Check that nobody waits any more, and that nothing is left under way."""
+        """Check that kept connections end, and that no call is in flight."""
         wrong = self._run(self._left_waiting())
         self._run(eventually_async(lambda: not any(map(self._service.metric, _UNDER_WAY))))
         self._check(wrong, [])
 
     def close(self) -> None:
-        """Send no more."""
+        """Close the event loop and the log."""
         self._runner.close()
         self._log.close()
 
@@ -143,7 +143,7 @@ class Target:
             for line in logged.splitlines()
             if any(sign in line for sign in _LOGGED)
         ]
-        # What is logged may be of those before: they need not have waited for it.
+        # The log may be about the previous batch: its errors may be logged after its check.
         assert not wrong, "\n".join([*wrong, "sent, and before:", *map(repr, sent), *self._before])
         self._before = list(map(repr, sent))
 
@@ -164,7 +164,7 @@ class Target:
         return codes or [exchange.ENDED if ended else exchange.WAITING]
 
     async def _left_waiting(self) -> list[str]:
-        """Return what is to be said of those who wait for longer than a half request may."""
+        """Return an error for each connection that stays open longer than the timeouts allow."""
         wrong = []
         for data, reader, connection in self._waiting:
             async with connection:
@@ -182,7 +182,7 @@ class Target:
 def targeted(
     service: Service, tally: Tally, credentials: Sequence[tuple[Header, ...]]
 ) -> Iterator[Target]:
-    """Yield a service as a target, in whose end nobody may be left waiting."""
+    """Yield a service as a target; at the end, check that no connection is left unanswered."""
     with ExitStack() as stack:
         headers = {name.decode(): value.decode() for name, value in credentials[0]}
         bystanders = [
@@ -196,11 +196,11 @@ def targeted(
         target.end()
 
 
-# What can be asked for
+# Existing ids and tokens
 
 
 def _asked_for(service: Service, call: Call, watch: Watch) -> tuple[list[int], list[str]]:
-    """Make some orders and events, and return numbers and tokens that can be asked for."""
+    """Make some orders and events, and return their ids and some page tokens and event ids."""
     orders = Orders(service.database_url)
     order_ids = [orders.add() for _ in range(8)]
     for order_id in order_ids[:2]:

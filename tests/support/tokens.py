@@ -1,4 +1,4 @@
-"""Those who issue tokens: one that the service trusts, and others who would like to be it."""
+"""Issuers of tokens: the one that the service trusts, and others."""
 
 import json
 import time
@@ -15,7 +15,7 @@ ISSUER: Final = "https://issuer.example"
 AUDIENCE: Final = "listings"
 WRITE, READ = "payments:write", "orders:read"
 
-# One of each kind for a whole run: an RSA key takes long to make.
+# One key for a whole run: RSA keys take long to generate.
 _RSA: Final = rsa.generate_private_key(65537, 2048)
 
 _TO_JWK: Final = {"RS256": RSAAlgorithm, "ES256": ECAlgorithm, "EdDSA": OKPAlgorithm}
@@ -23,7 +23,7 @@ _TO_JWK: Final = {"RS256": RSAAlgorithm, "ES256": ECAlgorithm, "EdDSA": OKPAlgor
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A private key, and what it is called."""
+    """A private key and its key id."""
 
     private: Any
     algorithm: str
@@ -65,7 +65,7 @@ def ed_key(key_id: str = "ed") -> SigningKey:
 
 @dataclass
 class Issuer:
-    """Somebody whose tokens are taken by those that have ``jwks``."""
+    """An issuer whose key set is in the file ``jwks``."""
 
     jwks: Path
     keys: list[SigningKey] = field(default_factory=lambda: [rsa_key(), ec_key(), ed_key()])
@@ -74,7 +74,7 @@ class Issuer:
         self.publish()
 
     def publish(self, *keys: SigningKey) -> None:
-        """Have these keys from now on, or say once more which there are."""
+        """Replace the keys, if any are given, and write the key set to ``jwks``."""
         self.keys = list(keys) or self.keys
         new = self.jwks.with_suffix(".new")
         new.write_text(self.key_set())
@@ -85,7 +85,7 @@ class Issuer:
         return json.dumps({"keys": [key.jwk() for key in self.keys]})
 
     def settings(self) -> dict[str, str]:
-        """Return the settings of a service that takes its tokens."""
+        """Return the settings of a service that accepts its tokens."""
         return {"jwks": str(self.jwks), "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
 
     def token(self, *permissions: str, key: SigningKey | None = None, **claims: Any) -> str:

@@ -1,4 +1,4 @@
-"""Waiting for what another process does."""
+"""Waiting for a condition that another process fulfils."""
 
 import asyncio
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import psycopg
 
-_PAUSE = 0.005  # seconds between two looks
+_PAUSE = 0.005  # seconds between two polls
 
 
 def eventually(condition: Callable[[], object], seconds: float = 20) -> None:
@@ -18,9 +18,9 @@ def eventually(condition: Callable[[], object], seconds: float = 20) -> None:
 
 
 async def eventually_async(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Do so without holding up the event loop."""
+    """Do so without blocking the event loop."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - it may be that of another process
+        while not condition():  # noqa: ASYNC110 - the state may be that of another process
             await asyncio.sleep(_PAUSE)
 
 

@@ -1,4 +1,4 @@
-"""One way to watch payments over each protocol that streams."""
+"""A client that watches payments for each protocol that streams."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -18,7 +18,7 @@ Stream = Iterator[WatchOrderPaymentsResponse]
 """Yields the messages of a stream, or raises Failure."""
 
 Watch = Callable[[WatchOrderPaymentsRequest], AbstractContextManager[Stream]]
-"""Begins to watch; at the end of the context the caller goes away."""
+"""Begins to watch; the end of the context cancels the call."""
 
 Watcher = Callable[..., AbstractContextManager[Watch]]
 """Connects to a base URL, and sends some headers with each call: ``(url, **headers)``."""
@@ -26,7 +26,7 @@ Watcher = Callable[..., AbstractContextManager[Watch]]
 
 @contextmanager
 def grpcio(base_url: str, **headers: str) -> Iterator[Watch]:
-    """gRPC by Google's implementation."""
+    """gRPC by grpcio."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     with grpc.insecure_channel(base_url.removeprefix("http://"), options) as channel:
         method = channel.unary_stream(

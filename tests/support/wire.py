@@ -1,4 +1,4 @@
-"""A proxy that counts what a client asks of PostgreSQL, and can keep the answers back."""
+"""A proxy that counts a client's messages to PostgreSQL, and can hold back the answers."""
 
 import asyncio
 from collections import Counter
@@ -20,7 +20,7 @@ class Counts:
 
     @property
     def round_trips(self) -> int:
-        """How often the client waited for PostgreSQL: each Sync or simple Query does."""
+        """The number of round trips: one for each Sync or simple Query."""
         return self.messages[_SYNC] + self.messages[_QUERY]
 
 

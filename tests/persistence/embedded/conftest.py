@@ -1,4 +1,4 @@
-"""Data directories for the embedded PostgreSQL, and users of them."""
+"""Data directories for the embedded PostgreSQL, and processes that use them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 
 @pytest.fixture(scope="session")
 def spare() -> Iterator[Path]:
-    """Where a data directory that is still good waits for the next test, for each costs seconds."""
+    """A place that keeps an intact data directory for the next test: initdb takes seconds."""
     directory = open_directory()
     yield directory / "data"
     shutil.rmtree(directory)
@@ -41,7 +41,7 @@ def base() -> Iterator[Path]:
 
 @pytest.fixture
 def temporary(base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stands for the system's temporary directory."""
+    """Replaces the system's temporary directory."""
     directory = base / "tmp"
     directory.mkdir()
     directory.chmod(0o1777)
@@ -57,7 +57,7 @@ def data_dir(base: Path) -> Path:
 
 @pytest.fixture
 def used_dir(spare: Path, data_dir: Path) -> Iterator[Path]:
-    """`data_dir`, used before. A test that ruins it removes it."""
+    """`data_dir`, already initialized. A test that damages it removes it."""
     if spare.exists():
         spare.rename(data_dir)
     else:
@@ -70,7 +70,7 @@ def used_dir(spare: Path, data_dir: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def user(data_dir: Path) -> Iterator[Callable[[], User]]:
-    """Starts users of `data_dir`; those that are left at the end of the test leave."""
+    """Starts processes that use `data_dir`; those still running after the test are stopped."""
     users: list[User] = []
 
     def start() -> User:

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL after kills, of its users and of itself."""
+"""The embedded PostgreSQL after SIGKILL of its server or of the processes that use it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.waiting import eventually
 
 
 @pytest.mark.parametrize("victim", ["user", "initdb"])
-def test_an_initdb_that_was_killed_halfway_is_made_good(
+def test_an_interrupted_initdb_is_repeated_at_the_next_start(
     data_dir: Path, user: Callable[[], User], victim: str
 ) -> None:
     first = user()
@@ -40,7 +40,7 @@ def test_an_initdb_that_was_killed_halfway_is_made_good(
     assert not (data_dir / "pgdata.new").exists()
 
 
-def test_a_crash_before_the_database_was_made(used_dir: Path) -> None:
+def test_a_crash_before_the_database_is_created(used_dir: Path) -> None:
     with running(used_dir) as url:
         ask(url.replace("/listings?", "/postgres?"), "DROP DATABASE listings")
     with running(used_dir) as url:
@@ -79,7 +79,7 @@ def test_a_killed_server_recovers_what_was_committed(used_dir: Path) -> None:
         assert ask(url, "SELECT answer FROM kept") == 42
 
 
-def test_processes_of_a_killed_server_are_waited_for(
+def test_a_start_waits_for_remaining_processes_of_a_killed_server(
     used_dir: Path, user: Callable[[], User]
 ) -> None:
     with running(used_dir) as url, psycopg.connect(url, autocommit=True) as connection:
@@ -97,7 +97,7 @@ def test_processes_of_a_killed_server_are_waited_for(
 
 
 def write_pid_file(data_dir: Path, content: str) -> Path:
-    """Leave a postmaster.pid behind, as the account that runs the server would."""
+    """Write a postmaster.pid, owned by the account that runs the server."""
     path = data_dir / "pgdata" / "postmaster.pid"
     path.write_text(content)
     status = data_dir.stat()
@@ -107,10 +107,10 @@ def write_pid_file(data_dir: Path, content: str) -> Path:
 
 @pytest.fixture
 def bystander(used_dir: Path) -> Iterator[int]:
-    """A process that has nothing to do with PostgreSQL, named by postmaster.pid."""
+    """An unrelated process whose PID is in postmaster.pid. It must not be signalled."""
     with running(used_dir):
         lines = (used_dir / "pgdata" / "postmaster.pid").read_text().split("\n")
-    # Of the same account, for PostgreSQL knows by itself that another's process is not its own.
+    # Of the same account: PostgreSQL itself ignores a PID of another account's process.
     status = used_dir.stat()
     user, group = (status.st_uid, status.st_gid) if ROOT else (None, None)
     with subprocess.Popen(["sleep", "600"], user=user, group=group) as process:
@@ -126,9 +126,7 @@ def test_a_postmaster_pid_that_names_another_process(used_dir: Path, bystander: 
         assert postmaster(used_dir) != bystander
 
 
-def test_nothing_is_signalled_that_is_not_certainly_the_server(
-    used_dir: Path, bystander: int
-) -> None:
+def test_only_a_process_known_to_be_the_server_is_signalled(used_dir: Path, bystander: int) -> None:
     misleading = (used_dir / "pgdata" / "postmaster.pid").read_text()
     with running(used_dir):
         server = postmaster(used_dir)
@@ -145,7 +143,7 @@ def test_a_postmaster_pid_without_a_live_process(used_dir: Path, content: str) -
         assert ask(url, "SELECT 1") == 1
 
 
-def test_a_second_server_is_not_started_beside_one_that_cannot_be_seen(
+def test_no_server_is_started_while_another_process_listens_on_the_socket(
     used_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("persistence.embedded.server._READY_SECONDS", 0.2)
@@ -175,7 +173,7 @@ def test_a_server_started_by_hand_with_an_open_socket_is_neither_used_nor_stoppe
     assert place.run("pg_ctl", "stop", "--pgdata=pgdata", "--wait").returncode == 0
 
 
-def test_a_deleted_directory_does_not_break_the_way_out_or_the_next_start(used_dir: Path) -> None:
+def test_a_deleted_directory_breaks_neither_the_stop_nor_the_next_start(used_dir: Path) -> None:
     with running(used_dir):
         server = postmaster(used_dir)
         shutil.rmtree(used_dir)

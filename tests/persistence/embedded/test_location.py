@@ -21,7 +21,7 @@ from tests.support.waiting import eventually
 # ---- refusals
 
 
-def test_another_major_version_is_refused_and_left_alone(used_dir: Path) -> None:
+def test_another_major_version_is_refused_and_left_unchanged(used_dir: Path) -> None:
     with running(used_dir) as url:
         ask(url, "DROP TABLE IF EXISTS kept; CREATE TABLE kept AS SELECT 42 AS answer")
     version = used_dir / "pgdata" / "PG_VERSION"
@@ -42,7 +42,7 @@ def test_a_server_that_does_not_start_shows_the_end_of_its_log(used_dir: Path) -
     configuration.write_text(good)
 
 
-def test_a_directory_of_somebody_else_is_refused_and_left_alone(data_dir: Path) -> None:
+def test_a_directory_with_other_files_is_refused_and_left_unchanged(data_dir: Path) -> None:
     data_dir.mkdir(mode=0o755)
     (data_dir / "photos").mkdir()
     (data_dir / "letter.txt").write_text("Dear")
@@ -88,7 +88,7 @@ def test_a_missing_wheel(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert not data_dir.exists()
 
 
-def test_below_a_directory_that_hands_its_group_down(base: Path, used_dir: Path) -> None:
+def test_a_set_group_id_parent_directory_is_supported(base: Path, used_dir: Path) -> None:
     base.chmod(0o2755)
     used_dir.chmod(0o2700)
     shutil.rmtree(used_dir / "run")
@@ -116,7 +116,7 @@ def long_dir(base: Path, used_dir: Path, temporary: Path) -> Iterator[Path]:
     directory.rename(used_dir)
 
 
-def test_a_long_path_has_its_socket_in_a_private_temporary_directory(
+def test_the_socket_of_a_long_path_is_in_a_private_temporary_directory(
     temporary: Path, long_dir: Path
 ) -> None:
     for _ in range(2):
@@ -142,7 +142,7 @@ def test_users_with_different_temporary_directories_share_a_server(
 
 
 @pytest.mark.parametrize("trap", ["mode", "link", "file", "owner"])
-def test_a_socket_directory_that_somebody_else_made_is_refused(
+def test_an_existing_socket_directory_that_is_unsafe_is_refused(
     base: Path, temporary: Path, long_dir: Path, trap: str
 ) -> None:
     with running(long_dir):

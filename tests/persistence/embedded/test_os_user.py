@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL of root, which runs under an unprivileged account."""
+"""The embedded PostgreSQL started by root: the server runs under an unprivileged account."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def private(base: Path) -> Path:
 
 @pytest.fixture
 def shared(base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stands for /var/lib/listings."""
+    """Replaces /var/lib/listings."""
     monkeypatch.setattr(location, "SHARED", base / "shared")
     return base / "shared"
 
@@ -58,7 +58,7 @@ def test_root_runs_the_server_under_an_unprivileged_account(used_dir: Path) -> N
         assert seen > 3
 
 
-def test_root_keeps_what_its_account_cannot_reach_in_a_shared_place(
+def test_data_below_a_private_directory_is_kept_in_the_shared_place(
     private: Path, shared: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     data_dir = private / "clone" / "data"
@@ -80,7 +80,7 @@ def test_root_keeps_what_its_account_cannot_reach_in_a_shared_place(
         assert ask(url, "SELECT count(*) FROM kept") == 2, "a new database hides the old one"
 
 
-def test_root_copies_programs_that_its_account_cannot_reach(
+def test_programs_that_the_account_cannot_execute_are_copied(
     private: Path, shared: Path, used_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheel = location._package()
@@ -107,7 +107,7 @@ def test_root_copies_programs_that_its_account_cannot_reach(
         assert not path.stat().st_mode & 0o022
 
 
-def test_a_cluster_that_went_out_of_reach_is_an_error(
+def test_a_cluster_moved_where_the_account_cannot_reach_it_is_an_error(
     used_dir: Path, private: Path, shared: Path
 ) -> None:
     used_dir.rename(private / "data")
@@ -118,7 +118,7 @@ def test_a_cluster_that_went_out_of_reach_is_an_error(
 
 
 @pytest.mark.parametrize("trap", ["link", "owner", "mode"])
-def test_a_shared_place_that_is_not_of_root_alone_is_refused(
+def test_a_shared_place_that_others_can_write_to_is_refused(
     base: Path, private: Path, shared: Path, trap: str
 ) -> None:
     if trap == "link":
@@ -133,9 +133,7 @@ def test_a_shared_place_that_is_not_of_root_alone_is_refused(
         running(private / "data").__enter__()
 
 
-def test_links_planted_in_the_data_directory_give_root_away_to_nobody(
-    base: Path, used_dir: Path
-) -> None:
+def test_root_follows_no_symbolic_links_in_the_data_directory(base: Path, used_dir: Path) -> None:
     precious = base / "precious"
     precious.write_text("secret")
     precious.chmod(0o600)
@@ -167,8 +165,8 @@ def test_a_directory_of_another_user_is_refused(base: Path, data_dir: Path) -> N
     assert data_dir.stat().st_uid == 12345
 
 
-def test_root_without_the_right_to_look_into_other_processes(used_dir: Path) -> None:
-    """As in a container, where root lacks CAP_SYS_PTRACE."""
+def test_root_without_cap_sys_ptrace(used_dir: Path) -> None:
+    """As in a container: root cannot inspect the processes of other accounts."""
     command = ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"]
     program = f"{USER}\nassert command == 'leave\\n'"
     subprocess.run(

@@ -26,7 +26,7 @@ from tests.support.waiting import eventually
 # ---- start, use, stop
 
 
-def test_the_first_start_makes_a_safe_server_that_is_reached_by_its_socket_alone(
+def test_the_first_start_makes_a_private_server_with_a_socket_only(
     data_dir: Path,
 ) -> None:
     with running(data_dir / "deep" / "down") as url:
@@ -50,7 +50,7 @@ def test_the_first_start_makes_a_safe_server_that_is_reached_by_its_socket_alone
     eventually(lambda: not alive(server.pid))
 
 
-def test_the_application_role_can_log_in_also_where_the_cluster_is_older_than_it(
+def test_the_application_role_can_log_in_to_a_cluster_made_before_the_role(
     used_dir: Path,
 ) -> None:
     with running(used_dir) as url:
@@ -96,7 +96,7 @@ def test_data_survives_a_restart(used_dir: Path) -> None:
         assert ask(url, "SELECT answer FROM kept") == 42
 
 
-def test_variables_for_the_users_own_servers_do_not_matter(
+def test_libpq_environment_variables_are_ignored(
     used_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPORT", "5999")
@@ -112,7 +112,7 @@ def test_variables_for_the_users_own_servers_do_not_matter(
     ["with space", "Größe-数据", "a'b\"c", "$HOME`id`\\x", "a,b", "50%+&host=x"],
 )
 @pytest.mark.usefixtures("temporary")
-def test_any_path_will_do(base: Path, used_dir: Path, name: str) -> None:
+def test_a_path_may_have_special_characters(base: Path, used_dir: Path, name: str) -> None:
     used_dir.rename(base / name)
     with running(base / name) as url:
         assert ask(url, "SHOW data_directory") == str(base / name / "pgdata")
@@ -171,7 +171,7 @@ def test_an_interrupted_start_leaves_no_server(
     eventually(lambda: not list(servers_below(used_dir)))
 
 
-# ---- shared by several
+# ---- shared by several processes
 
 
 def test_the_last_user_stops_the_server(used_dir: Path, user: Callable[[], User]) -> None:
@@ -186,7 +186,7 @@ def test_the_last_user_stops_the_server(used_dir: Path, user: Callable[[], User]
     eventually(lambda: not alive(server))
 
 
-def test_it_may_be_entered_twice_in_one_process(used_dir: Path) -> None:
+def test_running_may_be_entered_twice_in_one_process(used_dir: Path) -> None:
     with running(used_dir) as url:
         server = postmaster(used_dir)
         with running(used_dir) as again:
@@ -206,7 +206,7 @@ def test_a_killed_user_no_longer_counts(used_dir: Path, user: Callable[[], User]
     eventually(lambda: not alive(server))
 
 
-def test_a_server_whose_users_were_all_killed_is_adopted_and_stopped(
+def test_the_next_user_takes_over_a_server_whose_users_were_killed(
     used_dir: Path, user: Callable[[], User]
 ) -> None:
     only = user()
@@ -220,7 +220,7 @@ def test_a_server_whose_users_were_all_killed_is_adopted_and_stopped(
     eventually(lambda: not alive(server))
 
 
-def test_processes_that_come_and_go_at_the_same_time(used_dir: Path) -> None:
+def test_processes_that_start_and_stop_concurrently(used_dir: Path) -> None:
     program = """
 import sys
 from pathlib import Path
@@ -282,7 +282,7 @@ def child_with_the_locks() -> Iterator[int]:
         os.waitpid(pid, 0)
 
 
-def test_a_forked_child_does_not_hold_the_server(used_dir: Path) -> None:
+def test_a_forked_child_does_not_keep_the_server_running(used_dir: Path) -> None:
     with running(used_dir):
         server = postmaster(used_dir)
         child = child_with_the_locks()
