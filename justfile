@@ -34,7 +34,9 @@ check: generate
     ruff check
     ruff format --check
     mypy .
-    lint-imports --no-logo
+    @uv pip install --quiet --target .venv/check --no-deps --require-hashes \
+        --requirement requirements/check.txt
+    PYTHONPATH=.venv/check .venv/check/bin/lint-imports --no-logo
     buf format --diff --exit-code proto
     python -m proto.contract check
     uv pip check
@@ -85,7 +87,9 @@ lock *args:
     {{ compile }} --extra otel --output-file requirements/service.txt "$@"
     {{ compile }} --extra embedded --extra otel --group dev --constraint requirements/service.txt \
         --output-file requirements/dev.txt "$@"
-    # Only what dev.txt does not contain.
-    {{ compile }} --group bench --constraint requirements/dev.txt \
-        $(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements/dev.txt) \
-        --output-file requirements/bench.txt "$@"
+    # Without what dev.txt contains.
+    for group in check bench; do \
+        {{ compile }} --group "$group" --constraint requirements/dev.txt \
+            $(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements/dev.txt) \
+            --output-file "requirements/$group.txt" "$@" || exit; \
+    done
