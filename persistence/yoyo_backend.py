@@ -40,14 +40,12 @@ class ListingsBackend(PostgresqlPsycopgBackend):
 
     @classmethod
     def open(cls, url: str) -> Self:
-        """Connect to the database at ``url``, a libpq URL, and create yoyo's lock table there.
+        """Connect to the database at ``url``, a libpq URL; ``lock`` prepares it for yoyo.
 
         Raises InvalidDatabaseURL or psycopg.Error.
         """
         uri = DatabaseURI("listings", None, None, None, None, None, {"url": url})
-        backend = cls(uri, default_migration_table)
-        backend.init_database()  # type: ignore[no-untyped-call]
-        return backend
+        return cls(uri, default_migration_table)
 
     def connect(self, dburi: DatabaseURI) -> psycopg.Connection:
         """Connect to the ``url`` among the arguments of ``dburi``, or as VARIABLES say.
@@ -65,12 +63,14 @@ class ListingsBackend(PostgresqlPsycopgBackend):
     def lock(self, timeout: float = 10) -> Iterator[None]:
         """Hold yoyo's lock. Waits for other processes that use this backend, without a limit.
 
-        ``timeout`` is how many seconds to wait for one that uses another backend.
+        It does not wait for one that uses another backend, but takes its lock away. ``timeout``, in
+        seconds, has an effect only if that one takes it again at the same moment.
         """
         if self._is_locked:
             yield
             return
         with _advisory_lock(self._url):
+            self.init_database()  # type: ignore[no-untyped-call] # yoyo's tables, with DDL
             # The row of a process that was killed. Of a live one, it would hold the advisory lock.
             self.break_lock()  # type: ignore[no-untyped-call]
             with super().lock(timeout):

@@ -85,12 +85,14 @@ def create_app(  # noqa: PLR0913 - its parts
     feed: ChangeFeed,
     readiness: Readiness,
     *,
+    processes: int = 1,
     keys: KeyProvider | None = None,
     telemetry: "Telemetry | None" = None,
 ) -> Application:
     """Return the service, on parts that its caller opens and closes.
 
-    Without ``keys``, every caller has every permission.
+    ``processes`` is how many serve this database on this machine. Without ``keys``, every caller
+    has every permission.
     """
     metrics = Metrics()
     access_log = AccessLog(metrics, settings.log_sample, _LOGGED, quiet="grpc.")
@@ -144,7 +146,7 @@ def create_app(  # noqa: PLR0913 - its parts
     repository = OrderRepository(
         database,
         guard_status=settings.status_guard,
-        processes=settings.worker_count,
+        processes=processes,
         batch_span=nullcontext if telemetry is None else telemetry.batch_span,
         committed=feed.notify,
     )

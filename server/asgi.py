@@ -71,7 +71,9 @@ async def _lifespan(_router: object) -> AsyncIterator[Mapping[str, Any]]:
         except (SettingsError, PersistenceError) as error:
             # Without a traceback and causes, which servers log: drivers quote URLs in theirs.
             raise error.with_traceback(None) from None
-        async with open_application(settings, url, keys) as opened:
+        # The server has one process, unless LISTINGS_WORKERS says how many.
+        processes = settings.workers or 1
+        async with open_application(settings, url, keys, processes=processes) as opened:
             application = Hosted(opened.application.asgi, loopback_only=needs_loopback(settings))
             ticking = asyncio.create_task(_every_second(opened.every_second))
             try:
@@ -98,7 +100,10 @@ def _log_differences(settings: Settings) -> None:
 async def _every_second(work: Callable[[], object]) -> None:
     while True:
         await asyncio.sleep(1)
-        work()
+        try:
+            work()
+        except Exception:  # whatever it is, the next second's work must be done
+            _log.exception("periodic work failed")
 
 
 _lifespan_only = Router(lifespan=_lifespan)

@@ -38,19 +38,21 @@ _SECONDS = 30
 _VARYING = ("date", "server", "x-request-id", "content-length", "transfer-encoding", "connection")
 """Headers that differ from request to request, or are the ASGI server's."""
 
+LOCAL = "http://127.0.0.1"  # the address that a TestClient says it came to
+
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """An environment for the application in this process; restores logging at the end."""
-    root, rooms = logging.getLogger(), list(map(logging.getLogger, ("persistence", "server")))
-    handlers, levels = root.handlers[:], [each.level for each in rooms]
+    root, parts = logging.getLogger(), list(map(logging.getLogger, ("persistence", "server")))
+    handlers, levels = root.handlers[:], [each.level for each in parts]
     with monkeypatch.context() as patch:
         patch.delenv("LISTINGS_DATABASE_URL", raising=False)
         patch.setenv("LISTINGS_LOG_LEVEL", "error")
         yield patch
     structlog.reset_defaults()
     root.handlers[:] = handlers
-    for each, level in zip(rooms, levels, strict=True):
+    for each, level in zip(parts, levels, strict=True):
         each.setLevel(level)
 
 
@@ -92,14 +94,16 @@ def test_starlette_test_client_hosts_the_application(
 ) -> None:
     use(environment, database_url)
     order_id = Orders(database_url).add()
-    with TestClient(app) as client:
+    with TestClient(app, base_url=LOCAL) as client:
         body = {"orderId": order_id, "paymentProvider": "stripe", "paymentStatus": "paid"}
         assert client.post(PATH, json=body).json()["order"]["paymentStatus"] == "paid"
         assert client.get("/readyz").text == "ok\n"
         with pytest.raises(WebSocketDisconnect), client.websocket_connect("/"):
             pass
     assert Orders(database_url).row(order_id)["payment_status"] == "paid"
-    with TestClient(app) as client:  # each lifespan reads the settings and opens the pool
+    with TestClient(
+        app, base_url=LOCAL
+    ) as client:  # each lifespan reads the settings and opens the pool
         assert client.get("/livez").status_code == 200
 
 
@@ -201,7 +205,7 @@ def test_errors_that_stop_serve_fail_the_lifespan(
 
 def test_a_test_client_raises_the_error_of_the_lifespan(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("LISTINGS_POOL_SIZE", "0")
-    with pytest.raises(SettingsError, match="LISTINGS_POOL_SIZE"), TestClient(app):
+    with pytest.raises(SettingsError, match="LISTINGS_POOL_SIZE"), TestClient(app, base_url=LOCAL):
         pass
 
 
@@ -214,7 +218,7 @@ def test_without_tokens_only_local_host_names_are_served(
     hosts = ("127.0.0.1", "localhost", "[::1]", "192.0.2.1", "[2001:db8::1]", "db.example")
 
     def statuses() -> list[int]:
-        with TestClient(app) as client:
+        with TestClient(app, base_url=LOCAL) as client:
             return [client.post(f"http://{each}{PATH}", json=body).status_code for each in hosts]
 
     assert statuses() == [200] * 3 + [403] * 3
@@ -234,6 +238,6 @@ def test_settings_left_to_the_asgi_server_are_logged(database_url: str, tmp_path
 
 
 def test_a_request_without_a_lifespan_raises_an_error() -> None:
-    client = TestClient(app)  # not entered
+    client = TestClient(app, base_url=LOCAL)  # not entered
     with pytest.raises(RuntimeError, match="lifespan"):
         client.get("/livez")

@@ -1,7 +1,6 @@
 """The application as an ASGI server hosts it that is not ours: what ``serve`` does around it."""
 
 from ipaddress import ip_address
-from typing import Final
 
 import structlog
 from starlette.datastructures import MutableHeaders
@@ -11,9 +10,6 @@ from starlette.websockets import WebSocketClose
 
 from server.process.parts import RESPONSE_HEADERS
 from server.settings import Settings, variable
-
-_LOCAL_NAMES: Final = ("localhost", "testserver")
-"""Hosts that are no addresses: of a server that reports its own name, and of TestClient."""
 
 
 def needs_loopback(settings: Settings) -> bool:
@@ -59,13 +55,14 @@ def _is_local(server: tuple[str, int | None] | None) -> bool:
     """Return whether the address that a request came to is one of this machine alone.
 
     https://asgi.readthedocs.io/en/latest/specs/www.html#http-connection-scope: ``server`` is None
-    when it is not known, and has no port when it is a Unix socket.
+    when it is not known, and the path of a Unix socket without a port. A name does not count: an
+    adapter may have it from the header Host.
     """
     if server is None:
         return False
     host, port = server
-    if port is None or host in _LOCAL_NAMES:
-        return True
+    if port is None:
+        return host.startswith("/")
     try:
         return ip_address(host).is_loopback
     except ValueError:

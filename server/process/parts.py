@@ -48,13 +48,14 @@ class Opened:
 
 @asynccontextmanager
 async def open_application(
-    settings: Settings, database_url: str, keys: JwksClient | None
+    settings: Settings, database_url: str, keys: JwksClient | None, *, processes: int
 ) -> AsyncIterator[Opened]:
     """Open the pool, the watch feed, the keys, the readiness probe and telemetry until the exit.
 
-    ``database_url`` is that of the service. Without ``keys``, callers need no token. The database
-    need not be reachable: a process that is replaced while it is away serves once it is back.
-    Raises SettingsError when telemetry cannot be set up.
+    ``database_url`` is that of the service, ``processes`` how many serve it on this machine.
+    Without ``keys``, callers need no token. The database need not be reachable: a process that is
+    replaced while it is away serves once it is back. Raises InvalidDatabaseURL, or SettingsError
+    when telemetry cannot be set up.
     """
     readiness = Readiness(database_url)
     database = pool(settings, database_url, eager=False)
@@ -78,7 +79,15 @@ async def open_application(
         feed.end()
 
     async with telemetry.sending() as sender:
-        application = create_app(settings, database, feed, readiness, keys=keys, telemetry=sender)
+        application = create_app(
+            settings,
+            database,
+            feed,
+            readiness,
+            processes=processes,
+            keys=keys,
+            telemetry=sender,
+        )
         parts = AsyncExitStack()
         try:
             for part in (keys, database, readiness.database, feed):

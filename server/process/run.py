@@ -72,7 +72,9 @@ async def serve(
             each.reload()
 
     try:
-        async with open_application(settings, database_url, keys) as opened:
+        async with open_application(
+            settings, database_url, keys, processes=settings.worker_count
+        ) as opened:
             application = opened.application
             server = Server(
                 application.asgi,

@@ -71,7 +71,7 @@ def create_fast_path(
     if mismatch is None:
         try:
             return FastPath(application, methods, shedder, max_request_bytes)
-        except (AttributeError, TypeError) as error:
+        except (AttributeError, LookupError, TypeError) as error:
             mismatch = error
     _log.warning("gRPC fast path off: connectrpc is not as expected: %s", mismatch)
     return None
@@ -87,7 +87,7 @@ class FastPath:
         shedder: LoadShedder,
         max_request_bytes: int,
     ) -> None:
-        """Raises AttributeError or TypeError, if connectrpc is not as expected."""
+        """Raises AttributeError, LookupError or TypeError, if connectrpc is not as expected."""
         endpoints: Mapping[str, Any] = application._resolve_endpoints(application._service)
         self._endpoints: dict[bytes, EndpointUnary[Any, Any]] = {
             path.encode(): endpoints[path] for path in methods

@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(
     path
-    for room in ("server", "persistence")
-    for path in (ROOT / room).rglob("*.py")
+    for package in ("server", "persistence")
+    for path in (ROOT / package).rglob("*.py")
     if "gen" not in path.relative_to(ROOT).parts
 )
 FAST_PATH = "server/rpc/fast_path.py"
