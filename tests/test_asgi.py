@@ -1,5 +1,6 @@
 """``server.asgi:app``: the service on another ASGI server."""
 
+import asyncio
 import logging
 import re
 import shutil
@@ -14,11 +15,14 @@ from pathlib import Path
 import httpx
 import pytest
 import structlog
+from starlette.responses import Response
+from starlette.types import Message, Scope
 from starlette.websockets import WebSocketDisconnect
 
 from persistence.roles import APPLICATION
 from server.asgi import app
 from server.gen.listings.v1.orders_pb import ListOrderPaymentEventsRequest
+from server.process.hosted import Hosted
 from server.settings import SettingsError
 from tests.support import service
 from tests.support.callers import PATH, path
@@ -27,10 +31,9 @@ from tests.support.orders import Orders
 from tests.support.tokens import READ, Issuer, bearer
 from tests.support.waiting import eventually
 
+# Starlette prefers a fork of httpx, and works with httpx as well.
 with warnings.catch_warnings():
-    warnings.simplefilter(
-        "ignore"
-    )  # Starlette prefers a fork of httpx, and works with httpx as well
+    warnings.simplefilter("ignore")
     from starlette.testclient import TestClient
 
 _SECONDS = 30
@@ -209,25 +212,58 @@ def test_a_test_client_raises_the_error_of_the_lifespan(environment: pytest.Monk
         pass
 
 
-def test_without_tokens_only_local_host_names_are_served(
+def test_without_tokens_only_loopback_addresses_are_served(
     database_url: str, tmp_path: Path, environment: pytest.MonkeyPatch
 ) -> None:
     use(environment, database_url)
     order_id = Orders(database_url).add()
     body = {"orderId": order_id, "paymentStatus": "paid"}
-    hosts = ("127.0.0.1", "localhost", "[::1]", "192.0.2.1", "[2001:db8::1]", "db.example")
+    hosts = ("127.0.0.1", "[::1]", "localhost", "192.0.2.1", "[2001:db8::1]", "db.example")
 
     def statuses() -> list[int]:
         with TestClient(app, base_url=LOCAL) as client:
             return [client.post(f"http://{each}{PATH}", json=body).status_code for each in hosts]
 
-    assert statuses() == [200] * 3 + [403] * 3
+    assert statuses() == [200] * 2 + [403] * 4
     environment.setenv("LISTINGS_INSECURE", "1")
     assert statuses() == [200] * 6
     environment.delenv("LISTINGS_INSECURE")
     for name, value in Issuer(tmp_path / "jwks.json").settings().items():
         environment.setenv(f"LISTINGS_{name.upper()}", value)
     assert statuses() == [401] * 6
+
+
+@pytest.mark.parametrize(
+    ("server", "status"),
+    [
+        (("/run/listings.sock", None), 200),
+        (("10.0.0.1", None), 403),
+        (("localhost", 8080), 403),
+        (("127.0.0.1", 8080), 200),
+        (None, 403),
+    ],
+)
+def test_the_address_that_a_server_reports(
+    server: tuple[str, int | None] | None, status: int
+) -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    application = Hosted(Response(), loopback_only=True)
+    scope: Scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/",
+        "headers": [],
+        "server": server,
+    }
+    asyncio.run(application(scope, receive, send))
+    assert sent[0]["status"] == status
 
 
 def test_settings_left_to_the_asgi_server_are_logged(database_url: str, tmp_path: Path) -> None:

@@ -249,6 +249,7 @@ def test_a_stream_is_logged_at_its_end(running: Service, orders: Orders, watcher
         ("nowhere/at\tall", "application/grpc-web+proto", "unimplemented"),
         (PATH.lstrip("/"), "text/plain", "invalid_argument"),
         (PATH.lstrip("/"), "application/grpc", "unimplemented"),
+        (PATH.lstrip("/"), "application/grpc-web+thrift", "unimplemented"),
     ],
 )
 def test_unrouted_requests(running: Service, where: str, content_type: str, code: str) -> None:
