@@ -87,8 +87,8 @@ class DatabaseReadOnly(DatabaseUnavailable):
 class DatabaseTimeout(PersistenceError):
     """A statement took longer than its time-out. It may or may not have been written."""
 
-    def __init__(self) -> None:
-        super().__init__("the database did not answer in time")
+    def __init__(self, message: str = "the database did not answer in time") -> None:
+        super().__init__(message)
 
 
 class TransactionConflict(PersistenceError):
