@@ -74,7 +74,7 @@ def template() -> Template:
         if not made.exists():
             name = _prefix(directory)
             if "LISTINGS_DATABASE_URL" not in os.environ:
-                _forgo_fsync(url)
+                _forgo_durability(url)
             create(name, "template0")
             prepare(at(name))
             found = Template(name, catalog.fingerprint(at(name)))
@@ -121,10 +121,13 @@ def _prefix(directory: Path) -> str:
     return directory.name.replace("-", "_").lower()
 
 
-def _forgo_fsync(url: str) -> None:
-    """Turn fsync off. Tests of crashes use a server of their own, where it is on."""
+def _forgo_durability(url: str) -> None:
+    """Turn off what makes data survive a crash. Tests of crashes use a server of their own."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("ALTER SYSTEM SET full_page_writes = off")
+        connection.execute("ALTER SYSTEM SET max_wal_size = '4GB'")
+        connection.execute("ALTER SYSTEM SET checkpoint_timeout = '1h'")
         connection.execute("SELECT pg_reload_conf()")
 
 
