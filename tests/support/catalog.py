@@ -8,6 +8,8 @@ from psycopg import sql
 _FIRST_OF_USERS: Final = 16384
 """OIDs below are of objects made by initdb: FirstNormalObjectId in PostgreSQL's sources."""
 
+_FEW_ROWS: Final = 1_000
+
 _VOLATILE: Final = {
     # Storage and row counts, which VACUUM, ANALYZE and TRUNCATE change.
     "pg_class": (
@@ -67,15 +69,24 @@ def empty(url: str, expected: str) -> bool:
         )
         if _fingerprint(connection) != expected:
             return False
-        tables = [name for name in _tables(connection) if not _is_of_yoyo(name)]
-        # A trigger forbids TRUNCATE of the history.
+        # A trigger forbids to change the history.
         connection.execute("SET session_replication_role = replica")
+        for table in _tables(connection):
+            if not _is_of_yoyo(table):
+                _empty_table(connection, sql.Identifier(table))
         connection.execute(
-            sql.SQL("TRUNCATE {} RESTART IDENTITY").format(
-                sql.SQL(", ").join(map(sql.Identifier, tables))
-            )
+            "SELECT setval(format('%I.%I', schemaname, sequencename), start_value, false)"
+            " FROM pg_sequences"
         )
         return True
+
+
+def _empty_table(connection: psycopg.Connection, table: sql.Identifier) -> None:
+    """Delete the rows, or if they are many, truncate the table, which takes 25 ms."""
+    first = sql.SQL("SELECT count(*) FROM (SELECT FROM {} LIMIT {}) t").format(table, _FEW_ROWS)
+    row = connection.execute(first).fetchone()
+    statement = "TRUNCATE {}" if row == (_FEW_ROWS,) else "DELETE FROM {}"
+    connection.execute(sql.SQL(statement).format(table))
 
 
 def _fingerprint(connection: psycopg.Connection) -> str:

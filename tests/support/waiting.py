@@ -2,26 +2,38 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import psycopg
 
-_PAUSE = 0.005  # seconds between two polls
+_LONGEST_PAUSE = 0.04
+
+
+def _pauses() -> Iterator[float]:
+    """Yield the seconds from poll to poll. They grow: a poll may cost a connection."""
+    pause = 0.005
+    while True:
+        yield pause
+        pause = min(pause * 1.3, _LONGEST_PAUSE)
 
 
 def eventually(condition: Callable[[], object], seconds: float = 20) -> None:
     """Wait until the condition holds; fail if it does not in time."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    for pause in _pauses():
+        if condition():
+            return
         assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(_PAUSE)
+        time.sleep(pause)
 
 
 async def eventually_async(condition: Callable[[], object], seconds: float = 20) -> None:
     """Do so without blocking the event loop."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - the state may be that of another process
-            await asyncio.sleep(_PAUSE)
+        for pause in _pauses():
+            if condition():
+                return
+            await asyncio.sleep(pause)
 
 
 def lock_waits(url: str) -> int:
