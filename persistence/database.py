@@ -15,6 +15,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
@@ -231,7 +232,7 @@ class Database:
             # Works around asyncpg, whose release of a connection waits until PostgreSQL has
             # confirmed that the statement is cancelled: a task of its own does that, because the
             # one that is cancelled must end now.
-            release = asyncio.create_task(self._release(connection))
+            release = asyncio.create_task(self._release_cancelled(connection))
             self._releases.add(release)
             release.add_done_callback(self._releases.discard)
             on_cancel(release)
@@ -246,6 +247,23 @@ class Database:
             raise failure from error
         await self._release(connection)
         return result
+
+    async def _release_cancelled(self, connection: databases.core.Connection) -> None:
+        """Release the connection of a cancelled statement, out of any transaction.
+
+        Works around asyncpg, which prepares a statement with Flush in place of Sync: a cancel
+        between that and the execution leaves the session in a transaction, until the next statement
+        on it. An empty query ends the transaction, in which nothing has been executed.
+        """
+        raw: asyncpg.Connection[asyncpg.Record] = connection.raw_connection
+        try:
+            await raw.execute("")  # asyncpg first waits until PostgreSQL has confirmed the cancel
+        except asyncpg.QueryCanceledError:
+            pass  # the cancel has met the empty query
+        except Exception:  # PostgreSQL does not answer, or the connection is lost
+            with suppress(asyncpg.InterfaceError):  # the pool has taken it back already
+                raw.terminate()
+        await self._release(connection)
 
     async def _release(self, connection: databases.core.Connection) -> None:
         """Release the connection. What a statement has committed on it stays so if that fails."""

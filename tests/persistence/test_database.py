@@ -1,6 +1,7 @@
 """The two ways to run a statement: through databases, and on the raw asyncpg connection."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TypeAlias
@@ -132,3 +133,25 @@ async def test_statements_are_repeated_after_a_conflict(database_url: str, run: 
             await run(database, "SELECT conflict()")
     tries = Orders(database_url).value("SELECT last_value FROM tries")
     assert tries == (1 if run is WAYS["fetchmany"] else 3)
+
+
+async def test_a_statement_cancelled_as_it_is_prepared_leaves_no_transaction(
+    run: Run, database_url: str
+) -> None:
+    """The cancel comes in the iteration of the event loop that reads the answer to Parse."""
+    loop = asyncio.get_running_loop()
+    async with databases.pool(database_url, max_connections=1) as database:
+        for iterations in range(12):  # until Parse is sent: some, which depend on the way
+            statement = asyncio.ensure_future(run(database, f"SELECT {iterations}"))
+            for _ in range(iterations):
+                await asyncio.sleep(0)
+            cancel = loop.call_later(0.005, statement.cancel)
+            time.sleep(0.02)  # noqa: ASYNC251 - so that both are due at once
+            await asyncio.gather(statement, return_exceptions=True)
+            cancel.cancel()
+            open_transactions = (
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND pid <> pg_backend_pid() AND state <> 'idle'"
+            )
+            orders = Orders(database_url)
+            await eventually_async(lambda: orders.value(open_transactions) == 0, seconds=5)  # noqa: B023

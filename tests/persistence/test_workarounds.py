@@ -5,6 +5,7 @@ workaround may be removed: see the table in ``docs/development.md``.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from persistence.dsn import asyncpg_dsn
 from tests.support import databases as test_databases
 from tests.support import wire
+from tests.support.orders import Orders
 from tests.support.waiting import eventually_async
 
 pytestmark = pytest.mark.anyio
@@ -174,3 +176,27 @@ async def test_asyncpg_restores_a_minimum_with_a_traceback_for_each_failure(
             )
 
         await eventually_async(lambda: any(each.exc_info for each in caplog.records))
+
+
+async def test_asyncpg_leaves_a_transaction_open_when_cancelled_after_prepare(
+    database_url: str,
+) -> None:
+    """It prepares with Flush, not Sync; a cancel in the iteration that reads the answer is late."""
+    loop, orders = asyncio.get_running_loop(), Orders(database_url)
+    connection = await asyncpg.connect(dsn=asyncpg_dsn(database_url))
+    try:
+        states = []
+        for iterations in range(12):  # until Parse is sent
+            statement = asyncio.ensure_future(connection.fetchrow(f"SELECT {iterations}"))
+            for _ in range(iterations):
+                await asyncio.sleep(0)
+            loop.call_later(0.005, statement.cancel)
+            time.sleep(0.05)  # noqa: ASYNC251 - so that both are due at once
+            await asyncio.gather(statement, return_exceptions=True)
+            await asyncio.sleep(0.02)
+            pid = connection.get_server_pid()
+            states.append(orders.value(f"SELECT state FROM pg_stat_activity WHERE pid = {pid}"))
+            await connection.execute("")
+        assert "active" in states
+    finally:
+        connection.terminate()

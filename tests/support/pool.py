@@ -27,7 +27,16 @@ async def assert_whole(database_url: str, call: Call, size: int) -> None:
             assert row is not None
             return int(row[0])
 
-        await eventually_async(lambda: count("state <> 'idle'") == 0)
+        try:
+            await eventually_async(lambda: count("state <> 'idle'") == 0)
+        except TimeoutError:
+            rows = watching.execute(
+                "SELECT pid, state, wait_event_type, wait_event, backend_start, xact_start,"
+                " query_start, state_change, now(), left(query, 300) FROM pg_stat_activity"
+                " WHERE application_name = %s",
+                [SERVICE],
+            ).fetchall()
+            raise AssertionError("\n".join(map(str, rows))) from None
         with psycopg.connect(database_url) as holder:
             holder.execute("SELECT FROM orders WHERE id = ANY(%s) FOR UPDATE", (orders,))
             calls = [asyncio.create_task(call(update, 20)) for update in updates]
