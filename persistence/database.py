@@ -14,7 +14,7 @@ Deadlines, retries, cancels and errors are the same for both.
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
@@ -192,7 +192,7 @@ class Database:
         try:
             async with asyncio.timeout(self._statement_timeout):
                 rows: list[_Row] = await self._run_once(
-                    lambda connection: connection.raw_connection.fetchmany(sql, args), on_cancel
+                    lambda connection: _fetchmany(connection.raw_connection, sql, args), on_cancel
                 )
                 return rows
         except TimeoutError as error:
@@ -249,17 +249,12 @@ class Database:
         return result
 
     async def _release_cancelled(self, connection: databases.core.Connection) -> None:
-        """Release the connection of a cancelled statement, out of any transaction.
-
-        Works around asyncpg, which prepares a statement with Flush in place of Sync: a cancel
-        between that and the execution leaves the session in a transaction, until the next statement
-        on it. An empty query ends the transaction, in which nothing has been executed.
-        """
+        """Release the connection of a cancelled statement, out of any transaction."""
         raw: asyncpg.Connection[asyncpg.Record] = connection.raw_connection
         try:
-            await raw.execute("")  # asyncpg first waits until PostgreSQL has confirmed the cancel
+            await _end_transaction(raw)  # asyncpg first waits until PostgreSQL confirms the cancel
         except asyncpg.QueryCanceledError:
-            pass  # the cancel has met the empty query
+            pass  # the cancel has met the statement that ends the transaction
         except Exception:  # PostgreSQL does not answer, or the connection is lost
             with suppress(asyncpg.InterfaceError):  # the pool has taken it back already
                 raw.terminate()
@@ -273,6 +268,39 @@ class Database:
             _log.warning("a connection to PostgreSQL was dropped: %s", error)
         finally:
             self._running -= 1
+
+
+async def _fetchmany(
+    connection: "asyncpg.Connection[asyncpg.Record]", sql: str, args: Iterable[Sequence[object]]
+) -> list[_Row]:
+    counted = _Counted(args)
+    rows: list[_Row] = await connection.fetchmany(sql, counted)
+    if not counted.count:
+        await _end_transaction(connection)
+    return rows
+
+
+class _Counted:
+    """Sets of arguments, and how many of them have been iterated."""
+
+    def __init__(self, args: Iterable[Sequence[object]]) -> None:
+        self._args = args
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Sequence[object]]:
+        for each in self._args:
+            self.count += 1
+            yield each
+
+
+async def _end_transaction(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """End a transaction in which a statement has been prepared and not executed.
+
+    Works around asyncpg, which prepares a statement with Flush in place of Sync. When the task is
+    cancelled just after that, or when there are no arguments to execute it with, the session stays
+    in a transaction until the next statement on it.
+    """
+    await connection.execute("SELECT")  # a simple query, which ends with what Sync does
 
 
 def _dict(values: Mapping[str, object] | None) -> dict[str, object] | None:

@@ -31,6 +31,11 @@ SLEEPING = (
     " WHERE wait_event = 'PgSleep' AND datname = current_database()"
 )
 
+OPEN_TRANSACTIONS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND pid <> pg_backend_pid() AND state <> 'idle'"
+)
+
 
 @pytest.fixture(params=WAYS)
 def run(request: pytest.FixtureRequest) -> Run:
@@ -139,7 +144,7 @@ async def test_a_statement_cancelled_as_it_is_prepared_leaves_no_transaction(
     run: Run, database_url: str
 ) -> None:
     """The cancel comes in the iteration of the event loop that reads the answer to Parse."""
-    loop = asyncio.get_running_loop()
+    loop, orders = asyncio.get_running_loop(), Orders(database_url)
     async with databases.pool(database_url, max_connections=1) as database:
         for iterations in range(12):  # until Parse is sent: some, which depend on the way
             statement = asyncio.ensure_future(run(database, f"SELECT {iterations}"))
@@ -149,9 +154,12 @@ async def test_a_statement_cancelled_as_it_is_prepared_leaves_no_transaction(
             time.sleep(0.02)  # noqa: ASYNC251 - so that both are due at once
             await asyncio.gather(statement, return_exceptions=True)
             cancel.cancel()
-            open_transactions = (
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-                " AND pid <> pg_backend_pid() AND state <> 'idle'"
-            )
-            orders = Orders(database_url)
-            await eventually_async(lambda: orders.value(open_transactions) == 0, seconds=5)  # noqa: B023
+            await eventually_async(lambda: orders.value(OPEN_TRANSACTIONS) == 0, seconds=5)
+
+
+async def test_a_batch_without_statements_leaves_no_transaction(database_url: str) -> None:
+    """As one whose callers have all cancelled by the time that it has a connection."""
+    orders = Orders(database_url)
+    async with databases.pool(database_url, max_connections=1) as database:
+        assert await database.fetchmany("SELECT $1::int", []) == []
+        await eventually_async(lambda: orders.value(OPEN_TRANSACTIONS) == 0, seconds=5)

@@ -196,7 +196,21 @@ async def test_asyncpg_leaves_a_transaction_open_when_cancelled_after_prepare(
             await asyncio.sleep(0.02)
             pid = connection.get_server_pid()
             states.append(orders.value(f"SELECT state FROM pg_stat_activity WHERE pid = {pid}"))
-            await connection.execute("")
+            await connection.execute("SELECT")
         assert "active" in states
+    finally:
+        connection.terminate()
+
+
+async def test_asyncpg_leaves_a_transaction_open_when_there_is_nothing_to_execute(
+    database_url: str,
+) -> None:
+    """``fetchmany`` without arguments prepares the statement, and sends no Sync."""
+    orders = Orders(database_url)
+    connection = await asyncpg.connect(dsn=asyncpg_dsn(database_url))
+    try:
+        assert await connection.fetchmany("SELECT $1::int", []) == []
+        pid = connection.get_server_pid()
+        assert orders.value(f"SELECT state FROM pg_stat_activity WHERE pid = {pid}") == "active"
     finally:
         connection.terminate()
