@@ -99,7 +99,7 @@ def test_a_call_is_one_short_line_on_a_terminal(database_url: str) -> None:
     paid = UpdateOrderPaymentRequest(
         order_id=order_id, payment_status="paid", payment_idempotency_key="evt_1"
     )
-    with on_terminal(database_url, TZ="XXX-05:30") as running:
+    with on_terminal(database_url, TZ="IST-05:30") as running:
         with CALLERS["grpcio"](running.base_url) as call:
             call(paid)
             call(paid)
