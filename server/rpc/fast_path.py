@@ -22,15 +22,15 @@ from typing import Any, Final, TypeAlias
 
 import zttp
 from connectrpc.code import Code
-from connectrpc.codec import proto_binary_codec
 from connectrpc.errors import ConnectError
 from connectrpc.request import Headers, RequestContext
 from connectrpc.server import ConnectASGIApplication
 
 from server.http import H2Connection
+from server.rpc.binary_codec import BinaryCodec
 from server.rpc.load_shedding import LoadShedder
 
-_CODEC: Final = proto_binary_codec()
+_CODEC: Final = BinaryCodec()
 
 _mismatch: Exception | None = None
 try:

@@ -5,9 +5,10 @@ the Connect specification has it, and a header or a query that is not text with 
 Python exception. Here each of them gets a message, in the protocol of the request.
 """
 
+import re
 from collections.abc import Callable
 from typing import Final, NamedTuple, TypeAlias
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qs, unquote_to_bytes
 
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
@@ -28,6 +29,9 @@ _EXPLANATIONS: Final = {
         "application/connect+proto instead of the first two",
     ),
 }
+
+# In the alphabet for URLs or, with percent-escapes, the other one, with padding or without.
+_BASE64: Final = re.compile(r"(?:[\w+/-]{4})*(?:[\w+/-]{2,3}={0,2})?", re.ASCII)
 
 _UNREADABLE_HEADER: Final = "a header cannot be read"
 
@@ -65,6 +69,9 @@ class UnroutedMiddleware:
             refusal = _Refusal(400, Code.INVALID_ARGUMENT, "a header is not ASCII text")
         elif not _is_text(scope["query_string"]):
             text = "the query is not UTF-8; send a binary message in base64, with base64=1"
+            refusal = _Refusal(400, Code.INVALID_ARGUMENT, text)
+        elif not _is_base64(scope["query_string"]):
+            text = 'the query has base64=1, and its message is not base64url as in "CAE"'
             refusal = _Refusal(400, Code.INVALID_ARGUMENT, text)
         elif scope["http_version"] != "2" and protocol == GRPC:
             text = "gRPC needs HTTP/2; over HTTP/1.1 there are gRPC-Web and Connect"
@@ -144,7 +151,18 @@ class UnroutedMiddleware:
 def _is_text(query: bytes) -> bool:
     """Return whether a query is UTF-8; connectrpc would replace what is not."""
     try:
+        query.decode()
         unquote_to_bytes(query).decode()
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _is_base64(query: bytes) -> bool:
+    """Return whether a message that is said to be base64 is; connectrpc drops what is not."""
+    if b"base64" not in query:
+        return True
+    parameters = parse_qs(query.decode(), keep_blank_values=True)
+    is_base64 = parameters.get("base64", [""])[0] == "1"
+    message = parameters.get("message", [""])[0]
+    return not is_base64 or bool(_BASE64.fullmatch(message))

@@ -313,7 +313,7 @@ def test_gzip_bombs(running: Service, trial: Trial, caller: str) -> None:
                 client.sendall(bomb)
                 answer = rest(client)
                 assert b"resource_exhausted" in answer
-                assert b"larger than configured max 65536" in answer
+                assert b"larger than LISTINGS_MAX_REQUEST_BYTES, 65536 bytes" in answer
             else:
                 # A connection of its own: grpcio does not buffer so long a request for the
                 # transparent retry that it needs when a shared connection is being replaced.

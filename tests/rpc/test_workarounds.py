@@ -10,6 +10,7 @@ import json
 import signal
 import subprocess
 import sys
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any
@@ -35,6 +36,7 @@ from server.gen.listings.v1.orders_pb import (
     FindOrderByPaymentResponse,
     GetOrderRequest,
     GetOrderResponse,
+    ListStuckPaymentsRequest,
     UpdateOrderPaymentRequest,
     WatchOrderPaymentsRequest,
 )
@@ -128,6 +130,16 @@ class TestJSON:
     def test_the_last_of_two_equal_names_counts(self) -> None:
         assert self.decoded(b'{"orderId": 1, "orderId": 2}').order_id == 2
 
+    def test_the_last_of_two_members_of_a_oneof_counts(self) -> None:
+        found = proto_json_codec().decode(
+            b'{"paymentSessionId": "a", "paymentIntentId": "b"}', FindOrderByPaymentRequest
+        )
+        assert found.reference.field == "payment_intent_id"
+
+    def test_the_text_of_an_error_quotes_the_value(self) -> None:
+        with pytest.raises(ValueError, match="from JSON: 1h"):
+            proto_json_codec().decode(b'{"olderThan": "1h"}', ListStuckPaymentsRequest)
+
     def test_unknown_names_are_dropped(self) -> None:
         assert self.decoded(b'{"orderId": 1, "paymentStatsu": "paid"}').order_id == 1
 
@@ -167,6 +179,24 @@ class TestErrors:
         query = b"connect=v1&encoding=json&message={%22paymentSessionId%22:%22%ff%22}"
         assert ask(FIND, handler, method="GET", query=query).status == 200
         assert handler.reference == "\ufffd"
+
+    def test_base64_is_read_without_what_is_not_base64(self) -> None:
+        handler = Orders()
+        message = urlsafe_b64encode(b'{"paymentSessionId": "cs_1"}')
+        query = b"connect=v1&encoding=json&base64=1&message=!" + message
+        assert ask(FIND, handler, method="GET", query=query).status == 200
+        assert handler.reference == "cs_1"
+
+    def test_a_request_that_is_too_large_does_not_name_the_setting(self) -> None:
+        sent = ask(GET, body=b" " * (4 * 1024 * 1024 + 1))
+        assert json.loads(sent.body) == {
+            "code": "resource_exhausted",
+            "message": "message is larger than configured max 4194304",
+        }
+
+    def test_broken_protobuf_does_not_say_what_was_expected(self) -> None:
+        sent = ask(GET, content_type="application/proto", body=b"\xff")
+        assert json.loads(sent.body)["message"] == "unmarshal message: invalid varint"
 
     def test_a_compressed_message_without_a_header_is_internal(self) -> None:
         body = envelope(b"", flags=1)
@@ -221,3 +251,8 @@ def test_each_element_of_a_list_that_is_too_long_is_checked() -> None:
     violations = protovalidate.collect_violations(request)
     assert violations[0].proto.rule_id == "repeated.max_items"
     assert len(violations) > 1_001
+
+
+def test_a_oneof_that_is_required_does_not_name_its_members() -> None:
+    (violation,) = protovalidate.collect_violations(FindOrderByPaymentRequest())
+    assert violation.proto.message == "exactly one field is required in oneof"

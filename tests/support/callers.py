@@ -140,13 +140,15 @@ def json_client(base_url: str, version: int = 1, trust: Trust | None = None) -> 
 def json_failure(response: httpx.Response) -> Failure:
     """Return the failure in a Connect error in JSON."""
     body = response.json()
-    details = (_detail(each["type"], _unpadded(each["value"])) for each in body.get("details", ()))
+    details = (
+        detail_of(each["type"], _unpadded(each["value"])) for each in body.get("details", ())
+    )
     return Failure(body["code"], body["message"], tuple(details))
 
 
 def connect_failure(error: ConnectError) -> Failure:
     """Return the failure in an error of connectrpc."""
-    details = (_detail(each.type_name, each.message_bytes) for each in error.details)
+    details = (detail_of(each.type_name, each.message_bytes) for each in error.details)
     return Failure(error.code.value, error.message, tuple(details))
 
 
@@ -156,11 +158,12 @@ def grpc_failure(error: grpc.RpcError) -> Failure:
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
             status = status_pb2.Status.FromString(value)
-            details = tuple(_detail(any_.type_url, any_.value) for any_ in status.details)
+            details = tuple(detail_of(any_.type_url, any_.value) for any_ in status.details)
     return Failure(error.code().name.lower(), error.details() or "", details)
 
 
-def _detail(type_url: str, value: bytes) -> Message[Any]:
+def detail_of(type_url: str, value: bytes) -> Message[Any]:
+    """Return the detail of an error."""
     name = type_url.rpartition("/")[2].rpartition(".")[2]
     kind: type[Message[Any]] = getattr(error_details_pb, name)
     return kind.from_binary(value)

@@ -26,6 +26,7 @@ from server.observability.metrics import Metrics
 from server.rpc.interceptors.base import Context
 from server.rpc.interceptors.request_id import REQUEST_ID, is_request_id
 from server.rpc.protocols import protocol_of
+from server.rpc.unreadable import UnreadableRequest
 
 _OK: Final = "ok"
 
@@ -199,6 +200,8 @@ def _message(error: ConnectError) -> str:
 
     A message may quote identifiers of a request that is not masked, because it was not decoded.
     """
+    if isinstance(error, UnreadableRequest):
+        return error.logged
     if has_current_request() or error.details:
         return error.message
     return error.message.partition(":")[0]

@@ -5,9 +5,17 @@ from typing import Any, Final
 import protovalidate
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
-from protobuf import Message
+from protobuf import (
+    DescFieldValueList,
+    DescFieldValueMap,
+    DescFieldValueMessage,
+    DescMessage,
+    DescOneof,
+    Message,
+)
 
 from server.gen.google.rpc.error_details_pb import BadRequest
+from server.rpc.json_fields import member_names
 
 _MAX_VIOLATIONS: Final = 20  # gRPC clients accept a few KiB of trailers
 
@@ -17,7 +25,8 @@ def validate(request: Message[Any]) -> None:
 
     Raises ConnectError: INVALID_ARGUMENT with a ``google.rpc.BadRequest``, which names the field,
     what is wrong with it and, as the reason, the rule. A rule about the whole message names no
-    field. At most the first 20 violations are named.
+    field. A oneof that has to be set is described by its members. At most the first 20 violations
+    are named.
     """
     violations = protovalidate.collect_violations(request, fail_fast=True)
     if not violations:
@@ -25,19 +34,45 @@ def validate(request: Message[Any]) -> None:
     # In a list that is too long, a check of each element would take a second.
     if violations[0].proto.rule_id != "repeated.max_items":
         violations = protovalidate.collect_violations(request)
-    raise _refusal(violations[:_MAX_VIOLATIONS])
+    raise _refusal(request, violations[:_MAX_VIOLATIONS])
 
 
-def _refusal(violations: list[protovalidate.Violation]) -> ConnectError:
+def _refusal(request: Message[Any], violations: list[protovalidate.Violation]) -> ConnectError:
     found = [
         BadRequest.FieldViolation(
             field=".".join(part.field_name for part in violation.proto.field.elements)
             if violation.proto.field
             else "",
-            description=violation.proto.message.replace("\0", "U+0000"),
+            description=_description(request, violation).replace("\0", "U+0000"),
             reason=violation.proto.rule_id.upper().replace(".", "_"),
         )
         for violation in violations
     ]
     summary = "; ".join(f"{each.field} {each.description}".lstrip() for each in found)
     return ConnectError(Code.INVALID_ARGUMENT, summary, [BadRequest(field_violations=found)])
+
+
+def _description(request: Message[Any], violation: protovalidate.Violation) -> str:
+    oneof = _oneof(request.desc(), violation)
+    if oneof is None:
+        return violation.proto.message
+    return f"is required: set one of {member_names(oneof)}"
+
+
+def _oneof(message: DescMessage, violation: protovalidate.Violation) -> DescOneof | None:
+    """Return the oneof of ``message``, or of a message in it, that ``violation`` is of, if any."""
+    if violation.proto.rule_id != "required" or not violation.proto.field:
+        return None
+    *parents, last = (part.field_name for part in violation.proto.field.elements)
+    for parent in parents:
+        field = next((each for each in message.fields if each.name == parent), None)
+        match field and field.value:
+            case (
+                DescFieldValueMessage(message=DescMessage() as inner)
+                | DescFieldValueList(element=DescMessage() as inner)
+                | DescFieldValueMap(value=DescMessage() as inner)
+            ):
+                message = inner
+            case _:
+                return None
+    return next((each for each in message.oneofs if each.name == last), None)
