@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from persistence.schema import migration_ids
+from persistence.status_words import StatusWords
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 _START_SECONDS = 60
@@ -25,10 +26,12 @@ _STOP_SECONDS = 60
 _WHERE = """
 import persistence, server.asgi, server.cli
 from persistence.schema import migration_ids, migrations_directory
+from persistence.status_words import StatusWords
 for module in (persistence, server.asgi, server.cli):
     print(module.__file__)
 print(migrations_directory())
 print(*migration_ids())
+print(StatusWords.builtin().digest)
 """
 
 
@@ -47,6 +50,7 @@ def test_the_wheel_serves_the_demo_orders(directory: Path) -> None:
     _run(*pip, "install", "--no-index", "--no-deps", wheel)
 
     where = _run(environment / "bin" / "python", "-I", "-c", _WHERE).splitlines()
+    assert where.pop() == StatusWords.builtin().digest
     assert where.pop() == " ".join(migration_ids())
     for place in where:
         assert Path(place).is_relative_to(environment)
