@@ -8,9 +8,13 @@ connection in autocommit mode. They do not block writers, and can be run again a
 interruption.
 """
 
+import time
 from collections.abc import Mapping
 
-from psycopg import Connection
+from psycopg import Connection, errors
+
+_CHANGE_SECONDS = 30.0
+_PAUSE_SECONDS = 0.4
 
 _IS_INVALID = "SELECT FROM pg_index WHERE indexrelid = to_regclass(%s) AND NOT indisvalid"
 
@@ -50,3 +54,42 @@ def set_lock_timeout(connection: Connection) -> None:
     While ALTER TABLE waits for its lock, every statement on the table waits behind it.
     """
     connection.execute("SET lock_timeout = '5s'")
+
+
+def change_table(connection: Connection, table: str, *statements: str) -> None:
+    """Run ``statements`` in one transaction, which has ``table`` for itself; on a table in use.
+
+    While it waits for the lock, every statement on the table waits behind it. So it waits for a
+    tenth of a second, and tries again after a pause, for half a minute. Two things end its wait:
+    autovacuum gives way to the first lock, for which nobody else has to wait; and the second one is
+    the strongest, so that it never waits for a stronger one beside a transaction that waits for it.
+    The commit does not wait for the disk, either: ``commit_without_wait``.
+
+    Raises psycopg.errors.LockNotAvailable when other transactions never left a gap, or another
+    psycopg.Error; then nothing has been changed.
+    """
+    end = time.monotonic() + _CHANGE_SECONDS
+    while True:
+        try:
+            with connection.transaction():
+                commit_without_wait(connection)
+                connection.execute("SET LOCAL lock_timeout = '5s'")
+                connection.execute(f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE")
+                connection.execute("SET LOCAL lock_timeout = '100ms'")
+                connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+                for statement in statements:
+                    connection.execute(statement)
+            return
+        except errors.LockNotAvailable:
+            if time.monotonic() > end:
+                raise
+        time.sleep(_PAUSE_SECONDS)
+
+
+def commit_without_wait(connection: Connection) -> None:
+    """Let the current transaction release its locks before its commit is on disk or on a standby.
+
+    Nothing that depends on it can be kept while it is lost: what commits later is later in the WAL.
+    So the mark of yoyo, that the migration was applied, waits for it.
+    """
+    connection.execute("SET LOCAL synchronous_commit = off")

@@ -27,9 +27,25 @@ class Privilege(NamedTuple):
         return f"{self.name}{columns} ON {self.table}"
 
 
+_DERIVED: Final = (
+    "captured_amount",
+    "refunded_amount",
+    "payment_event_time",
+    "payment_status_since",
+    "payment_version",
+    "payment_state",
+    "contested_from",
+    "payment_session_stale",
+    "payment_intent_stale",
+)
+
 REQUIRED: Final = (
     Privilege("SELECT", "orders"),
-    Privilege("UPDATE", "orders", (*PAYMENT_COLUMNS, "updated_at")),
+    Privilege("UPDATE", "orders", (*PAYMENT_COLUMNS, *_DERIVED, "updated_at")),
     Privilege("SELECT", "order_payment_events"),
+    Privilege("SELECT", "refused_payment_events"),
+    Privilege("INSERT", "refused_payment_events"),
+    Privilege("UPDATE", "refused_payment_events", ("times", "last_refused_at")),
+    Privilege("SELECT", "status_words"),
     Privilege("SELECT", "_yoyo_migration"),
 )

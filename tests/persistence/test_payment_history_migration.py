@@ -23,6 +23,7 @@ from tests.support.history import (
     events,
     only_event,
     opened,
+    update,
 )
 from tests.support.orders import Orders
 
@@ -31,6 +32,9 @@ LEDGER: Final = "20261123000001_create_order_payment_events"
 LATER: Final = [
     "20261123000002_index_orders_for_lists",
     "20261125000001_grant_rights_to_listings_app",
+    "20261130000001_add_payment_states",
+    "20261130000002_create_refused_payment_events",
+    "20261130000003_index_payment_states",
 ]
 
 
@@ -97,7 +101,8 @@ def test_existing_payments_are_entered(live_url: str) -> None:
     migrations.up(live_url)
 
     check_entered(live_url, paid, unpaid)
-    assert {order_id: Orders(live_url).row(order_id) for order_id in rows} == rows
+    for order_id, row in rows.items():  # later migrations have added columns
+        assert Orders(live_url).row(order_id).items() >= row.items()
     Orders(live_url).change(paid[0], payment_status="refunded")
     first, second = events(live_url, paid[0])
     assert before(second) == after(first)
@@ -136,12 +141,13 @@ def test_more_payments_than_one_batch(live_url: str) -> None:
 def test_an_interrupted_run_can_be_repeated(live_url: str, undo: str) -> None:
     paid, unpaid = add_orders(live_url)
     migrations.up(live_url)
+    migrations.down(live_url, LEDGER)
     with connect(live_url) as connection:
         connection.execute(ledger_module()._record("order_payment_events", entering=True))
         connection.execute(undo.encode())
         connection.execute("DELETE FROM _yoyo_migration WHERE migration_id = %s", (LEDGER,))
 
-    assert migrations.up(live_url) == [LEDGER]
+    assert migrations.up(live_url) == [LEDGER, *LATER]
 
     check_entered(live_url, paid, unpaid)
     Orders(live_url).change(unpaid[0], payment_status="failed")
@@ -223,15 +229,18 @@ async def test_idempotency_keys_of_entered_payments_are_honoured(live_url: str) 
         repo = OrderRepository(database)
         key = {"payment_idempotency_key": "evt_1"}
         for params in (PAYMENT, key, key | {"payment_status": "paid"}):
-            update = await repo.update_payment_info(order_id, params, Origin("again"))
-            assert update.replayed
-            assert update.order._asdict() == kept[0]
-        for params in (PAYMENT | {"payment_status": "refunded"}, key | {"payment_provider": "x"}):
-            with pytest.raises(IdempotencyKeyReused) as caught:
-                await repo.update_payment_info(order_id, params, Origin("other"))
-            assert caught.value.same_order
-        with pytest.raises(IdempotencyKeyReused) as caught:
-            await repo.update_payment_info(other_id, PAYMENT, Origin("other"))
-        assert not caught.value.same_order
+            again = update(params)
+            made = await repo.update_payment_info(order_id, again, Origin("again"))
+            assert made.replayed
+            assert made.order._asdict() == kept[0]
+        with pytest.raises(IdempotencyKeyReused):
+            await repo.update_payment_info(other_id, update(PAYMENT), Origin("other"))
+        assert (orders.row(order_id), orders.row(other_id), events(live_url)) == kept
 
-    assert (orders.row(order_id), orders.row(other_id), events(live_url)) == kept
+        # With other values, it is another event.
+        refunded = update(PAYMENT | {"payment_status": "refunded"})
+        for replayed in (False, True):
+            made = await repo.update_payment_info(order_id, refunded, Origin("other"))
+            assert made.replayed is replayed
+    *_, event = events(live_url, order_id)
+    assert (event["idempotency_key"], event["further_idempotency_key"]) == (None, "evt_1")

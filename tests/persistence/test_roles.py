@@ -15,10 +15,24 @@ from persistence.orders import OrderRepository
 from persistence.roles import APPLICATION
 from tests.support import cluster, databases
 from tests.support.cluster import Cluster
-from tests.support.history import PAYMENT, after, connect, events, log_in, only_event, opened
+from tests.support.history import (
+    PAYMENT,
+    after,
+    connect,
+    events,
+    log_in,
+    only_event,
+    opened,
+    update,
+)
 from tests.support.orders import Orders
 
 RIGHTS = "20261125000001_grant_rights_to_listings_app"
+LATER = [
+    "20261130000001_add_payment_states",
+    "20261130000002_create_refused_payment_events",
+    "20261130000003_index_payment_states",
+]
 
 REFUSED = {
     "forge history": (
@@ -33,6 +47,12 @@ REFUSED = {
         "INSERT INTO orders (order_number, buyer_id, storefront_id, currency, subtotal_amount,"
         " total_amount) VALUES ('1', 1, 1, 'EUR', 1, 1)"
     ),
+    "delete refused events": "DELETE FROM refused_payment_events",
+    "truncate refused events": "TRUNCATE refused_payment_events",
+    "change refused events": "UPDATE refused_payment_events SET caller = 'somebody'",
+    "change a word": "UPDATE status_words SET state = 9",
+    "add a word": "INSERT INTO status_words (state, word) VALUES (9, 'pending')",
+    "delete words": "DELETE FROM status_words",
     "delete orders": "DELETE FROM orders",
     "truncate orders": "TRUNCATE orders",
     "change an amount": "UPDATE orders SET total_amount = 0",
@@ -46,15 +66,15 @@ REFUSED = {
         "CREATE TRIGGER mine BEFORE UPDATE ON orders FOR EACH ROW"
         " EXECUTE FUNCTION refuse_change_of_order_payment_events()"
     ),
-    "drop the trigger": "DROP TRIGGER order_payment_updated ON orders",
-    "disable the trigger": "ALTER TABLE orders DISABLE TRIGGER order_payment_updated",
+    "drop the trigger": "DROP TRIGGER payment_updated ON orders",
+    "disable the trigger": "ALTER TABLE orders DISABLE TRIGGER payment_updated",
     "bypass the triggers": "SET session_replication_role = replica",
     "replace the trigger's function": (
-        "CREATE OR REPLACE FUNCTION record_order_payment_event() RETURNS trigger"
+        "CREATE OR REPLACE FUNCTION record_payment_change() RETURNS trigger"
         " LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
     ),
-    "loosen the trigger's function": "ALTER FUNCTION record_order_payment_event() RESET ALL",
-    "drop the trigger's function": "DROP FUNCTION record_order_payment_event() CASCADE",
+    "loosen the trigger's function": "ALTER FUNCTION record_payment_change() RESET ALL",
+    "drop the trigger's function": "DROP FUNCTION record_payment_change() CASCADE",
     "become a superuser": f"ALTER ROLE {APPLICATION} SUPERUSER",
 }
 
@@ -91,7 +111,7 @@ def test_the_role_cannot_attach_the_history_trigger_to_its_own_table(
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for func"):
         application.execute(
             "CREATE TRIGGER forge AFTER INSERT ON forged"
-            " FOR EACH ROW EXECUTE FUNCTION record_order_payment_event()"
+            " FOR EACH ROW EXECUTE FUNCTION record_payment_change()"
         )
     assert events(database_url) == kept
 
@@ -125,7 +145,9 @@ def test_the_trigger_function_ignores_the_search_path_of_the_session(
 async def test_updates_by_the_service_are_recorded_with_the_session_user(database_url: str) -> None:
     order_id = Orders(database_url).add()
     async with opened(database_url) as database:
-        await OrderRepository(database).update_payment_info(order_id, PAYMENT, Origin("request-1"))
+        await OrderRepository(database).update_payment_info(
+            order_id, update(PAYMENT), Origin("request-1")
+        )
 
     event = only_event(database_url, order_id)
     assert (event["database_role"], event["request_id"]) == (APPLICATION, "request-1")
@@ -152,12 +174,12 @@ def test_updating_orders_needs_no_privilege_on_the_history(database_url: str) ->
 def test_a_rollback_revokes_the_privileges_and_keeps_the_role(database_url: str) -> None:
     order_id = Orders(database_url).add()
     url = databases.with_role(database_url, APPLICATION)
-    assert migrations.down(database_url, "20261123000002") == [RIGHTS]
+    assert migrations.down(database_url, "20261123000002") == [*LATER[::-1], RIGHTS]
     with psycopg.connect(url, autocommit=True) as application:
         for table in ("orders", "order_payment_events", "_yoyo_migration"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 application.execute(f"SELECT FROM {table}".encode())
-        assert migrations.up(database_url) == [RIGHTS]
+        assert migrations.up(database_url) == [RIGHTS, *LATER]
         application.execute("UPDATE orders SET payment_status = 'paid'")
     assert only_event(database_url, order_id)["database_role"] == APPLICATION
 
@@ -207,7 +229,7 @@ def test_two_databases_of_a_server_are_migrated_concurrently(server: Cluster) ->
         ):
             assert not running.done(), running.result()
         other.commit()
-        assert running.result(timeout=30)[-1] == RIGHTS
+        assert RIGHTS in running.result(timeout=30)
 
 
 def test_without_createrole_the_error_has_the_statement_to_run(server: Cluster) -> None:
@@ -223,7 +245,7 @@ def test_without_createrole_the_error_has_the_statement_to_run(server: Cluster) 
         assert statement == "CREATE ROLE listings_app NOLOGIN"
         server.execute(statement)
 
-        assert migrations.up(url) == [RIGHTS]
+        assert migrations.up(url) == [RIGHTS, *LATER]
 
         server.execute("ALTER ROLE listings_app LOGIN")
         order_id = Orders(url).add()

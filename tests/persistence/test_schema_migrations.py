@@ -13,15 +13,20 @@ from persistence import migrations, schema
 from persistence.errors import MigrationError, SchemaOutdated
 from persistence.roles import APPLICATION
 from tests.support import databases
+from tests.support.objects import catalog
 from tests.support.orders import Orders
 
 FIRST, SECOND = "20251220000001_create_orders", "20251220000002_add_order_payment_fields"
-LEDGER, LISTS, RIGHTS = (
+ALL = [
+    FIRST,
+    SECOND,
     "20261123000001_create_order_payment_events",
     "20261123000002_index_orders_for_lists",
     "20261125000001_grant_rights_to_listings_app",
-)
-ALL = [FIRST, SECOND, LEDGER, LISTS, RIGHTS]
+    "20261130000001_add_payment_states",
+    "20261130000002_create_refused_payment_events",
+    "20261130000003_index_payment_states",
+]
 LATER = ALL[1:]
 
 INDEXES = {
@@ -39,54 +44,6 @@ INDEXES = {
 def query(url: str, statement: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(url, autocommit=True) as connection:
         return connection.execute(statement).fetchall()
-
-
-def catalog(url: str) -> dict[str, list[tuple[Any, ...]]]:
-    """Return the catalog rows about the tables of the application."""
-    inside = "relnamespace = 'public'::regnamespace"
-    ours = f"{inside} AND relname !~ 'yoyo'"
-    return {
-        "relations": query(url, f"SELECT relname, relkind FROM pg_class WHERE {ours} ORDER BY 1"),
-        "columns": query(
-            url,
-            "SELECT relname, attname, format_type(atttypid, atttypmod), attnotnull, attidentity,"
-            " pg_get_expr(adbin, adrelid), row_number() OVER (PARTITION BY relname ORDER BY attnum)"
-            " FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid"
-            " LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum"
-            f" WHERE {ours} AND attnum > 0 AND NOT attisdropped ORDER BY relname, attnum",
-        ),
-        "indexes": query(
-            url,
-            "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid), indisvalid, indisready"
-            f" FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid WHERE {ours} ORDER BY 1",
-        ),
-        "functions": query(
-            url,
-            "SELECT proname, pg_get_functiondef(oid) FROM pg_proc"
-            " WHERE pronamespace = 'public'::regnamespace ORDER BY 1",
-        ),
-        "triggers": query(
-            url,
-            "SELECT tgname, pg_get_triggerdef(oid), tgenabled FROM pg_trigger"
-            " WHERE NOT tgisinternal ORDER BY 1",
-        ),
-        "constraints": query(
-            url,
-            "SELECT conname, pg_get_constraintdef(c.oid) FROM pg_constraint c"
-            f" JOIN pg_class ON pg_class.oid = conrelid WHERE {ours} ORDER BY 1",
-        ),
-        "rights": query(
-            url,
-            "SELECT name, grantee::regrole::text, privilege_type FROM ("
-            f" SELECT relname, relacl FROM pg_class WHERE {inside}"
-            " UNION ALL SELECT relname || '.' || attname, attacl FROM pg_attribute"
-            f" JOIN pg_class ON pg_class.oid = attrelid WHERE {inside}"
-            " UNION ALL SELECT proname, coalesce(proacl, acldefault('f', proowner)) FROM pg_proc"
-            " WHERE pronamespace = 'public'::regnamespace"
-            " UNION ALL SELECT nspname, nspacl FROM pg_namespace WHERE nspname = 'public'"
-            ") each (name, acl), aclexplode(acl) WHERE grantee <> grantor ORDER BY 1, 2, 3",
-        ),
-    }
 
 
 def indexes(url: str) -> dict[str, tuple[str, bool]]:
@@ -113,23 +70,40 @@ def test_up_down_and_up_again_leave_the_same_schema(empty_database_url: str) -> 
 
 
 def test_the_privileges_of_the_service(database_url: str) -> None:
-    """Exactly these; PUBLIC may not execute the function that records history."""
+    """Exactly these; PUBLIC may not execute the functions that record history."""
     assert {right[1:] for right in catalog(database_url)["rights"] if right[0] == "public"} == {
         ("-", "USAGE"),
         (APPLICATION, "USAGE"),
     }
     assert [right for right in catalog(database_url)["rights"] if right[0] != "public"] == [
         ("_yoyo_migration", APPLICATION, "SELECT"),
+        ("is_other_payment_request", "-", "EXECUTE"),
         ("order_payment_events", APPLICATION, "SELECT"),
         ("orders", APPLICATION, "SELECT"),
+        ("orders.captured_amount", APPLICATION, "UPDATE"),
+        ("orders.contested_from", APPLICATION, "UPDATE"),
+        ("orders.payment_event_time", APPLICATION, "UPDATE"),
         ("orders.payment_idempotency_key", APPLICATION, "UPDATE"),
         ("orders.payment_intent_id", APPLICATION, "UPDATE"),
+        ("orders.payment_intent_stale", APPLICATION, "UPDATE"),
         ("orders.payment_provider", APPLICATION, "UPDATE"),
         ("orders.payment_session_id", APPLICATION, "UPDATE"),
+        ("orders.payment_session_stale", APPLICATION, "UPDATE"),
+        ("orders.payment_state", APPLICATION, "UPDATE"),
         ("orders.payment_status", APPLICATION, "UPDATE"),
+        ("orders.payment_status_since", APPLICATION, "UPDATE"),
         ("orders.payment_transaction_id", APPLICATION, "UPDATE"),
+        ("orders.payment_version", APPLICATION, "UPDATE"),
+        ("orders.refunded_amount", APPLICATION, "UPDATE"),
         ("orders.updated_at", APPLICATION, "UPDATE"),
+        ("payment_amounts_disagree", "-", "EXECUTE"),
         ("refuse_change_of_order_payment_events", "-", "EXECUTE"),
+        ("refuse_change_of_refused_payment_events", "-", "EXECUTE"),
+        ("refused_payment_events", APPLICATION, "INSERT"),
+        ("refused_payment_events", APPLICATION, "SELECT"),
+        ("refused_payment_events.last_refused_at", APPLICATION, "UPDATE"),
+        ("refused_payment_events.times", APPLICATION, "UPDATE"),
+        ("status_words", APPLICATION, "SELECT"),
     ]
 
 
@@ -146,7 +120,19 @@ def test_the_columns_and_indexes_of_a_payment(database_url: str) -> None:
         "payment_idempotency_key": ("character varying(255)", False),
         "payment_status": ("character varying(50)", True),
         "payment_transaction_id": ("character varying(255)", False),
+        "payment_event_time": ("timestamp with time zone", False),
+        "payment_status_since": ("timestamp with time zone", False),
+        "payment_version": ("xid8", False),
+        "payment_state": ("smallint", False),
+        "payment_session_stale": ("boolean", True),
+        "payment_intent_stale": ("boolean", True),
     }
+    for name, kind in {
+        "captured_amount": "bigint",
+        "refunded_amount": "bigint",
+        "contested_from": "smallint",
+    }.items():
+        assert columns[name] == (kind, False)
     found = indexes(database_url)
     for name, definition in INDEXES.items():
         assert found[name] == ("CREATE " + definition.format(name), True)
@@ -313,7 +299,7 @@ def test_status_of_an_empty_database(empty_database_url: str) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("applied", [0, 4, 5])
+@pytest.mark.parametrize("applied", [0, 4, len(ALL) - 1, len(ALL)])
 async def test_the_service_requires_every_migration(empty_database_url: str, applied: int) -> None:
     if applied:
         migrations.up(empty_database_url)

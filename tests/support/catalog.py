@@ -47,7 +47,8 @@ def fingerprint(url: str) -> str:
     """Return a text that is equal for all copies of a database, whatever rows their tables have.
 
     It covers each row of the catalog about tables, columns, indexes, functions, rights and so on;
-    the statistics that ANALYZE keeps; the settings of the database; and the tables of yoyo.
+    the statistics that ANALYZE keeps; the settings of the database; and the tables that
+    migrations fill.
     """
     with psycopg.connect(url, autocommit=True) as connection:
         return _fingerprint(connection)
@@ -69,10 +70,10 @@ def empty(url: str, expected: str) -> bool:
         )
         if _fingerprint(connection) != expected:
             return False
-        # A trigger forbids to change the history.
+        # A trigger forbids to change the history, and the refused events.
         connection.execute("SET session_replication_role = replica")
         for table in _tables(connection):
-            if not _is_of_yoyo(table):
+            if not _is_kept(table):
                 _empty_table(connection, sql.Identifier(table))
         connection.execute(
             "SELECT setval(format('%I.%I', schemaname, sequencename), start_value, false)"
@@ -101,7 +102,7 @@ def _fingerprint(connection: psycopg.Connection) -> str:
             sql.Literal(name), sql.Identifier("public", name)
         )
         for name in _tables(connection)
-        if _is_of_yoyo(name)
+        if _is_kept(name)
     ]
     found = connection.execute(sql.SQL(" UNION ALL ").join(parts)).fetchall()
     return repr((connection.execute(_OF_DATABASE).fetchone(), found))
@@ -126,5 +127,6 @@ def _tables(connection: psycopg.Connection) -> list[str]:
     return [name for (name,) in connection.execute(_TABLES).fetchall()]
 
 
-def _is_of_yoyo(table: str) -> bool:
-    return table.lstrip("_").startswith("yoyo")
+def _is_kept(table: str) -> bool:
+    """Return whether migrations have filled the table."""
+    return table.lstrip("_").startswith("yoyo") or table == "status_words"
