@@ -18,6 +18,24 @@ all_: Final = CustomFunction("ALL", ["array"])
 # https://www.postgresql.org/docs/current/functions-conditional.html
 greatest: Final = CustomFunction("greatest", ["first", "second"])
 
+# https://www.postgresql.org/docs/current/functions-binarystring.html
+get_bit: Final = CustomFunction("get_bit", ["bytes", "n"])
+get_byte: Final = CustomFunction("get_byte", ["bytes", "n"])
+
+# Functions of our own, by the migrations 20261130000001 and 20261130000003.
+is_other_payment_request: Final = CustomFunction(
+    "is_other_payment_request", ["order_id", "key", "digest"]
+)
+payment_amounts_disagree: Final = CustomFunction(
+    "payment_amounts_disagree", ["state", "captured", "refunded", "total"]
+)
+
+# https://www.postgresql.org/docs/current/functions-json.html: the operator ->>
+jsonb_object_field_text: Final = CustomFunction("jsonb_object_field_text", ["object", "key"])
+
+# https://www.postgresql.org/docs/current/functions-string.html
+translate: Final = CustomFunction("translate", ["string", "from", "to"])
+
 # https://www.postgresql.org/docs/current/functions-array.html
 unnest: Final = CustomFunction("unnest", ["array"])
 
@@ -31,6 +49,7 @@ pg_logical_emit_message: Final = CustomFunction(
 )
 
 # https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT
+pg_current_xact_id: Final = CustomFunction("pg_current_xact_id")
 pg_current_snapshot: Final = CustomFunction("pg_current_snapshot")
 pg_snapshot_xmin: Final = CustomFunction("pg_snapshot_xmin", ["snapshot"])
 pg_snapshot_xmax: Final = CustomFunction("pg_snapshot_xmax", ["snapshot"])

@@ -1,6 +1,11 @@
 """The exceptions that this package raises, whichever driver is below it."""
 
 from collections.abc import Sequence
+from typing import Final
+
+from persistence.decision import Reason
+from persistence.models import Order, PaymentUpdate
+from persistence.payment_states import PaymentState
 
 
 class PersistenceError(Exception):
@@ -16,28 +21,42 @@ class OrderNotFound(PersistenceError):
 
 
 class IdempotencyKeyReused(PersistenceError):
-    """The idempotency key was used for another order, or with other values. Nothing was written."""
+    """The idempotency key was used for another order. The order was not changed."""
+
+    reason: Final = Reason.KEY_REUSED
 
     def __init__(self, order_id: int, used_for: int) -> None:
-        super().__init__(
-            f"the idempotency key for order {order_id} was used "
-            + (f"for order {used_for}" if used_for != order_id else "with other values")
-        )
+        super().__init__(f"the idempotency key for order {order_id} was used for order {used_for}")
         self.order_id = order_id
-        self.same_order = used_for == order_id
 
 
-class PaymentStatusRefused(PersistenceError):
-    """The order's payment status may not become the new one. Nothing was written."""
+class PaymentEventRefused(PersistenceError):
+    """The rules of payments refuse the event. The order was not changed; the event is on record."""
 
-    def __init__(self, order_id: int, current: str, new: str, allowed: Sequence[str]) -> None:
-        super().__init__(
-            f"the payment status of order {order_id} is {current} and may not become {new}"
-        )
-        self.order_id = order_id
-        self.current = current
+    def __init__(
+        self, reason: Reason, order: Order, update: PaymentUpdate, new: PaymentState | None
+    ) -> None:
+        """``new`` is the state that the update would lead to, None if it has no status."""
+        now = PaymentState(order.payment_state)
+        change = f" -> {new.name}" if new else ""
+        super().__init__(f"order {order.id} refuses the event: {reason.value}, {now.name}{change}")
+        self.reason = reason
+        self.order = order
+        self.update = update
+        self.now = now
         self.new = new
-        self.allowed = allowed
+
+
+class EtagMismatch(PersistenceError):
+    """The order is not the one that the caller has read. Nothing was written or recorded."""
+
+    def __init__(self, order_id: int) -> None:
+        super().__init__(f"the payment of order {order_id} has changed since it was read")
+        self.order_id = order_id
+
+
+class InvalidStatusWords(PersistenceError):
+    """A file of words and states cannot be used. The message names the file, the line and why."""
 
 
 class PaymentNotFound(PersistenceError):
@@ -45,7 +64,12 @@ class PaymentNotFound(PersistenceError):
 
 
 class PaymentAmbiguous(PersistenceError):
-    """More than one order has, or had, this payment reference."""
+    """More than one order has this payment reference; or had it; or has refused it."""
+
+    def __init__(self, reference: str, order_ids: Sequence[int]) -> None:
+        """``order_ids`` are some of the orders, in ascending order; all exist for the caller."""
+        super().__init__(f"more than one order has had this {reference}")
+        self.order_ids = order_ids
 
 
 class InvalidPosition(PersistenceError):
@@ -84,6 +108,13 @@ class DatabaseReadOnly(DatabaseUnavailable):
     """The database takes no writes, for example as a standby. Nothing was written."""
 
 
+class RefusalNotRecorded(DatabaseUnavailable):
+    """An event is refused, and the record of it cannot be written. Nothing was written."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the event is refused ({reason}), which cannot be recorded at present")
+
+
 class DatabaseTimeout(PersistenceError):
     """A statement took longer than its time-out. It may or may not have been written."""
 
@@ -117,6 +148,10 @@ class MigrationError(PersistenceError):
 
 class SeedError(PersistenceError):
     """Demo orders could not be added, and none was. The message says why."""
+
+
+class MaintenanceError(PersistenceError):
+    """An operator's command could not finish. The message says why, and what to do."""
 
 
 class EmbeddedPostgresError(PersistenceError):

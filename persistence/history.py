@@ -1,14 +1,17 @@
 """The history of payments: ``order_payment_events``, which a trigger in PostgreSQL writes."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from persistence import queries
 from persistence.database import Database
 from persistence.errors import InvalidPosition
-from persistence.models import PaymentEvent, Storefronts
+from persistence.models import OrderPayment, PaymentEvent, RefusedFilter, Storefronts
+from persistence.order_payments import MAX_EVENTS, order_payments
 from persistence.positions import Position, Snapshot
+from persistence.refused_event_log import RefusedEventLog
+from persistence.status_words import StatusWords
 
 _PAGE_SIZE: Final = 500  # events
 
@@ -48,8 +51,11 @@ class EventFilter:
 class PaymentHistory:
     """Reads the history of payments."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, words: StatusWords | None = None) -> None:
+        """``words`` are what payment statuses mean, those of ``StatusWords.builtin`` by default."""
         self._database = database
+        self._refused = RefusedEventLog(database)
+        self._words = words or StatusWords.builtin()
 
     async def list_events(
         self,
@@ -66,7 +72,35 @@ class PaymentHistory:
         values = {"order_id": order_id, "limit": limit, "after_id": after_id, **scope}
         query = queries.list_events(scoped=bool(scope))
         rows = await self._database.fetch_all(query, values)
-        return [PaymentEvent._make(row.values()) for row in rows]
+        return [self._event(row) for row in rows]
+
+    async def list_latest_events(
+        self, order_id: int, limit: int, storefronts: Storefronts = None
+    ) -> list[PaymentEvent]:
+        """Return up to ``limit`` events of an order, the newest ones, from the oldest of them.
+
+        Otherwise as ``list_events``.
+        """
+        scope = queries.scope_values(storefronts)
+        values = {"order_id": order_id, "limit": limit, **scope}
+        rows = await self._database.fetch_all(
+            queries.list_latest_events(scoped=bool(scope)), values
+        )
+        return [self._event(row) for row in reversed(rows)]
+
+    async def list_payments(
+        self, order_id: int, storefronts: Storefronts = None
+    ) -> list[OrderPayment]:
+        """Return the attempts to pay an order, by their first events, oldest first.
+
+        Only by events for orders of ``storefronts``, unless it is None; and by the newest
+        ``MAX_EVENTS`` of the history, and as many of those that were refused. Raises a
+        PersistenceError.
+        """
+        events = await self.list_latest_events(order_id, MAX_EVENTS, storefronts)
+        wanted = RefusedFilter(order_id=order_id)
+        refused = await self._refused.list_events(wanted, MAX_EVENTS, storefronts=storefronts)
+        return order_payments(events, refused[::-1], self._words)
 
     async def snapshot(self) -> Snapshot:
         """Return what is committed, up to the last event. Raises a PersistenceError."""
@@ -110,7 +144,19 @@ class PaymentHistory:
         while more:
             rows = await self._database.fetch_all(query, {**values, "after_id": last_id})
             for row in rows:
-                event = PaymentEvent._make(row.values())
+                event = self._event(row)
                 last_id = event.id
                 yield event, Position(position.seen, upto, last_id)
             more = len(rows) == _PAGE_SIZE
+
+    def _event(self, row: Mapping[str, Any]) -> PaymentEvent:
+        """Return the event in ``row``; its states, where they are null, by their words."""
+        event = PaymentEvent._make(row.values())
+        if event.payment_state_after is None:
+            event = event._replace(
+                payment_state_after=self._words.state(event.payment_status_after)
+            )
+        if event.payment_state_before is None and event.payment_status_before is not None:
+            state = self._words.state(event.payment_status_before)
+            event = event._replace(payment_state_before=state)
+        return event

@@ -1,15 +1,20 @@
 """The rows of the tables, as plain values."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple, TypeAlias
+from uuid import UUID
+
+from persistence.payment_states import PaymentState
 
 
 class Order(NamedTuple):
     """One row of ``orders``. The fields are its columns, in the order in which queries return them.
 
-    Amounts are in minor units of ``currency`` (ISO 4217); times are aware, in UTC.
+    Amounts are in minor units of ``currency`` (ISO 4217); times are aware, in UTC. States
+    are numbers of ``PaymentState``; where the column is null, the field has the state that the word
+    stands for.
     """
 
     id: int
@@ -31,6 +36,18 @@ class Order(NamedTuple):
     payment_intent_id: str | None
     payment_idempotency_key: str | None
     payment_transaction_id: str | None
+    payment_state: int
+    payment_event_time: datetime | None
+    payment_status_since: datetime | None
+    captured_amount: int | None
+    refunded_amount: int | None
+    payment_version: int | None
+    """The transaction that last changed the payment; None if none has since the order was added."""
+    contested_from: int | None
+    """While the payment is disputed or charged back: the state before."""
+    payment_session_stale: bool
+    """Whether the session is one of an earlier attempt than the present one."""
+    payment_intent_stale: bool
 
 
 PAYMENT_COLUMNS: Final = (
@@ -41,7 +58,52 @@ PAYMENT_COLUMNS: Final = (
     "payment_status",
     "payment_transaction_id",
 )
-"""The columns that ``OrderRepository.update_payment_info`` may set."""
+"""The columns of a payment that are texts, and that an update sets to what it has."""
+
+
+class PaymentUpdate(NamedTuple):
+    """What ``OrderRepository.update_payment_info`` sets, by columns; None for what is not set.
+
+    Amounts are totals so far, in minor units.
+    """
+
+    payment_provider: str | None = None
+    payment_session_id: str | None = None
+    payment_intent_id: str | None = None
+    payment_idempotency_key: str | None = None
+    payment_status: str | None = None
+    payment_transaction_id: str | None = None
+    captured_amount: int | None = None
+    refunded_amount: int | None = None
+    payment_event_time: datetime | None = None
+    """When the event happened, aware."""
+    currency: str | None = None
+    """An ISO 4217 code in capitals; the update is refused if it is not the order's."""
+    etag: str | None = None
+    """The update is made only if this is ``etag_of`` the order."""
+    override_reason: str | None = None
+    """Why the update is made although the rules refuse it."""
+
+
+_NO_VERSION: Final = 2**64 - 1
+"""The greatest transaction id, which no transaction has."""
+
+
+def etag_of(order: Order) -> str:
+    """Return a text that changes with each change of the payment, and with no other change."""
+    return f"{order.payment_version or 0:x}"
+
+
+def version_of(etag: str) -> int:
+    """Return the ``payment_version`` that ``etag_of`` has made ``etag`` of; 0 stands for None.
+
+    For other texts, return one that no order has.
+    """
+    try:
+        version = int(etag, 16)
+    except ValueError:
+        return _NO_VERSION
+    return version if f"{version:x}" == etag and 0 <= version < _NO_VERSION else _NO_VERSION
 
 
 Storefronts: TypeAlias = Collection[int] | None
@@ -56,10 +118,22 @@ class Origin(NamedTuple):
 
 
 class Update(NamedTuple):
-    """The result of an update: the order as it stands, and whether the update was made before."""
+    """The result of an update."""
 
     order: Order
+    """As it stands after the update."""
     replayed: bool
+    """Whether an earlier request with the same key had made the update."""
+    would_be_refused: Exception | None = None
+    """A PaymentEventRefused, where the rules are only tried out."""
+
+
+class FoundOrder(NamedTuple):
+    """The order of a payment."""
+
+    order: Order
+    is_refused: bool
+    """Whether the order never had the reference, but has refused an event with it."""
 
 
 class PaymentEvent(NamedTuple):
@@ -85,17 +159,111 @@ class PaymentEvent(NamedTuple):
     payment_status_after: str
     payment_transaction_id_after: str | None
     idempotency_key: str | None
+    """The key under which the change was made, where it was the first use of the key."""
     request_fields: list[str] | None
+    """The fields that the request set, where it has a key and no digest: one of version 0.1."""
     request_id: str | None
     caller: str | None
     database_role: str
+    payment_event_time: datetime | None
+    """As the request has it. So are the amounts, the currency and the reason of an override."""
+    captured_amount: int | None
+    refunded_amount: int | None
+    currency: str | None
+    override_reason: str | None
+    payment_state_before: int | None
+    """None where there was no payment before."""
+    payment_state_after: int
+    further_idempotency_key: str | None
+    """The key under which the change was made, where an earlier event of the order had it."""
+    request_digest: UUID | None
+    """Of a request with a key: what distinguishes it from others with the same key."""
+
+
+class RefusedEvent(NamedTuple):
+    """One row of ``refused_payment_events``: an event that an order has refused.
+
+    The fields are its columns, in the order in which queries return them. What the request set has
+    the names of ``PaymentUpdate``; the order's payment at that time has the prefix ``order_``.
+    """
+
+    id: int
+    order_id: int
+    storefront_id: int | None
+    """None where there was no such order."""
+    reason: str
+    """The value of a ``decision.Reason``."""
+    first_refused_at: datetime
+    last_refused_at: datetime
+    times: int
+    payment_provider: str | None
+    payment_session_id: str | None
+    payment_intent_id: str | None
+    payment_idempotency_key: str | None
+    payment_status: str | None
+    payment_transaction_id: str | None
+    requested_state: int | None
+    """What ``payment_status`` means for the order; None without one."""
+    payment_event_time: datetime | None
+    captured_amount: int | None
+    refunded_amount: int | None
+    currency: str | None
+    order_payment_provider: str | None
+    order_payment_session_id: str | None
+    order_payment_intent_id: str | None
+    order_payment_idempotency_key: str | None
+    order_payment_status: str | None
+    order_payment_transaction_id: str | None
+    order_payment_state: int | None
+    order_payment_event_time: datetime | None
+    request_id: str
+    caller: str | None
+    written: bool
+    """Whether the update was made all the same, because the rules are only tried out."""
+
+
+class OrderPayment(NamedTuple):
+    """An attempt to pay an order: what its events say together, taken and refused."""
+
+    payment_provider: str | None
+    payment_session_ids: Sequence[str]
+    """Oldest first, as are the other ids."""
+    payment_intent_ids: Sequence[str]
+    payment_transaction_ids: Sequence[str]
+    payment_status: str | None
+    payment_state: int | None
+    """None where no event has a status."""
+    first_event_at: datetime
+    last_event_at: datetime
+    captured_amount: int | None
+    refunded_amount: int | None
+    is_current: bool
+    """Whether it is the attempt that the order is at."""
+    taken_events: int
+    refused_events: int
+
+
+@dataclass(frozen=True)
+class RefusedFilter:
+    """Which refused events to list: those that match all fields that are not None.
+
+    ``refused_from`` is inclusive, ``refused_before`` is not; both are aware.
+    """
+
+    order_id: int | None = None
+    reason: str | None = None
+    payment_provider: str | None = None
+    storefront_id: int | None = None
+    refused_from: datetime | None = None
+    refused_before: datetime | None = None
 
 
 @dataclass(frozen=True)
 class OrderFilter:
-    """Which orders to list: those that match all fields that are not None.
+    """Which orders to list: those that match all fields that are set.
 
-    ``created_from`` is inclusive, ``created_before`` is not; both are aware.
+    ``created_from`` is inclusive, ``created_before`` is not; both are aware. Of the states and of
+    the statuses, an order matches any one.
     """
 
     payment_status: str | None = None
@@ -104,10 +272,18 @@ class OrderFilter:
     buyer_id: int | None = None
     created_from: datetime | None = None
     created_before: datetime | None = None
+    order_number: str | None = None
+    order_status: str | None = None
+    payment_states: frozenset[PaymentState] = frozenset()
+    payment_statuses: Sequence[str] = ()
+    """Each once."""
+    amounts_disagree: bool = False
+    """Whether only orders are listed whose amounts do not fit each other or the state."""
 
 
 class OrderKey(NamedTuple):
-    """The place of an order in a list by age, after which the next page begins."""
+    """The place of an entry in a list by time, after which the next page begins."""
 
     created_at: datetime
+    """The time by which the list is sorted; of stuck payments, ``payment_status_since``."""
     id: int

@@ -15,7 +15,9 @@ from server.gen.listings.v1.orders_pb import (
     FindOrderByPaymentRequest,
     GetOrderRequest,
     ListOrderPaymentEventsRequest,
+    ListOrderPaymentsRequest,
     ListOrdersRequest,
+    ListRefusedPaymentEventsRequest,
     ListStuckPaymentsRequest,
     WatchOrderPaymentsRequest,
 )
@@ -58,6 +60,8 @@ def requests(updates: Updates) -> Iterator[Message[Any]]:
     yield ListOrdersRequest(page_size=5)
     yield ListStuckPaymentsRequest(older_than=Duration(seconds=60))
     yield ListOrderPaymentEventsRequest(order_id=updates.order_ids[0])
+    yield ListOrderPaymentsRequest(order_id=updates.order_ids[0])
+    yield ListRefusedPaymentEventsRequest(page_size=5)
 
 
 class Callers:

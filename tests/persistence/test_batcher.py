@@ -16,6 +16,7 @@ from persistence.batcher import BatchSpan
 from persistence.models import Origin, Update
 from persistence.orders import OrderRepository
 from tests.support import databases
+from tests.support.history import update
 from tests.support.orders import Orders
 from tests.support.waiting import eventually_async, lock_waits
 
@@ -59,7 +60,7 @@ def orders(database_url: str) -> Orders:
 def pay(
     repository: OrderRepository, order_id: int, request_id: str = "r", **params: str
 ) -> Awaitable[Update]:
-    wanted = {"payment_status": "paid"} | params
+    wanted = update({"payment_status": "paid"} | params)
     return repository.update_payment_info(order_id, wanted, Origin(request_id))
 
 
@@ -141,7 +142,7 @@ async def test_each_caller_gets_its_own_error(repository: OrderRepository, order
     )
     assert [type(each) for each in answers] == [
         *[Update] * 4,
-        errors.PaymentStatusRefused,
+        errors.PaymentEventRefused,
         errors.OrderNotFound,
         errors.IdempotencyKeyReused,
         errors.InvalidValue,
@@ -230,10 +231,10 @@ async def test_a_cancelled_batch_overwrites_nothing_later(
     repository: OrderRepository, orders: Orders
 ) -> None:
     """The batch executes its last statements long after its callers have been cancelled."""
-    orders.slow_down(0.3, when="new.payment_session_id = 'early'")
+    orders.slow_down(0.3, when="new.payment_transaction_id = 'early'")
     order_ids = [orders.add() for _ in range(MAX_IN_FLIGHT + 4)]
     early = [
-        asyncio.ensure_future(pay(repository, each, payment_session_id="early"))
+        asyncio.ensure_future(pay(repository, each, payment_transaction_id="early"))
         for each in order_ids
     ]
     await eventually_async(
@@ -242,9 +243,11 @@ async def test_a_cancelled_batch_overwrites_nothing_later(
     for call in early:
         call.cancel()
     await asyncio.gather(*early, return_exceptions=True)
-    await asyncio.gather(*(pay(repository, each, payment_session_id="late") for each in order_ids))
+    await asyncio.gather(
+        *(pay(repository, each, payment_transaction_id="late") for each in order_ids)
+    )
 
-    assert {orders.row(each)["payment_session_id"] for each in order_ids} == {"late"}
+    assert {orders.row(each)["payment_transaction_id"] for each in order_ids} == {"late"}
 
 
 async def test_a_cancelled_single_statement_overwrites_nothing_later(
@@ -257,11 +260,11 @@ async def test_a_cancelled_single_statement_overwrites_nothing_later(
     backend = psutil.Process(orders.value(f"SELECT pid FROM pg_stat_activity WHERE {ours}"))
     backend.suspend()
     try:
-        early = asyncio.ensure_future(pay(repository, order_id, payment_session_id="early"))
+        early = asyncio.ensure_future(pay(repository, order_id, payment_transaction_id="early"))
         await asyncio.sleep(SLOT_SECONDS)
         early.cancel()
         await asyncio.gather(early, return_exceptions=True)
-        late = asyncio.ensure_future(pay(repository, order_id, payment_session_id="late"))
+        late = asyncio.ensure_future(pay(repository, order_id, payment_transaction_id="late"))
         await asyncio.wait([late], timeout=0.2)
         assert not late.done()  # the early one may still be executed
     finally:
@@ -269,7 +272,7 @@ async def test_a_cancelled_single_statement_overwrites_nothing_later(
     await late
 
     await eventually_async(lambda: orders.value(BUSY) == 0)
-    assert orders.row(order_id)["payment_session_id"] == "late"
+    assert orders.row(order_id)["payment_transaction_id"] == "late"
 
 
 async def test_a_statement_cancelled_before_its_batch_is_sent_is_left_out(

@@ -10,15 +10,22 @@ import psycopg
 import pytest
 
 from persistence import errors
-from persistence.models import PAYMENT_COLUMNS, Order, Origin
+from persistence.models import PAYMENT_COLUMNS, Order, Origin, PaymentUpdate
 from persistence.orders import OrderRepository
 from tests.support import databases, wire
+from tests.support.history import update
 from tests.support.orders import Orders
 from tests.support.waiting import eventually_async, lock_waits
 
 pytestmark = pytest.mark.anyio
 
 ORIGIN = Origin("test")
+
+DERIVED = {
+    *("updated_at", "payment_state", "payment_status_since", "payment_version"),
+    *("payment_session_stale", "payment_intent_stale"),
+}
+"""What an update changes besides the columns that it sets."""
 
 
 @asynccontextmanager
@@ -37,11 +44,14 @@ async def test_every_set_of_fields(database_url: str) -> None:
                 before = orders.row(order_id)
                 params = {name: f"{name[8:13]} {before['updated_at']}" for name in columns}
 
-                returned = await repo.update_payment_info(order_id, params, ORIGIN)
+                returned = await repo.update_payment_info(order_id, update(params), ORIGIN)
 
                 after = orders.row(order_id)
-                assert after == before | params | {"updated_at": after["updated_at"]}
+                assert after.items() >= params.items()
+                kept = before.keys() - params.keys() - DERIVED
+                assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
                 assert after["updated_at"] > before["updated_at"]
+                assert after["payment_version"] != before["payment_version"]
                 assert returned.order._asdict() == after
 
 
@@ -52,12 +62,12 @@ async def test_an_update_is_one_round_trip(database_url: str, tmp_path: Path) ->
         repository(url, max_connections=1) as repo,
     ):
         for key in ({}, {"payment_idempotency_key": "key"}):
-            params = {"payment_status": "prepared"} | key
-            await repo.update_payment_info(order_id, params, ORIGIN)
+            params = {"payment_status": "processing"} | key
+            await repo.update_payment_info(order_id, update(params), ORIGIN)
             before = counts.round_trips
             assert before > 0
             for number in range(10):
-                used = dict.fromkeys(params, f"{number}")
+                used = update(dict.fromkeys(params, f"{number}") | {"payment_status": "processing"})
                 await repo.update_payment_info(order_id, used, ORIGIN)
             assert counts.round_trips - before == 10
 
@@ -68,21 +78,21 @@ async def test_an_invalid_update_raises_its_error_and_writes_nothing(database_ur
     before = orders.row(first), orders.row(second)
     async with repository(database_url) as repo:
         with pytest.raises(errors.OrderNotFound, match="there is no order 404"):
-            await repo.update_payment_info(404, {"payment_status": "paid"}, ORIGIN)
+            await repo.update_payment_info(404, PaymentUpdate(payment_status="paid"), ORIGIN)
         with pytest.raises(errors.IdempotencyKeyReused):
             await repo.update_payment_info(
                 second,
-                {"payment_status": "paid", "payment_idempotency_key": "taken"},
+                PaymentUpdate(payment_status="paid", payment_idempotency_key="taken"),
                 ORIGIN,
             )
         for value in ("a\0b", "\ud800", "x" * 51):
             with pytest.raises(errors.InvalidValue):
-                await repo.update_payment_info(second, {"payment_status": value}, ORIGIN)
+                await repo.update_payment_info(second, PaymentUpdate(payment_status=value), ORIGIN)
         with pytest.raises(errors.InvalidValue):
-            await repo.update_payment_info(2**63, {"payment_status": "paid"}, ORIGIN)
-        for params in ({}, {"status": "shipped"}, {"payment_status": "paid", "id": "3"}):
-            with pytest.raises(ValueError, match="payment"):
-                await repo.update_payment_info(second, params, ORIGIN)
+            await repo.update_payment_info(2**63, PaymentUpdate(payment_status="paid"), ORIGIN)
+        for nothing in (PaymentUpdate(), PaymentUpdate(currency="EUR", etag="0")):
+            with pytest.raises(ValueError, match="no payment column"):
+                await repo.update_payment_info(second, nothing, ORIGIN)
     assert (orders.row(first), orders.row(second)) == before
 
 
@@ -93,7 +103,9 @@ async def test_updated_at_moves_even_when_the_clock_does_not(database_url: str) 
         connection.execute("UPDATE orders SET updated_at = now() + interval '1 hour'")
     before = orders.row(order_id)["updated_at"]
     async with repository(database_url) as repo:
-        order = (await repo.update_payment_info(order_id, {"payment_status": "paid"}, ORIGIN)).order
+        order = (
+            await repo.update_payment_info(order_id, PaymentUpdate(payment_status="paid"), ORIGIN)
+        ).order
     assert order.updated_at > before
 
 
@@ -104,11 +116,15 @@ async def test_a_statement_that_takes_too_long_is_cancelled(database_url: str) -
         with psycopg.connect(database_url) as holder:
             holder.execute("SELECT FROM orders FOR UPDATE")
             with pytest.raises(errors.DatabaseTimeout):
-                await repo.update_payment_info(order_id, {"payment_status": "late"}, ORIGIN)
+                await repo.update_payment_info(
+                    order_id, PaymentUpdate(payment_status="late"), ORIGIN
+                )
             await eventually_async(lambda: lock_waits(database_url) == 0)
         # The only connection is usable again, and the update was not applied.
         order = (
-            await repo.update_payment_info(order_id, {"payment_provider": "stripe"}, ORIGIN)
+            await repo.update_payment_info(
+                order_id, PaymentUpdate(payment_provider="stripe"), ORIGIN
+            )
         ).order
         assert order.payment_status == "pending"
 
@@ -120,7 +136,8 @@ async def test_the_wait_for_a_connection_has_a_timeout(database_url: str) -> Non
         with psycopg.connect(database_url) as holder:
             holder.execute("SELECT FROM orders FOR UPDATE")
             updates = [
-                repo.update_payment_info(order_id, {"payment_status": "x"}, ORIGIN) for _ in "12345"
+                repo.update_payment_info(order_id, PaymentUpdate(payment_status="x"), ORIGIN)
+                for _ in "12345"
             ]
             failures = await asyncio.gather(*updates, return_exceptions=True)
     assert all(isinstance(each, errors.DatabaseTimeout) for each in failures)
@@ -133,7 +150,9 @@ async def test_the_pool_closes_while_the_server_does_not_answer(
     async with wire.counted(database_url, tmp_path) as (url, counts):
         try:
             async with repository(url, statement_timeout=0.2) as repo:
-                await repo.update_payment_info(order_id, {"payment_status": "paid"}, ORIGIN)
+                await repo.update_payment_info(
+                    order_id, PaymentUpdate(payment_status="paid"), ORIGIN
+                )
                 counts.answering.clear()
         finally:
             counts.answering.set()
@@ -145,7 +164,9 @@ async def test_cancelled_calls_leak_no_connection(database_url: str) -> None:
     async with repository(database_url, max_connections=2) as repo:
         for round_ in range(100):
             tasks = [
-                asyncio.create_task(repo.update_payment_info(each, {"payment_status": "x"}, ORIGIN))
+                asyncio.create_task(
+                    repo.update_payment_info(each, PaymentUpdate(payment_status="x"), ORIGIN)
+                )
                 for each in order_ids
             ]
             for _ in range(round_ % 12):
@@ -156,7 +177,7 @@ async def test_cancelled_calls_leak_no_connection(database_url: str) -> None:
         async with asyncio.timeout(5):
             await asyncio.gather(
                 *(
-                    repo.update_payment_info(each, {"payment_status": "y"}, ORIGIN)
+                    repo.update_payment_info(each, PaymentUpdate(payment_status="y"), ORIGIN)
                     for each in order_ids
                 )
             )
@@ -171,17 +192,17 @@ async def test_a_cancel_returns_at_once_while_the_server_does_not_answer(
         wire.counted(database_url, tmp_path) as (url, counts),
         repository(url, max_connections=1) as repo,
     ):
-        await repo.update_payment_info(order_id, {"payment_status": "x"}, ORIGIN)
+        await repo.update_payment_info(order_id, PaymentUpdate(payment_status="x"), ORIGIN)
         counts.answering.clear()
         update = asyncio.create_task(
-            repo.update_payment_info(order_id, {"payment_status": "y"}, ORIGIN)
+            repo.update_payment_info(order_id, PaymentUpdate(payment_status="y"), ORIGIN)
         )
         await asyncio.sleep(0.05)
         async with asyncio.timeout(0.5):
             update.cancel()
             await asyncio.gather(update, return_exceptions=True)
         counts.answering.set()
-        await repo.update_payment_info(order_id, {"payment_status": "z"}, ORIGIN)
+        await repo.update_payment_info(order_id, PaymentUpdate(payment_status="z"), ORIGIN)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +240,7 @@ async def test_only_conflicts_are_tried_again(
         """)
     async with repository(database_url) as repo:
         try:
-            await repo.update_payment_info(order_id, {"payment_status": "paid"}, ORIGIN)
+            await repo.update_payment_info(order_id, PaymentUpdate(payment_status="paid"), ORIGIN)
             failure = None
         except errors.PersistenceError as error:
             failure = type(error)
@@ -245,14 +266,14 @@ async def test_a_read_only_connection_is_replaced(database_url: str, tmp_path: P
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
             with pytest.raises(errors.DatabaseUnavailable):
-                await repo.update_payment_info(order_id, {"payment_status": "x"}, ORIGIN)
+                await repo.update_payment_info(order_id, PaymentUpdate(payment_status="x"), ORIGIN)
             with pytest.raises(errors.DatabaseReadOnly):
-                await repo.update_payment_info(order_id, {"payment_status": "x"}, ORIGIN)
+                await repo.update_payment_info(order_id, PaymentUpdate(payment_status="x"), ORIGIN)
             connection.execute(
                 "BEGIN; SET TRANSACTION READ WRITE; DO $$ BEGIN EXECUTE format('ALTER DATABASE %I"
                 " RESET default_transaction_read_only', current_database()); END $$; COMMIT"
             )
-        await repo.update_payment_info(order_id, {"payment_status": "x"}, ORIGIN)
+        await repo.update_payment_info(order_id, PaymentUpdate(payment_status="x"), ORIGIN)
 
 
 async def test_without_prepared_statements(database_url: str, tmp_path: Path) -> None:
@@ -265,7 +286,9 @@ async def test_without_prepared_statements(database_url: str, tmp_path: Path) ->
     ):
         repo = OrderRepository(database)
         for number in range(3):
-            await repo.update_payment_info(order_id, {"payment_status": f"x{number}"}, ORIGIN)
+            await repo.update_payment_info(
+                order_id, PaymentUpdate(payment_status=f"x{number}"), ORIGIN
+            )
     assert (
         counts.messages[b"P"[0]] == 6
     )  # each statement is parsed twice: for Describe and for Execute
@@ -288,7 +311,7 @@ async def test_an_unreachable_server_raises_database_unavailable(url: str) -> No
 async def test_lost_connections_are_replaced(database_url: str) -> None:
     order_id = Orders(database_url).add()
     async with repository(database_url) as repo:
-        await repo.update_payment_info(order_id, {"payment_status": "before"}, ORIGIN)
+        await repo.update_payment_info(order_id, PaymentUpdate(payment_status="before"), ORIGIN)
         with psycopg.connect(database_url, autocommit=True) as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
@@ -297,7 +320,9 @@ async def test_lost_connections_are_replaced(database_url: str) -> None:
         for attempt in range(3):
             try:
                 order = (
-                    await repo.update_payment_info(order_id, {"payment_status": "after"}, ORIGIN)
+                    await repo.update_payment_info(
+                        order_id, PaymentUpdate(payment_status="after"), ORIGIN
+                    )
                 ).order
                 break
             except errors.DatabaseUnavailable:

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from persistence.models import PAYMENT_COLUMNS, Origin
+from persistence.models import PAYMENT_COLUMNS, Origin, PaymentUpdate
 from persistence.orders import OrderRepository
 from tests.support.history import (
     NOTHING,
@@ -23,6 +23,7 @@ from tests.support.history import (
     log_in,
     only_event,
     opened,
+    update,
 )
 from tests.support.orders import Orders
 
@@ -128,22 +129,22 @@ async def test_an_update_is_recorded_with_its_request(database_url: str) -> None
     async with opened(database_url) as database:
         repo = OrderRepository(database)
         for params, origin in (
-            (PAYMENT, Origin("request-1", "webhooks")),
-            ({"payment_status": "refunded"}, Origin("request-2")),
+            (update(PAYMENT), Origin("request-1", "webhooks")),
+            (PaymentUpdate(payment_status="refunded"), Origin("request-2")),
         ):
             await repo.update_payment_info(order_id, params, origin)
         # The settings with the request's origin end with the transaction.
         await database.fetchrow("UPDATE orders SET payment_provider = 'cash'")
 
     recorded = [
-        (each["request_id"], each["caller"], each["idempotency_key"], each["request_fields"])
+        (each["request_id"], each["caller"], each["idempotency_key"], bool(each["request_digest"]))
         for each in events(database_url, order_id)
     ]
 
     assert recorded == [
-        ("request-1", "webhooks", "evt_1", list(PAYMENT_COLUMNS)),
-        ("request-2", None, None, None),
-        (None, None, None, None),
+        ("request-1", "webhooks", "evt_1", True),
+        ("request-2", None, None, False),
+        (None, None, None, False),
     ]
 
 

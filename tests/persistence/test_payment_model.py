@@ -1,176 +1,61 @@
-"""Random sequences of updates of a few orders, compared with a model of the contract."""
+"""Random lives of a few orders: rows, history, refused events and answers agree with the model."""
 
 import asyncio
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, TypeAlias
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NamedTuple
 
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from persistence import errors
 from persistence.history import PaymentHistory
-from persistence.models import PAYMENT_COLUMNS, Origin
+from persistence.models import PAYMENT_COLUMNS, Origin, PaymentEvent
 from persistence.orders import OrderRepository
-from tests.support import databases
+from persistence.payment_states import PaymentState
+from persistence.payment_updates import Guard as ServiceGuard
+from tests.support import by_model, databases, on_record
 from tests.support.orders import Orders
+from tests.support.payment_model import SETTLED, Order, Request, Reversal, State, plain
+from tests.support.payment_shop import ETAG_MISMATCH, NOT_FOUND, OK, REPLAYED, Guard, Shop, Taken
+from tests.support.payments_given import (
+    CURRENT,
+    NAMES,
+    Again,
+    AtOnce,
+    ByHand,
+    Call,
+    Send,
+    lives,
+)
 
-Params: TypeAlias = dict[str, str]
-State: TypeAlias = dict[str, str | None]
-
-KEY: Final = "payment_idempotency_key"
-EMPTY: Final[State] = dict.fromkeys(PAYMENT_COLUMNS) | {"payment_status": "pending"}
-
-# The transitions of the contract, written independently: each status may also be repeated.
-UNSETTLED: Final = {
-    *("pending", "processing", "requires_action", "authorized"),
-    *("failed", "cancelled", "expired"),
-}
-NEXT: Final = dict.fromkeys(UNSETTLED, UNSETTLED | {"paid", "partially_refunded", "refunded"}) | {
-    "paid": {"partially_refunded", "refunded", "disputed"},
-    "partially_refunded": {"refunded", "disputed"},
-    "disputed": {"paid", "charged_back"},
-    "refunded": set(),
-    "charged_back": set(),
-}
+RULES: Final = by_model.rules()
+MISSING: Final = NAMES[-1]
+AMOUNTS: Final = ("captured_amount", "refunded_amount")
 
 
-class Request(NamedTuple):
-    order: int  # the index of one of the orders, or of one that does not exist
-    params: Params
+class Answered(NamedTuple):
+    """A call that has ended, with the request as it was sent, and the answer."""
 
-
-class Send(NamedTuple):
-    """Send a request, and cancel it after ``patience`` turns of the event loop, if that is set."""
-
+    call: Call
     request: Request
-    patience: int | None
-
-
-class SendAgain(NamedTuple):
-    """Repeat one of the requests sent so far."""
-
-    back: int
-    patience: int | None
-
-
-class Event(NamedTuple):
-    before: State
-    after: State
-    key: str | None
-
-
-@dataclass
-class Model:
-    """The expected state of each order. Answers are tuples, as ``answer`` returns them."""
-
-    guarded: bool
-    states: list[State]
-    events: list[list[Event]] = field(default_factory=list)
-    used: dict[str, Request] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.events = [[] for _ in self.states]
-
-    def expected(self, request: Request) -> tuple[object, ...]:
-        order, params = request
-        key = params.get(KEY)
-        if key in self.used:
-            if self.used[key] != request:
-                return ("key reused",)
-            return ("replayed", self.states[order])
-        if order == len(self.states):
-            return ("not found",)
-        state = self.states[order]
-        current, new = state["payment_status"], params.get("payment_status")
-        if (
-            self.guarded
-            and current in NEXT
-            and new in NEXT
-            and new not in {current, *NEXT[current]}
-        ):
-            return ("refused", current, new, NEXT[current] - {current})
-        return ("applied", state | params)
-
-    def apply(self, request: Request) -> None:
-        order, params = request
-        before = self.states[order]
-        after = before | params
-        if after != before:
-            self.events[order].append(Event(before, after, params.get(KEY)))
-        if key := params.get(KEY):
-            self.used[key] = request
-        self.states[order] = after
+    answer: str
 
 
 @dataclass
 class System:
     """The repository, called by a client that may cancel."""
 
+    url: str
     orders: Orders
-    guarded: OrderRepository
-    unguarded: OrderRepository
+    alone: Mapping[Guard, OrderRepository]
+    """With a single connection: the next call waits until a cancelled one has released it."""
+    together: Mapping[Guard, OrderRepository]
     history: PaymentHistory
+    records: psycopg.Connection[Any]
     numbers: "itertools.count[int]" = field(default_factory=itertools.count)
-
-    async def answer(
-        self, repository: OrderRepository, order_id: int, params: Params, patience: int | None
-    ) -> tuple[object, ...] | None:
-        """Return the outcome of an update; None if it was cancelled first."""
-        origin = Origin(f"request {next(self.numbers)}")
-        call = asyncio.ensure_future(repository.update_payment_info(order_id, params, origin))
-        for _ in range(patience or 0):
-            await asyncio.sleep(0)
-        if patience is not None and not call.done():
-            call.cancel()
-        try:
-            update = await call
-        except asyncio.CancelledError:
-            return None
-        except errors.OrderNotFound:
-            return ("not found",)
-        except errors.IdempotencyKeyReused:
-            return ("key reused",)
-        except errors.PaymentStatusRefused as refusal:
-            return ("refused", refusal.current, refusal.new, set(refusal.allowed))
-        state = {name: getattr(update.order, name) for name in PAYMENT_COLUMNS}
-        return ("replayed" if update.replayed else "applied", state)
-
-    def state(self, order_id: int) -> State:
-        row = self.orders.row(order_id)
-        return {name: row[name] for name in PAYMENT_COLUMNS}
-
-    async def events(self, order_id: int) -> list[Event]:
-        return [
-            Event(
-                {name: getattr(event, f"{name}_before") for name in PAYMENT_COLUMNS},
-                {name: getattr(event, f"{name}_after") for name in PAYMENT_COLUMNS},
-                event.idempotency_key,
-            )
-            for event in await self.history.list_events(order_id, 1_000)
-        ]
-
-
-_patience = st.none() | st.integers(0, 40)
-_statuses = st.sampled_from([*NEXT, "paid", "pending", "on_hold"])
-
-
-def _params(words: Any) -> st.SearchStrategy[Params]:
-    fields: dict[str, st.SearchStrategy[str]] = dict.fromkeys(PAYMENT_COLUMNS, words)
-    fields |= {"payment_status": _statuses, KEY: st.sampled_from("klmno")}
-    some = st.sets(st.sampled_from(PAYMENT_COLUMNS), min_size=1)
-    return some.flatmap(lambda names: st.fixed_dictionaries({n: fields[n] for n in sorted(names)}))
-
-
-_requests = st.builds(Request, st.integers(0, 2), _params(st.sampled_from("ab")))
-_steps = st.lists(
-    st.builds(Send, _requests, _patience) | st.builds(SendAgain, st.integers(0, 30), _patience),
-    min_size=20,
-    max_size=60,
-)
 
 
 @pytest.fixture(scope="module")
@@ -185,16 +70,17 @@ def system(runner: asyncio.Runner) -> Iterator[System]:
         with psycopg.connect(url, autocommit=True) as connection:  # it is done sooner
             name = connection.info.dbname
             connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
-        # One connection: the next call waits until a cancelled one has released it.
-        database = databases.pool(url, max_connections=1)
-        runner.run(database.__aenter__())
-        yield System(
-            Orders(url),
-            OrderRepository(database),
-            OrderRepository(database, guard_status=False),
-            PaymentHistory(database),
+        pools = [databases.pool(url, max_connections=number) for number in (1, 4)]
+        for pool in pools:
+            runner.run(pool.__aenter__())
+        alone, together = (
+            {each: OrderRepository(pool, guard=ServiceGuard(each.value)) for each in Guard}
+            for pool in pools
         )
-        runner.run(database.__aexit__(None, None, None))
+        with psycopg.connect(url, autocommit=True) as records:
+            yield System(url, Orders(url), alone, together, PaymentHistory(pools[0]), records)
+        for pool in pools:
+            runner.run(pool.__aexit__(None, None, None))
 
 
 @settings(
@@ -202,52 +88,295 @@ def system(runner: asyncio.Runner) -> Iterator[System]:
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-@given(steps=_steps, guarded=st.sampled_from([True, True, True, False]))
-def test_answers_rows_and_ledger_agree_with_the_model(
-    system: System, runner: asyncio.Runner, steps: list[Any], *, guarded: bool
+@given(steps=lives)
+def test_rows_history_refused_events_and_answers_agree_with_the_model(
+    system: System, runner: asyncio.Runner, steps: list[Any]
 ) -> None:
-    runner.run(_live(system, steps, guarded=guarded))
+    runner.run(Life(system).live(steps))
 
 
-async def _live(system: System, steps: list[Any], *, guarded: bool) -> None:
-    repository = system.guarded if guarded else system.unguarded
-    ids = [system.orders.add(), system.orders.add()]
-    model = Model(guarded, [dict(EMPTY) for _ in ids])
-    sent: list[Request] = []
-    for step in steps:
-        if isinstance(step, Send):
-            # The key is unique to this example: examples share the database.
-            own = (
-                {KEY: f"{ids[0]} {step.request.params[KEY]}"} if KEY in step.request.params else {}
-            )
-            request = Request(step.request.order, step.request.params | own)
-            sent.append(request)
-        elif sent:
-            request = sent[-1 - step.back % len(sent)]
-        else:
-            continue
-        order_id = ids[request.order] if request.order < len(ids) else 2**62
-        expected = model.expected(request)
-        answer = await system.answer(repository, order_id, request.params, step.patience)
+class Life:
+    """The orders of one example, which share the database with those of the others."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        ids = [system.orders.add(), system.orders.add()]
+        self.ids = dict(zip(NAMES, (*ids, 2**62 + ids[0]), strict=True))
+        rows = {name: system.orders.row(self.ids[name]) for name in NAMES if name != MISSING}
+        orders = {name: by_model.order(row) for name, row in rows.items()}
+        self.shop = Shop(orders, RULES)
+        self.sent: list[Call] = []
+        self.etags: dict[str, list[str]] = {name: [_etag(row)] for name, row in rows.items()}
+        """The etags that each order has had, by the number of events that were taken before."""
+        self.recorded: set[on_record.Digest] = set()
+        """What distinguishes the refused events so far."""
+
+    async def live(self, steps: list[Any]) -> None:
+        for step in steps:
+            match step:
+                case ByHand():
+                    self.change_by_hand(step)
+                case Send():
+                    self.sent.append(step.call)
+                    await self.call(step.call, step.patience)
+                case Again() if self.sent:
+                    call = self.sent[-1 - step.back % len(self.sent)]
+                    call = call._replace(request=call.request._replace(**step.changes))
+                    self.sent.append(call)
+                    await self.call(call, step.patience)
+                case AtOnce():
+                    self.sent += step.calls
+                    await self.call_at_once(step.calls)
+        await self.check_history()
+        self.check_money()
+
+    def change_by_hand(self, change: ByHand) -> None:
+        before = self.rows()
+        self.system.orders.change(self.ids[change.order], **change.columns)
+        self.shop.change_by_hand(change.order, **change.columns)
+        self.check(before)
+
+    async def call(self, call: Call, patience: int | None) -> None:
+        before, request = self.rows(), self.request(call)
+        repository = self.system.alone[call.guard]
+        answer = await self.answer(repository, call, request, patience)
         if answer is None:
-            # A cancelled update is either fully written or not at all.
-            await repository.get(ids[0])
-            if expected[0] == "applied" and system.state(order_id) == expected[1]:
-                model.apply(request)
-            expected = model.expected(request)
-            answer = await system.answer(repository, order_id, request.params, None)
-        assert answer == expected
-        if answer[0] == "applied":
-            model.apply(request)
-        if request.order < len(ids):
-            assert system.state(order_id) == model.states[request.order]
-    for number, each in enumerate(ids):
-        events = await system.events(each)
-        assert events == model.events[number]
-        state = EMPTY
-        for event in events:
-            assert event.before == state
-            if guarded and event.before["payment_status"] not in UNSETTLED | {"on_hold"}:
-                assert event.after["payment_status"] not in UNSETTLED
-            state = event.after
-        assert state == model.states[number] == system.state(each)
+            # A cancelled update is fully written or not at all, and its refusal recorded or not.
+            await self.system.alone[Guard.ON].get(self.ids[NAMES[0]])
+            self.shop = next(filter(self.is_so, self.after_cancelling(call, request)))
+            self.check(before)
+            await self.call(call, None)
+            return
+        self.shop.guard = call.guard
+        assert answer == self.shop.update(call.order, request)
+        self.check(before)
+
+    def after_cancelling(self, call: Call, request: Request) -> Iterator[Shop]:
+        yield self.shop
+        done = self.shop.copy()
+        done.guard = call.guard
+        done.update(call.order, request)
+        yield done
+        if call.guard is Guard.SHADOW:
+            unrecorded = self.shop.copy()
+            unrecorded.guard = Guard.OFF
+            unrecorded.update(call.order, request)
+            yield unrecorded
+        raise AssertionError("a cancelled call is written in part")
+
+    async def call_at_once(self, calls: tuple[Call, ...]) -> None:
+        """Make the calls together. Some order of them explains the answers, and what is left."""
+        requests = [self.request(call) for call in calls]
+        answers = await asyncio.gather(
+            *(
+                self.answer(self.system.together[call.guard], call, request, None)
+                for call, request in zip(calls, requests, strict=True)
+            )
+        )
+        ended = list(map(Answered, calls, requests, map(str, answers)))
+        ledger = await self.ledger()
+        for seen, turns in itertools.product(
+            (None, len(self.shop.refused)), itertools.permutations(ended)
+        ):
+            shop = replace(self.shop.copy(), seen=seen)
+            if _explains(shop, turns) and self.is_so(shop) and ledger == _ledger(shop):
+                self.shop = replace(shop, seen=None)
+                break
+        else:
+            raise AssertionError(f"no order of these explains them: {ended}, {ledger}")
+        for name, row in self.rows().items():
+            unseen = self.shop.orders[name].taken - len(self.etags[name])
+            if unseen >= 0:
+                self.etags[name] += ["unseen"] * unseen + [_etag(row)]
+        self.recorded = set(self.on_record())
+
+    async def answer(
+        self, repository: OrderRepository, call: Call, request: Request, patience: int | None
+    ) -> str | None:
+        """Return the answer as the model does; None if the call was cancelled before it."""
+        origin = Origin(f"request {next(self.system.numbers)}")
+        update = by_model.update(request, self.etag(call, request))
+        made = asyncio.ensure_future(
+            repository.update_payment_info(self.ids[call.order], update, origin)
+        )
+        for _ in range(patience or 0):
+            await asyncio.sleep(0)
+        if patience is not None and not made.done():
+            made.cancel()
+        try:
+            return REPLAYED if (await made).replayed else OK
+        except asyncio.CancelledError:
+            return None
+        except errors.OrderNotFound:
+            return NOT_FOUND
+        except errors.EtagMismatch:
+            return ETAG_MISMATCH
+        except (errors.IdempotencyKeyReused, errors.PaymentEventRefused) as refusal:
+            return str(refusal.reason.value)
+
+    def request(self, call: Call) -> Request:
+        """Return the request with a key of this example alone, and the model's etag."""
+        key, etag = call.request.payment_idempotency_key, None
+        if call.request.etag is not None:
+            order = self.shop.orders.get(call.order)
+            is_current = order is not None and call.request.etag == CURRENT
+            etag = order.etag if order is not None and is_current else "stale"
+        own_key = key and f"{self.ids[NAMES[0]]} {key}"
+        return call.request._replace(payment_idempotency_key=own_key, etag=etag)
+
+    def etag(self, call: Call, request: Request) -> str | None:
+        """Return the service's etag for that of the model."""
+        had = self.etags.get(call.order, ["0", "1"])
+        if request.etag is None:
+            return None
+        if request.etag == "stale":
+            return had[-2] if len(had) > 1 else "ffff"
+        return had[-1]
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        return {name: self.system.orders.row(self.ids[name]) for name in self.shop.orders}
+
+    def is_so(self, shop: Shop) -> bool:
+        """Return whether rows, etags and refused events are those of ``shop``."""
+        return all(
+            by_model.order(row) == shop.orders[name]._replace(taken=0)
+            and (_etag(row) == self.etags[name][-1])
+            == (shop.orders[name].taken < len(self.etags[name]))
+            for name, row in self.rows().items()
+        ) and _without_order(self.on_record()) == _without_order(on_record.in_model(shop))
+
+    def on_record(self) -> dict[on_record.Digest, on_record.Entry]:
+        names = {order_id: name for name, order_id in self.ids.items()}
+        return on_record.in_table(self.system.records, names)
+
+    def check(self, before: dict[str, dict[str, Any]]) -> None:
+        """Check that all is as the model has it, after one call or change by hand."""
+        rows = self.rows()
+        for name, row in rows.items():
+            order, old = self.shop.orders[name], before[name]
+            assert by_model.order(row) == order._replace(taken=0)
+            if order.taken == len(self.etags[name]):
+                assert _etag(row) not in self.etags[name]
+                self.etags[name].append(_etag(row))
+            assert _etag(row) == self.etags[name][-1]
+            if _etag(row) == _etag(old):
+                assert row == old
+                continue
+            since, since_before = row["payment_status_since"], old["payment_status_since"]
+            assert (since != since_before) == (since_before is None or self.has_moved(name))
+        assert self.is_so(self.shop)
+        recorded, expected = self.on_record(), on_record.in_model(self.shop)
+        for key in recorded.keys() - self.recorded:
+            assert recorded[key] == expected[key]
+        self.recorded = set(recorded)
+
+    def has_moved(self, name: str) -> bool:
+        """Return whether the order has a new state, or by hand a new word, from its last event."""
+        last = [each for each in self.shop.history if each.order == name][-1]
+        if last.request == Request():
+            return last.before.payment_status != last.after.payment_status
+        return last.before.payment_state != last.after.payment_state
+
+    async def ledger(self) -> dict[str, list[tuple[object, ...]]]:
+        """Return the history of each order, as ``_ledger`` does."""
+        events = self.system.history.list_events
+        return {
+            name: [_event(each) for each in await events(self.ids[name], 1_000)]
+            for name in self.shop.orders
+        }
+
+    async def check_history(self) -> None:
+        assert await self.ledger() == _ledger(self.shop)
+
+    def check_money(self) -> None:
+        """Check that each word that tells of money is in the history, or among the refused."""
+        names = {order_id: name for name, order_id in self.ids.items()}
+        rows = self.system.records.execute(
+            "SELECT order_id, payment_status, payment_transaction_id FROM refused_payment_events"
+            " WHERE order_id = ANY(%(ids)s)"
+            " UNION SELECT order_id, payment_status_after, payment_transaction_id_after"
+            " FROM order_payment_events WHERE order_id = ANY(%(ids)s)",
+            {"ids": list(names)},
+        ).fetchall()
+        words = {(names[order_id], word) for order_id, word, _ in rows}
+        transactions = {(names[order_id], transaction) for order_id, _, transaction in rows}
+        for call in self.sent:
+            word, transaction = call.request.payment_status, call.request.payment_transaction_id
+            if (
+                word is not None
+                and call.order != MISSING
+                and call.request.etag is None
+                and _is_money(word)
+            ):
+                assert (call.order, word) in words
+                assert transaction is None or (call.order, transaction) in transactions
+
+
+def _without_order(entries: dict[on_record.Digest, on_record.Entry]) -> dict[object, object]:
+    """Leave out the order then: of calls at once, it may be that before another's write."""
+    return {key: entry._replace(found=None) for key, entry in entries.items()}
+
+
+def _is_money(word: str) -> bool:
+    meaning = RULES.words.get(plain(word))
+    return isinstance(meaning, Reversal) or meaning in SETTLED
+
+
+def _explains(shop: Shop, turns: tuple[Answered, ...]) -> bool:
+    """Tell whether ``shop`` gives the answers, in this order of the calls."""
+    for each in turns:
+        shop.guard = each.call.guard
+        if shop.update(each.call.order, each.request) != each.answer:
+            return False
+    return True
+
+
+def _etag(row: Mapping[str, Any]) -> str:
+    return f"{int(row['payment_version'] or 0):x}"
+
+
+def _ledger(shop: Shop) -> dict[str, list[tuple[object, ...]]]:
+    """Return what the history has of each order: what changes a payment, or has a key."""
+    return {
+        name: [
+            (_seen(each.before), _seen(each.after), *_kept(each.request))
+            for each in shop.history
+            if each.order == name and _is_in_history(each)
+        ]
+        for name in shop.orders
+    }
+
+
+def _is_in_history(taken: Taken) -> bool:
+    before, after = taken.before, taken.after
+    return taken.request.payment_idempotency_key is not None or any(
+        getattr(before, name) != getattr(after, name)
+        for name in (*PAYMENT_COLUMNS, *AMOUNTS, "payment_event_time", "payment_state")
+    )
+
+
+def _seen(order: Order) -> tuple[object, ...]:
+    return (order.payment_state, *(getattr(order, name) for name in PAYMENT_COLUMNS))
+
+
+def _kept(request: Request) -> tuple[object, ...]:
+    given = request.as_compared()
+    amounts = (getattr(given, name) for name in AMOUNTS)
+    return (
+        *(given.payment_idempotency_key, given.payment_event_time, given.currency),
+        *(request.override_reason, *amounts),
+    )
+
+
+def _event(event: PaymentEvent) -> tuple[object, ...]:
+    before, after = (
+        tuple(getattr(event, f"{name}_{when}") for name in PAYMENT_COLUMNS)
+        for when in ("before", "after")
+    )
+    return (
+        (State[PaymentState(event.payment_state_before or 0).name], *before),
+        (State[PaymentState(event.payment_state_after).name], *after),
+        event.idempotency_key or event.further_idempotency_key,
+        by_model.microseconds(event.payment_event_time),
+        *(event.currency, event.override_reason, event.captured_amount, event.refunded_amount),
+    )

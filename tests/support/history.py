@@ -1,6 +1,6 @@
 """The history of payments, read by plain SQL."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from persistence.database import Database
-from persistence.models import PAYMENT_COLUMNS
+from persistence.models import PAYMENT_COLUMNS, PaymentUpdate
 from tests.support import databases
 
 PAYMENT: Final = {
@@ -22,6 +22,11 @@ PAYMENT: Final = {
 }
 NOTHING: Final = dict.fromkeys(PAYMENT_COLUMNS)
 UNPAID: Final = NOTHING | {"payment_status": "pending"}
+
+
+def update(params: Mapping[str, Any]) -> PaymentUpdate:
+    """Return the update that sets ``params``, by column."""
+    return PaymentUpdate(**params)
 
 
 def connect(url: str) -> psycopg.Connection[Any]:

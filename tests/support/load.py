@@ -195,9 +195,10 @@ async def attempt(
 class Updates:
     """An endless sequence of updates to some orders; no two have the same values.
 
-    Each is identified by its ``payment_transaction_id``. Every second one has an idempotency
-    key. Unless ``all_good``, one in ten must be refused: half of these for an order that does not
-    exist, the others for a status transition that is not allowed.
+    Each is identified by its ``payment_transaction_id``, and belongs to a new attempt to pay the
+    order, whose status any open order takes. Every second one has an idempotency key. Unless
+    ``all_good``, one in ten must be refused: half of these for an order that does not exist, the
+    others for a status transition that is not allowed.
     """
 
     url: str
@@ -222,7 +223,7 @@ class Updates:
             order_id=order_id,
             payment_provider="stripe",
             payment_session_id=f"cs_{number}",
-            payment_status=("pending", "processing", "authorized")[number % 3],
+            payment_status=("pending", "requires_action", "created")[number % 3],
             payment_transaction_id=f"txn_{number}",
         )
         if keyed if keyed is not None else number % 2 == 0:

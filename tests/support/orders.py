@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
+from psycopg.types.numeric import IntLoader
 
 _numbers = itertools.count(1)
 
@@ -90,6 +91,7 @@ def _connection(url: str) -> psycopg.Connection[dict[str, Any]]:
         if len(_connections) == _MOST_CONNECTIONS:
             _connections.pop(next(iter(_connections))).close()
         connection = psycopg.connect(url, autocommit=True, row_factory=dict_row)
+        connection.adapters.register_loader("xid8", IntLoader)  # as asyncpg reads it
         connection.execute("SET timezone = 'UTC'")
         connection.execute("SET synchronous_commit = off")
         # The same statement returns other columns once a test has migrated.

@@ -1,0 +1,430 @@
+"""The UPDATE of a payment: all rules in one statement, assembled by PyPika.
+
+PostgreSQL checks the conditions again for a row that it has waited for, so that no other update
+comes between the check and the write. For that they are expressions on the target row.
+
+There is one text for each set of columns, and three kinds of it: a plain one; a rich one, with what
+few requests have (times, amounts, a currency, an etag, an override); and one for the second try,
+where the first has written nothing. With a text for each optional field there would be thousands,
+and a cache of prepared statements that never has the one that is needed.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from functools import cache
+from itertools import count
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from pypika import AliasedQuery, Case, Parameter, PostgreSQLQuery, Table
+from pypika.functions import Cast, Coalesce, NullIf
+from pypika.terms import Bracket, Criterion, ExistsCriterion, Interval, Term
+
+from persistence import dialect as pg
+from persistence import payment_terms
+from persistence.decision import LATE, Attempt
+from persistence.models import PAYMENT_COLUMNS, Order, PaymentUpdate
+from persistence.payment_states import (
+    CONTESTED,
+    SETTLED,
+    UNPAID,
+    PaymentState,
+    normalized,
+)
+
+# Any, because PyPika types its builders as those of no dialect.
+_Builder: TypeAlias = Any
+
+_orders = Table("orders")
+
+LOCK_TIMEOUT: Final = "10ms"
+"""How long an update with a ``lock_timeout`` waits for a lock."""
+
+_SECOND: Final = timedelta(seconds=1)
+
+
+class Shape(NamedTuple):
+    """Which of the statements it is."""
+
+    columns: tuple[str, ...]
+    """The payment columns that it sets, in the order of ``PAYMENT_COLUMNS``."""
+    is_rich: bool
+    is_scoped: bool
+    has_fixed_state: bool = False
+    """Whether it sets a status whose state does not depend on that of the order."""
+    is_second: bool = False
+    """Whether it is a second try, which is rich: it knows all words, and the earlier uses of keys,
+    and returns the order also where it writes nothing."""
+
+
+class Rules(NamedTuple):
+    """What the statement checks and derives from the state of the order."""
+
+    refusals: bytes
+    """The table of ``decision.refusals``."""
+    targets: PaymentState | bytes | None
+    """The fixed state, or the table of ``decision.targets``; None without a status."""
+    is_reversal: bool
+    version: int | None
+    """The ``payment_version`` that the order must have, 0 for none; None for any."""
+    second: "Second | None" = None
+
+
+class Second(NamedTuple):
+    """What only a second try has."""
+
+    states: str
+    """JSON of all known words, normalized, and the numbers of their states."""
+    may_be_first_use: bool
+    """Of its key: the first try has not found that the key is used."""
+    is_further_use: bool
+    """Of its key: an earlier event of the order has it, and is not the same request."""
+
+
+class Recorded(NamedTuple):
+    """What the history keeps of the request besides the payment."""
+
+    request_id: str
+    caller: str
+    digest: str | None
+    """Of a request with a key."""
+    details: str
+    """JSON of the columns of the history that have their values as the request has them."""
+
+
+def arguments(
+    shape: Shape,
+    update: PaymentUpdate,
+    rules: Rules,
+    recorded: Recorded,
+    scope: Sequence[object],
+) -> list[object]:
+    """Return the values of the parameters of ``statement(shape)``, without the first, the id."""
+    values: list[object] = [recorded.request_id, recorded.caller]
+    values += [value for value in update[: len(PAYMENT_COLUMNS)] if value is not None]
+    values.append(rules.refusals)
+    if rules.targets is not None:
+        values.append(rules.targets)
+    if update.payment_provider is not None:
+        values.append(normalized(update.payment_provider))
+    if recorded.digest is not None:
+        values.append(recorded.digest)
+    if shape.is_rich:
+        if rules.targets is not None:
+            values += [update.payment_event_time, rules.is_reversal]
+        values += [
+            _late_limit(update.payment_event_time),
+            rules.is_reversal or update.override_reason is not None,
+            update.captured_amount,
+            update.refunded_amount,
+            update.currency,
+            rules.version,
+            recorded.details,
+        ]
+    if rules.second is not None:
+        values.append(rules.second.states)
+        if recorded.digest is not None:
+            values += [rules.second.may_be_first_use, rules.second.is_further_use]
+    return [*values, *scope]
+
+
+def _late_limit(time: datetime | None) -> datetime | None:
+    """Return the first of the times of an order before which ``time`` is late."""
+    return None if time is None else time.replace(microsecond=0) + _SECOND
+
+
+@cache
+def statement(shape: Shape, *, lock_timeout: bool = False) -> str:
+    """Return ``UPDATE orders SET … WHERE id = $1 … RETURNING …``.
+
+    The row has the fields of ``Order``. No row is returned, and nothing is written, when there is
+    no such order, when the rules refuse the update, when its state is null and its word is not
+    "pending", when another version is expected, when the currency is another, or when the key was
+    used for the same request. When it was used for another one, and the order has a later key, the
+    statement fails, by a unique index.
+
+    The row of a second try has, in the end, whether it was written; if not, it is the order as it
+    stands. A null state and a later key do not keep it from writing.
+
+    With a ``lock_timeout``, it fails when it has to wait for a lock for ``LOCK_TIMEOUT``.
+
+    Raises ValueError when it would set nothing, or what is no payment column.
+    """
+    if list(shape.columns) != [name for name in PAYMENT_COLUMNS if name in shape.columns]:
+        raise ValueError(f"expected some of {PAYMENT_COLUMNS}, in order, got {shape.columns}")
+    if not shape.columns and not shape.is_rich:
+        raise ValueError("expected at least one payment column")
+    return _Statement(shape).sql(lock_timeout=lock_timeout)
+
+
+class _Statement:
+    """The terms of one text. The names of conditions and values are those of ``decision``."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        parameter = map(Parameter, (f"${number}" for number in count(1)))
+        self.order_id, self.request_id, self.caller = (next(parameter) for _ in range(3))
+        # A cast, because one parameter in SET and in a comparison would have two types.
+        self.values = {name: Cast(next(parameter), "VARCHAR") for name in shape.columns}
+        self.refusals = Cast(next(parameter), "BYTEA")
+        self.targets: Any = None
+        if "payment_status" in self.values:
+            kind = "SMALLINT" if shape.has_fixed_state else "BYTEA"
+            self.targets = Cast(next(parameter), kind)
+        # Normalized here and not in SQL, where it would be done anew for each use.
+        self.provider = (
+            Cast(next(parameter), "VARCHAR") if "payment_provider" in self.values else None
+        )
+        self.digest = (
+            Cast(next(parameter), "TEXT") if "payment_idempotency_key" in self.values else None
+        )
+        has_status = self.targets is not None
+        self.rich = _Rich(parameter, has_status=has_status) if shape.is_rich else None
+        self.second = None
+        if shape.is_second:
+            self.second = _Second(parameter, has_key=self.digest is not None)
+        self.storefronts = next(parameter)
+        self.now = self._now()
+        self.new: Any = self.targets
+        if self.targets is not None and not shape.has_fixed_state:
+            fixed = NullIf(pg.get_byte(self.targets, self.now), 0)
+            self.new = Coalesce(fixed, _orders.contested_from, PaymentState.PAID.value)
+
+    def sql(self, *, lock_timeout: bool) -> str:
+        query: _Builder = PostgreSQLQuery.update(_orders)
+        for column, value in self._assignments():
+            query = query.set(column, value)
+        for condition in self._conditions():
+            query = query.where(condition)
+        if lock_timeout:
+            query = query.where(_set_local("lock_timeout", LOCK_TIMEOUT))
+        update = query.returning(*(_orders[name] for name in Order._fields))
+        return str(update) if self.second is None else self._or_present_order(update)
+
+    def _or_present_order(self, update: _Builder) -> str:
+        """Return ``update`` and, for when it writes nothing, the SELECT of the order."""
+        name = "written"
+        written = AliasedQuery(name)
+        rows: _Builder = PostgreSQLQuery.from_(written)
+        rows = rows.select(*(written.field(each) for each in Order._fields), True)
+        present: _Builder = PostgreSQLQuery.from_(_orders)
+        present = present.select(*(_orders[each] for each in Order._fields), False)
+        present = present.where(_orders.id == self.order_id)
+        if self.shape.is_scoped:
+            present = present.where(_orders.storefront_id == pg.any_(self.storefronts))
+        nothing = ExistsCriterion(PostgreSQLQuery.from_(written).select(written.id)).negate()
+        # PyPika puts a WITH into the first SELECT of a UNION, where it cannot write.
+        return f"WITH {name} AS ({update}) {rows.union_all(present.where(nothing))}"
+
+    # What the update is about.
+
+    def _now(self) -> Term:
+        """Return the state of the order; null where it is to be derived from another word."""
+        if self.second is not None:
+            return Coalesce(
+                _orders.payment_state,
+                self.second.state_of(_orders.payment_status),
+                PaymentState.UNKNOWN.value,
+            )
+        is_new = _orders.payment_status == UNPAID
+        derived = Case().when(is_new, PaymentState.PENDING.value)
+        return Coalesce(_orders.payment_state, derived)
+
+    # Each operator and function is prepared for each execution: the terms have few of them.
+
+    def _is_other_provider(self) -> Any:
+        """Return whether the provider is another one, null for an order without; else None."""
+        if self.provider is None:
+            return None
+        return payment_terms.normalized(_orders.payment_provider) != self.provider
+
+    def _attempt(self) -> Any:
+        """Return the number of the attempt; None where only the order's own can be meant."""
+        case, known = Case(), []
+        if (other := self._is_other_provider()) is not None:
+            case = case.when(other, Attempt.OTHER.value)
+        for name, stale in (
+            ("payment_intent_id", _orders.payment_intent_stale),
+            ("payment_session_id", _orders.payment_session_stale),
+        ):
+            if (given := self.values.get(name)) is not None:
+                of_equal = Case().when(stale, Attempt.OTHER.value).else_(Attempt.OWN.value)
+                case = case.when(_orders[name] == given, of_equal)
+                is_known = _orders[name].notnull()
+                case = case.when(is_known & stale.negate(), Attempt.OTHER.value)
+                known.append(is_known)  # a stale one, from which the given one differs
+        if known:
+            case = case.when(Criterion.any(known), Attempt.UNKNOWN.value)
+        return case.else_(Attempt.OWN.value) if case._cases else None
+
+    def _is_other(self) -> Any:
+        attempt = self._attempt()
+        return None if attempt is None else attempt == Attempt.OTHER.value
+
+    # SET
+
+    def _assignments(self) -> Iterator[tuple[Term, Any]]:
+        for name, value in self.values.items():
+            if name == "payment_provider":
+                is_equal = payment_terms.normalized(_orders[name]) == self.provider
+                yield _orders[name], Case().when(is_equal, _orders[name]).else_(value)
+            else:
+                yield _orders[name], value
+        yield _orders.payment_version, pg.pg_current_xact_id()
+        yield from self._stale()
+        if self.new is None:
+            yield _orders.payment_state, self.now
+            since: Term = Coalesce(_orders.payment_status_since, pg.clock_timestamp())
+        else:
+            yield _orders.payment_state, self.new
+            yield _orders.contested_from, self._contested_from()
+            yield _orders.payment_event_time, self._event_time()
+            is_kept = _orders.payment_status_since.notnull() & (self.new == self.now)
+            since = Case().when(is_kept, _orders.payment_status_since).else_(pg.clock_timestamp())
+        yield _orders.payment_status_since, since
+        if self.rich is not None:
+            for column in (_orders.captured_amount, _orders.refunded_amount):
+                yield column, self.rich.amount(column)
+        # clock_timestamp(), because now() is the start of the transaction: after a wait for a row
+        # lock, it would write an earlier time over a later one. greatest(), because clocks step
+        # back.
+        later = _orders.updated_at + Interval(microseconds=1)
+        yield _orders.updated_at, pg.greatest(pg.clock_timestamp(), later)
+
+    def _stale(self) -> Iterator[tuple[Term, Any]]:
+        """Yield what becomes of the ids that another attempt leaves in the order."""
+        session, intent = _orders.payment_session_stale, _orders.payment_intent_stale
+        if "payment_session_id" in self.values:
+            yield session, False
+        elif (other := self._is_other_provider()) is not None:
+            yield session, _either(session, other & _orders.payment_session_id.notnull())
+        if "payment_intent_id" in self.values:
+            yield intent, False
+        elif (is_other := self._is_other()) is not None:
+            yield intent, _either(intent, is_other & _orders.payment_intent_id.notnull())
+
+    def _contested_from(self) -> Term | None:
+        if self.shape.has_fixed_state:
+            return None
+        contested = sorted(CONTESTED)
+        before = (
+            Case()
+            .when(self.now.isin(contested), _orders.contested_from)
+            .when(self.now >= min(SETTLED), self.now)
+            .else_(PaymentState.PAID.value)
+        )
+        return Case().when(self.new.isin(contested), before)
+
+    def _event_time(self) -> Term:
+        current = _orders.payment_event_time
+        is_moved = self.new != self.now
+        if (is_other := self._is_other()) is not None:
+            is_moved |= Bracket(is_other & (self.now < min(SETTLED)))
+        if self.rich is None:
+            return Case().when(current.notnull() & Bracket(is_moved).negate(), current)
+        time, is_reversal = self.rich.event_time, self.rich.is_reversal
+        is_moved |= Bracket(is_reversal & time.notnull())
+        # A plain PAID keeps no time: pollers report it with their own clock, and nothing that it
+        # follows can be taken for what follows it.
+        is_kept = time.notnull() & Bracket((self.new != PaymentState.PAID.value) | is_reversal)
+        moved = Case().when(is_kept, pg.greatest(time, current))
+        return Case().when(is_moved, moved).else_(current)
+
+    # WHERE
+
+    def _conditions(self) -> Iterator[Criterion]:
+        yield _orders.id == self.order_id
+        attempt: Any = self._attempt() or 0
+        if self.rich is not None:
+            attempt = attempt + self.rich.lateness
+        # Bits are numbered from the lowest of the first byte: 8 for each state.
+        yield pg.get_bit(self.refusals, self.now * 8 + attempt) == 0
+        if self.rich is not None:
+            yield from self.rich.conditions()
+        if self.digest is not None:
+            yield from self._key_conditions(self.digest)
+        if self.shape.is_scoped:
+            yield _orders.storefront_id == pg.any_(self.storefronts)
+        yield _set_local("listings.request_id", self.request_id)
+        yield _set_local("listings.caller", self.caller)
+
+    def _key_conditions(self, digest: Term) -> Iterator[Criterion]:
+        """Yield that the request is none that was made with this key before.
+
+        The unique indexes of the history refuse it, too, but with an error, for which a whole batch
+        is rolled back. Where the order has the key already, the request is a repetition of the
+        first one, or another event.
+        """
+        key = self.values["payment_idempotency_key"]
+        is_first: Any = pg.is_distinct_from(_orders.payment_idempotency_key, key)
+        # A function, since PostgreSQL would prepare a subquery for each execution.
+        is_further: Any = pg.is_other_payment_request(self.order_id, key, digest)
+        if self.second is not None:
+            is_first &= self.second.may_be_first_use
+            is_further = Bracket(self.second.is_further_use | is_further)
+            yield _set_local("listings.further_use", Case().when(is_further, "on").else_("off"))
+        yield Bracket(Bracket(is_first) | is_further)
+        yield _set_local("listings.request_digest", digest)
+
+
+class _Rich:
+    """The terms of what only the rich statements have."""
+
+    def __init__(self, parameter: Iterator[Parameter], *, has_status: bool) -> None:
+        def typed(name: str) -> Term:
+            return Cast(next(parameter), name)
+
+        if has_status:
+            self.event_time = typed("TIMESTAMPTZ")
+            self.is_reversal: Any = typed("BOOLEAN")
+        self._late_limit = typed("TIMESTAMPTZ")
+        self._sets_amounts: Any = typed("BOOLEAN")
+        self._amounts = {name: typed("BIGINT") for name in ("captured_amount", "refunded_amount")}
+        self._currency = typed("VARCHAR")
+        self._version = typed("XID8")
+        self._details = typed("TEXT")
+
+    @property
+    def lateness(self) -> Term:
+        is_late = _orders.payment_event_time >= self._late_limit
+        return Case().when(is_late, LATE).else_(0)
+
+    def amount(self, column: Any) -> Term:
+        """Return what becomes of a total: it grows, or a reversal or an override sets it."""
+        given = self._amounts[column.name]
+        is_set = self._sets_amounts & given.notnull()
+        return Case().when(is_set, given).else_(pg.greatest(column, given))
+
+    def conditions(self) -> Iterator[Criterion]:
+        yield Bracket(self._currency.isnull() | (_orders.currency == self._currency))
+        version = Coalesce(_orders.payment_version, Cast("0", "XID8"))
+        yield Bracket(self._version.isnull() | (version == self._version))
+        yield _set_local("listings.request_details", self._details)
+
+
+class _Second:
+    """The terms of what only a second try has."""
+
+    def __init__(self, parameter: Iterator[Parameter], *, has_key: bool) -> None:
+        self._states = Cast(next(parameter), "JSONB")
+        if has_key:
+            self.may_be_first_use: Any = Cast(next(parameter), "BOOLEAN")
+            self.is_further_use: Any = Cast(next(parameter), "BOOLEAN")
+
+    def state_of(self, word: Term) -> Term:
+        """Return the state that a word stands for, null for one that is not known."""
+        state = pg.jsonb_object_field_text(self._states, payment_terms.normalized(word))
+        return Cast(state, "INTEGER")
+
+
+def _either(first: Any, second: Criterion) -> Term:
+    """Return ``first OR second``, and false where that is null."""
+    return Case().when(first | Bracket(second), True).else_(False)
+
+
+def _set_local(setting: str, value: Term | str) -> Criterion:
+    """Return a condition that is always true, and sets ``setting`` as ``SET LOCAL`` does.
+
+    The trigger that writes the history reads the settings in ``listings``. A statement of its own
+    would take a second round trip.
+    """
+    return pg.set_config(setting, value, True).isnotnull()
