@@ -6,7 +6,7 @@ from enum import Flag, auto
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from connectrpc.codec import Codec, proto_binary_codec
+from connectrpc.codec import Codec
 from connectrpc.interceptor import Interceptor
 from connectrpc.server import ConnectASGIApplication
 from starlette.applications import Starlette
@@ -16,6 +16,9 @@ from starlette.routing import Mount, Route
 from persistence.database import Database
 from persistence.history import PaymentHistory
 from persistence.orders import OrderRepository
+from persistence.payment_updates import Guard
+from persistence.refused_event_log import RefusedEventLog
+from persistence.status_words import StatusWords
 from persistence.watch import ChangeFeed
 from server.auth.claims import ClaimNames
 from server.auth.jwt import KeyProvider, TokenVerifier
@@ -24,6 +27,7 @@ from server.gen.grpc_health.v1.health_connect import Health, HealthASGIApplicati
 from server.gen.listings.v1.orders_connect import OrderService, OrderServiceASGIApplication
 from server.observability.metrics import Metrics
 from server.observability.outcomes import UpdateOutcomes
+from server.rpc.binary_codec import BinaryCodec
 from server.rpc.cors import cors
 from server.rpc.errors import writing_paths
 from server.rpc.fast_path import FastPath, create_fast_path
@@ -32,13 +36,14 @@ from server.rpc.health import HealthHandler, HealthPages, Readiness
 from server.rpc.index_page import index_page
 from server.rpc.interceptors.access_log import AccessLog, bind_request
 from server.rpc.interceptors.authorization import AuthorizationInterceptor
-from server.rpc.interceptors.compression import CompressionInterceptor
 from server.rpc.interceptors.deadline import DeadlineInterceptor
 from server.rpc.interceptors.errors import ErrorInterceptor
+from server.rpc.interceptors.field_permissions import field_permissions
 from server.rpc.interceptors.request_hooks import RequestHooksInterceptor
 from server.rpc.interceptors.request_id import RequestIdInterceptor
 from server.rpc.interceptors.shutdown import ShutdownInterceptor
 from server.rpc.interceptors.token_expiry import TokenExpiryInterceptor
+from server.rpc.interceptors.unread import UnreadInterceptor
 from server.rpc.interceptors.validation import validate
 from server.rpc.json_codec import StrictJSONCodec
 from server.rpc.load_shedding import (
@@ -85,19 +90,23 @@ def create_app(  # noqa: PLR0913 - its parts
     feed: ChangeFeed,
     readiness: Readiness,
     *,
+    words: StatusWords | None = None,
     processes: int = 1,
     keys: KeyProvider | None = None,
     telemetry: "Telemetry | None" = None,
 ) -> Application:
     """Return the service, on parts that its caller opens and closes.
 
+    ``words`` are what payment statuses mean, those of ``StatusWords.builtin`` by default.
     ``processes`` is how many serve this database on this machine. Without ``keys``, every caller
     has every permission.
     """
     metrics = Metrics()
     access_log = AccessLog(metrics, settings.log_sample, _LOGGED, quiet="grpc.")
     verifier = None if keys is None else _verifier(settings, keys)
-    authorization = AuthorizationInterceptor(required_permissions(), settings.public, verifier)
+    permissions = required_permissions()
+    authorization = AuthorizationInterceptor(permissions, settings.public, verifier)
+    check_fields = field_permissions(permissions, OrderService.desc())
     traced: list[tuple[Interceptor, _Services]] = []
     if telemetry is not None:
         traced = [
@@ -111,7 +120,10 @@ def create_app(  # noqa: PLR0913 - its parts
     # others wrap the method, the first of them outermost.
     chain: list[tuple[Interceptor, _Services]] = [
         (access_log, _Services.ALL),  # ends last, and logs the error that the caller gets
-        (CompressionInterceptor(), _Services.ALL),  # changes an error, which the log is to have
+        (
+            UnreadInterceptor(settings.max_request_bytes),
+            _Services.ALL,
+        ),  # changes an error, which the log is to have
         (
             RequestIdInterceptor(),
             _Services.ORDERS,
@@ -125,13 +137,13 @@ def create_app(  # noqa: PLR0913 - its parts
         (TokenExpiryInterceptor(settings.jwt_leeway), _Services.ALL),
         (ShutdownInterceptor(readiness.stopping), _Services.REFLECTION),
         # Masks a request in the log first: a violation of a rule is logged, too.
-        (RequestHooksInterceptor(bind_request, validate), _Services.ORDERS),
+        (RequestHooksInterceptor(bind_request, check_fields, validate), _Services.ORDERS),
         (
             DeadlineInterceptor(settings.statement_timeout),
             _Services.ORDERS,
         ),  # the method's time alone
     ]
-    codecs: list[Codec[Any, Any]] = [proto_binary_codec(), StrictJSONCodec()]
+    codecs: list[Codec[Any, Any]] = [BinaryCodec(), StrictJSONCodec()]
 
     def serve(
         application: Callable[..., ConnectASGIApplication[Any]], handler: object, service: _Services
@@ -145,13 +157,15 @@ def create_app(  # noqa: PLR0913 - its parts
 
     repository = OrderRepository(
         database,
-        guard_status=settings.status_guard,
+        words=words,
+        guard=Guard(settings.status_guard),
         processes=processes,
         batch_span=nullcontext if telemetry is None else telemetry.batch_span,
         committed=feed.notify,
     )
-    outcomes = UpdateOutcomes(metrics.updates)
-    handler = OrderHandler(repository, PaymentHistory(database), feed, outcomes)
+    outcomes = UpdateOutcomes(metrics.updates, metrics.refused_events)
+    history, refused = PaymentHistory(database, words), RefusedEventLog(database)
+    handler = OrderHandler(repository, history, refused, feed, outcomes)
     orders = serve(OrderServiceASGIApplication, handler, _Services.ORDERS)
     others = [
         serve(HealthASGIApplication, HealthHandler(readiness), _Services.HEALTH),

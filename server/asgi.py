@@ -32,6 +32,7 @@ from server.process.configuration import configure
 from server.process.database import served_url
 from server.process.hosted import Hosted, needs_loopback
 from server.process.parts import open_application
+from server.process.status_words import read_status_words
 from server.settings import Settings, SettingsError, variable
 
 _STATE: Final = "listings"
@@ -65,6 +66,7 @@ async def _lifespan(_router: object) -> AsyncIterator[Mapping[str, Any]]:
             settings = configure()
             _log_differences(settings)
             telemetry.wanted()
+            words = read_status_words(settings)
             keys = JwksClient.from_settings(settings)
             # In a thread: it blocks while PostgreSQL starts, and while the database is migrated.
             url = await asyncio.to_thread(stack.enter_context, served_url(settings))
@@ -73,7 +75,7 @@ async def _lifespan(_router: object) -> AsyncIterator[Mapping[str, Any]]:
             raise error.with_traceback(None) from None
         # The server has one process, unless LISTINGS_WORKERS says how many.
         processes = settings.workers or 1
-        async with open_application(settings, url, keys, processes=processes) as opened:
+        async with open_application(settings, url, keys, words, processes=processes) as opened:
             application = Hosted(opened.application.asgi, loopback_only=needs_loopback(settings))
             ticking = asyncio.create_task(_every_second(opened.every_second))
             try:

@@ -105,9 +105,15 @@ class Settings(BaseSettings):
         description="processes; by default 1 with the embedded PostgreSQL, else one a core",
     )
     shutdown_timeout: _Seconds = Field(30.0, description="limit for calls in flight at shutdown")
-    status_guard: bool = Field(
-        True,
-        description="reject late events that would replace a settled payment status; on or off",
+    status_guard: Literal["on", "shadow", "off"] = Field(
+        "on",
+        description="refuse events that would overwrite a payment; shadow: write and record them",
+    )
+    payment_statuses: Path | None = Field(
+        None, description="TOML file of the shop's own words for payment statuses"
+    )
+    refused_retention: int = Field(
+        400, ge=1, le=36_500, description="days that refused events are kept, for `refused purge`"
     )
     tls_cert: Path | None = Field(
         None, description="PEM file of the server's certificate and its intermediates; with it, TLS"
@@ -128,6 +134,14 @@ class Settings(BaseSettings):
     max_request_bytes: int = Field(
         64 * 1024, ge=1024, le=4 * 1024 * 1024, description="largest request, decompressed"
     )
+
+    @field_validator("status_guard", mode="before")
+    @classmethod
+    def _read_switch(cls, text: object) -> object:
+        """Take what a switch takes, too: the setting was one."""
+        given = text.lower() if isinstance(text, str) else text
+        switches = {"true": "on", "yes": "on", "1": "on", "false": "off", "no": "off", "0": "off"}
+        return switches.get(given, given) if isinstance(given, str) else given
 
     @field_validator("public", "cors_origins", mode="before")
     @classmethod

@@ -61,6 +61,13 @@ class Metrics:
             ["outcome"],
             registry=self._registry,
         )
+        self.refused_events = Counter(
+            "listings_refused_payment_events",
+            "Payment events on record as refused, by reason, and whether they were written "
+            "because the guard is in shadow mode.",
+            ["reason", "written"],
+            registry=self._registry,
+        )
 
     def gauge(self, name: str, documentation: str, read: Callable[[], float]) -> None:
         """Export the value of ``read`` as a gauge; for several workers, the sum of theirs."""

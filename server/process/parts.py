@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from persistence.history import PaymentHistory
+from persistence.session_names import session_name
+from persistence.status_words import StatusWords
 from persistence.watch import ChangeFeed
 from server.app import Application, create_app
 from server.auth.jwks_client import JwksClient
@@ -48,11 +50,17 @@ class Opened:
 
 @asynccontextmanager
 async def open_application(
-    settings: Settings, database_url: str, keys: JwksClient | None, *, processes: int
+    settings: Settings,
+    database_url: str,
+    keys: JwksClient | None,
+    words: StatusWords,
+    *,
+    processes: int,
 ) -> AsyncIterator[Opened]:
     """Open the pool, the watch feed, the keys, the readiness probe and telemetry until the exit.
 
-    ``database_url`` is that of the service, ``processes`` how many serve it on this machine.
+    ``database_url`` is that of the service, ``words`` are what payment statuses mean, and
+    ``processes`` is how many serve the database on this machine.
     Without ``keys``, callers need no token. The database need not be reachable: a process that is
     replaced while it is away serves once it is back. Raises InvalidDatabaseURL, or SettingsError
     when telemetry cannot be set up.
@@ -60,10 +68,14 @@ async def open_application(
     readiness = Readiness(database_url)
     database = pool(settings, database_url, eager=False)
     direct = settings.direct_database_url
+    feed_url = direct.get_secret_value() if direct else database_url
+    # Of a session through PgBouncer in transaction mode, the name would outlive the process.
+    is_named = direct is not None or settings.prepared_statements
     feed = ChangeFeed(
-        PaymentHistory(database),
-        direct.get_secret_value() if direct else database_url,
+        PaymentHistory(database, words),
+        feed_url,
         connect_timeout=settings.connect_timeout,
+        name=session_name(feed_url, words.digest) if is_named else None,
     )
     if keys is not None:
         readiness.faults.append(lambda: keys.fault)
@@ -84,6 +96,7 @@ async def open_application(
             database,
             feed,
             readiness,
+            words=words,
             processes=processes,
             keys=keys,
             telemetry=sender,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import uvloop
 
+from persistence.status_words import StatusWords
 from server.auth.jwks_client import JwksClient
 from server.http import Limits, Server
 from server.process import garbage
@@ -26,6 +27,7 @@ class Setup(NamedTuple):
     database_url: str
     tls: TLS | None
     keys: JwksClient | None
+    words: StatusWords
 
 
 def run(
@@ -56,7 +58,7 @@ async def serve(
     ``ready`` is called once connections are accepted. ``parent_pipe``, for a process that shares
     its listener with a parent, is the read end of a pipe: at end of file this process stops, too.
     """
-    settings, database_url, tls, keys = setup
+    settings, database_url, tls, keys, words = setup
     # A request of the largest size may arrive before the one ahead of it is answered.
     limits = Limits(max_read_ahead=Limits().max_read_ahead + settings.max_request_bytes)
     reloadable = [each for each in (tls, keys) if each is not None]
@@ -73,7 +75,7 @@ async def serve(
 
     try:
         async with open_application(
-            settings, database_url, keys, processes=settings.worker_count
+            settings, database_url, keys, words, processes=settings.worker_count
         ) as opened:
             application = opened.application
             server = Server(

@@ -1,7 +1,7 @@
 """The start of ``listings serve``: what can be refused at once is checked before the database.
 
-The order is: telemetry, files of certificates and keys, the address, the database. Connections that
-clients make before the database is ready wait in the listener's queue.
+The order is: telemetry, words of payment statuses, files of certificates and keys, the address, the
+database. Connections that clients make before the database is ready wait in the listener's queue.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from server.observability import telemetry
 from server.process import garbage
 from server.process.certificates import TLS
 from server.process.database import served_url
+from server.process.status_words import read_status_words
 from server.process.supervisor import serve_with_workers, shared_metrics
 from server.settings import Settings
 
@@ -30,6 +31,7 @@ def start(settings: Settings, announce: Callable[[str, TLS | None], object]) -> 
     telemetry.wanted()
     # Read once for all processes: a worker that is replaced does not depend on the files any more.
     tls, keys = TLS.from_settings(settings), JwksClient.from_settings(settings)
+    words = read_status_words(settings)
     listeners = listen(settings.host, settings.port, settings.worker_count)
     if warning := check_bind_policy(settings, listeners[0]):
         structlog.get_logger().warning(warning)
@@ -40,7 +42,7 @@ def start(settings: Settings, announce: Callable[[str, TLS | None], object]) -> 
         from server.process.run import Setup, run
 
         url = stack.enter_context(served_url(settings))
-        setup = Setup(settings, url, tls, keys)
+        setup = Setup(settings, url, tls, keys, words)
         if len(listeners) == 1:
             run(setup, listeners[0], ready)
         else:

@@ -1,13 +1,59 @@
 """Records of the database as protobuf messages."""
 
-from typing import Literal
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from protobuf.wkt import Timestamp
 
-from persistence.models import PAYMENT_COLUMNS
+from persistence.models import PAYMENT_COLUMNS, PaymentUpdate, etag_of
 from persistence.models import Order as OrderRecord
+from persistence.models import OrderPayment as PaymentRecord
 from persistence.models import PaymentEvent as EventRecord
-from server.gen.listings.v1.orders_pb import Order, OrderPaymentEvent, PaymentState
+from persistence.models import RefusedEvent as RefusedRecord
+from server.gen.listings.v1.orders_pb import (
+    Order,
+    OrderPayment,
+    OrderPaymentEvent,
+    PaymentState,
+    RefusedPaymentEvent,
+    UpdateOrderPaymentRequest,
+)
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def payment_update(request: UpdateOrderPaymentRequest) -> PaymentUpdate:
+    """Return what ``request`` sets. Fields have the same names here as there."""
+    time, has = request.payment_event_time, request.has_field
+    # A field of a text that is not set reads as empty; the rules in the proto refuse one that is
+    # set to an empty value. Zero is an amount.
+    return PaymentUpdate(
+        payment_provider=request.payment_provider or None,
+        payment_session_id=request.payment_session_id or None,
+        payment_intent_id=request.payment_intent_id or None,
+        payment_idempotency_key=request.payment_idempotency_key or None,
+        payment_status=request.payment_status or None,
+        payment_transaction_id=request.payment_transaction_id or None,
+        captured_amount=request.captured_amount if has("captured_amount") else None,
+        refunded_amount=request.refunded_amount if has("refunded_amount") else None,
+        payment_event_time=None if time is None else datetime_from(time),
+        currency=request.currency.upper() or None,
+        etag=request.etag or None,
+        override_reason=request.override_reason or None,
+    )
+
+
+def datetime_from(timestamp: Timestamp, *, round_up: bool = False) -> datetime:
+    """Return ``timestamp`` in microseconds, the resolution of PostgreSQL's times: rounded down.
+
+    Raises OverflowError past the year 9999, which a timestamp may be by rounding.
+    """
+    nanos = -(-timestamp.nanos // 1_000) if round_up else timestamp.nanos // 1_000
+    return _EPOCH + timedelta(microseconds=timestamp.seconds * 1_000_000 + nanos)
+
+
+def _timestamp(time: datetime | None) -> Timestamp | None:
+    return None if time is None else Timestamp.from_datetime(time)
 
 
 def order_message(order: OrderRecord) -> Order:
@@ -32,6 +78,12 @@ def order_message(order: OrderRecord) -> Order:
         payment_intent_id=order.payment_intent_id,
         payment_idempotency_key=order.payment_idempotency_key,
         payment_transaction_id=order.payment_transaction_id,
+        payment_state=Order.PaymentState(order.payment_state),
+        payment_event_time=_timestamp(order.payment_event_time),
+        payment_status_since=_timestamp(order.payment_status_since),
+        captured_amount=order.captured_amount,
+        refunded_amount=order.refunded_amount,
+        etag=etag_of(order),
     )
 
 
@@ -41,14 +93,67 @@ def event_message(event: EventRecord) -> OrderPaymentEvent:
         id=event.id,
         order_id=event.order_id,
         created_at=Timestamp.from_datetime(event.created_at),
-        before=_state(event, "before"),
-        after=_state(event, "after"),
-        payment_idempotency_key=event.idempotency_key,
+        before=_payment_state(event, "{}_before"),
+        after=_payment_state(event, "{}_after"),
+        payment_idempotency_key=event.idempotency_key or event.further_idempotency_key,
         caller=event.caller,
         request_id=event.request_id,
         database_role=event.database_role,
+        payment_event_time=_timestamp(event.payment_event_time),
+        override_reason=event.override_reason,
+        captured_amount=event.captured_amount,
+        refunded_amount=event.refunded_amount,
+        state_before=Order.PaymentState(event.payment_state_before or 0),
+        state_after=Order.PaymentState(event.payment_state_after),
+        storefront_id=event.storefront_id,
+        currency=event.currency,
     )
 
 
-def _state(event: EventRecord, when: Literal["before", "after"]) -> PaymentState:
-    return PaymentState(**{name: getattr(event, f"{name}_{when}") for name in PAYMENT_COLUMNS})
+def payment_message(payment: PaymentRecord) -> OrderPayment:
+    """Return ``payment`` as a message."""
+    return OrderPayment(
+        payment_provider=payment.payment_provider,
+        payment_session_ids=list(payment.payment_session_ids),
+        payment_intent_ids=list(payment.payment_intent_ids),
+        payment_transaction_ids=list(payment.payment_transaction_ids),
+        payment_status=payment.payment_status,
+        payment_state=Order.PaymentState(payment.payment_state or 0),
+        first_event_at=Timestamp.from_datetime(payment.first_event_at),
+        last_event_at=Timestamp.from_datetime(payment.last_event_at),
+        captured_amount=payment.captured_amount,
+        refunded_amount=payment.refunded_amount,
+        current=payment.is_current,
+        taken_events=payment.taken_events,
+        refused_events=payment.refused_events,
+    )
+
+
+def refused_event_message(event: RefusedRecord) -> RefusedPaymentEvent:
+    """Return ``event`` as a message."""
+    return RefusedPaymentEvent(
+        id=event.id,
+        order_id=event.order_id,
+        storefront_id=event.storefront_id,
+        reason=event.reason,
+        first_refused_at=Timestamp.from_datetime(event.first_refused_at),
+        last_refused_at=Timestamp.from_datetime(event.last_refused_at),
+        times=event.times,
+        requested=_payment_state(event, "{}"),
+        requested_state=Order.PaymentState(event.requested_state or 0),
+        payment_event_time=_timestamp(event.payment_event_time),
+        captured_amount=event.captured_amount,
+        refunded_amount=event.refunded_amount,
+        currency=event.currency,
+        order_payment=_payment_state(event, "order_{}"),
+        order_payment_state=Order.PaymentState(event.order_payment_state or 0),
+        order_payment_event_time=_timestamp(event.order_payment_event_time),
+        request_id=event.request_id,
+        caller=event.caller,
+        written=event.written,
+    )
+
+
+def _payment_state(record: EventRecord | RefusedRecord, naming: str) -> PaymentState:
+    """Return the payment in those fields of ``record`` that are named as ``naming`` has it."""
+    return PaymentState(**{name: getattr(record, naming.format(name)) for name in PAYMENT_COLUMNS})

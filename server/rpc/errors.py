@@ -3,6 +3,7 @@
 The access log has the cause of an error; see ``server.rpc.interceptors.access_log``.
 """
 
+from datetime import datetime
 from typing import Any, Final
 
 from connectrpc.code import Code
@@ -13,6 +14,7 @@ from protobuf.wkt import Duration
 from protobuf.wkt.google.protobuf.descriptor_pb import MethodOptions
 
 from persistence import errors
+from persistence.decision import Reason, allowed_after
 from server.gen.google.rpc.error_details_pb import BadRequest, ErrorInfo, RetryInfo
 
 _DOMAIN: Final = "listings.v1"
@@ -29,11 +31,14 @@ _NOTHING_TO_WRITE: Final = "try again"
 _TRANSIENT: Final = {
     errors.DatabaseFull: (Code.UNAVAILABLE, _NOT_WRITTEN, "DATABASE_FULL"),
     errors.DatabaseReadOnly: (Code.UNAVAILABLE, _NOT_WRITTEN, "DATABASE_READ_ONLY"),
+    errors.RefusalNotRecorded: (Code.UNAVAILABLE, _NOT_WRITTEN, None),
     errors.DatabaseUnreachable: (Code.UNAVAILABLE, _NOT_WRITTEN, None),
     errors.DatabaseUnavailable: (Code.UNAVAILABLE, _MAYBE_WRITTEN, None),
     errors.DatabaseTimeout: (Code.DEADLINE_EXCEEDED, _MAYBE_WRITTEN, None),
     errors.TransactionConflict: (Code.ABORTED, _NOT_WRITTEN, None),
 }
+
+_ON_RECORD: Final = "the order was not changed; the event is on record"
 
 
 def may_write(method: MethodInfo[Any, Any]) -> bool:
@@ -110,14 +115,18 @@ def _refusal(error: Exception) -> ConnectError | None:
             code = Code.NOT_FOUND
         case errors.IdempotencyKeyReused():
             code = Code.ALREADY_EXISTS
-            used = "with other values" if error.same_order else "for another order"
-            text = f"payment_idempotency_key has been used {used}"
-            info = _info("IDEMPOTENCY_KEY_REUSED", order_id=str(error.order_id))
-        case errors.PaymentStatusRefused():
-            moves = {"from": error.current, "to": error.new, "allowed": ",".join(error.allowed)}
-            info = _info("PAYMENT_STATUS_REFUSED", order_id=str(error.order_id), **moves)
+            text = f"payment_idempotency_key has been used for another order; {_ON_RECORD}"
+            info = _info(error.reason.value, order_id=str(error.order_id))
+        case errors.EtagMismatch():
+            code = Code.ABORTED
+            text = f"{error}; nothing was written: read it again"
+            info = _info("ETAG_MISMATCH", order_id=str(error.order_id))
+        case errors.PaymentEventRefused():
+            text = f"{_explanation(error)}; {_ON_RECORD}"
+            info = _info(error.reason.value, **_moves(error))
         case errors.PaymentAmbiguous():
-            info = _info("PAYMENT_REFERENCE_AMBIGUOUS")
+            order_ids = ",".join(map(str, error.order_ids))
+            info = _info("PAYMENT_REFERENCE_AMBIGUOUS", order_ids=order_ids)
         case errors.WatcherTooSlow():
             code = Code.RESOURCE_EXHAUSTED
             text = f"{error}; read faster, and go on with last_event_id"
@@ -134,6 +143,47 @@ def _refusal(error: Exception) -> ConnectError | None:
         case _:
             return None
     return ConnectError(code, text, [info] if info else [])
+
+
+def _explanation(error: errors.PaymentEventRefused) -> str:
+    """Return why the event is refused, with what was expected and what came."""
+    order, update = error.order, error.update
+    now, new = error.now.name, "nothing" if error.new is None else error.new.name
+    match error.reason:
+        case Reason.ATTEMPT_NOT_CURRENT:
+            return f"it is about another attempt than the one at which the order is {now}"
+        case Reason.DUPLICATE:
+            return f"another attempt is {new}, and the order is {now} already"
+        case Reason.LATE:
+            return (
+                f"payment_event_time {_iso(update.payment_event_time)} is before "
+                f"{_iso(order.payment_event_time)}, when the order became {now}"
+            )
+        case Reason.CURRENCY_MISMATCH:
+            return f"currency {update.currency} is not {order.currency}, which the order is in"
+        case Reason.STATUS_UNKNOWN:
+            return (
+                f'payment_status "{update.payment_status}" is not known, and does not replace {now}'
+            )
+        case _:
+            return f"the payment is {now}, which may not become {new}"
+
+
+def _iso(time: datetime | None) -> str:
+    return "" if time is None else time.isoformat().replace("+00:00", "Z")
+
+
+def _moves(error: errors.PaymentEventRefused) -> dict[str, str]:
+    """Return the metadata of a refused event: where the payment stands, and may go."""
+    moves = {
+        "order_id": str(error.order.id),
+        "from": error.order.payment_status,
+        "from_state": error.now.name.lower(),
+        "allowed": ",".join(state.name.lower() for state in allowed_after(error.now)),
+    }
+    if error.update.payment_status is not None and error.new is not None:
+        moves |= {"to": error.update.payment_status, "to_state": error.new.name.lower()}
+    return moves
 
 
 def _info(reason: str, **metadata: str) -> ErrorInfo:

@@ -2,20 +2,22 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from connectrpc.request import RequestContext
 from protobuf import Message
 from protobuf.wkt import Timestamp
 
-from persistence.errors import IdempotencyKeyReused, PaymentStatusRefused
+from persistence.errors import EtagMismatch, IdempotencyKeyReused, PaymentEventRefused
 from persistence.history import EventFilter, PaymentHistory
-from persistence.models import PAYMENT_COLUMNS, OrderFilter, OrderKey, Origin
 from persistence.models import Order as OrderRecord
+from persistence.models import OrderFilter, OrderKey, Origin, RefusedEvent, RefusedFilter
 from persistence.models import PaymentEvent as EventRecord
 from persistence.orders import OrderRepository
+from persistence.payment_states import PaymentState
 from persistence.positions import Position
+from persistence.refused_event_log import RefusedEventLog
 from persistence.watch import ChangeFeed
 from server.auth.principal import current_principal
 from server.gen.listings.v1.orders_connect import OrderService
@@ -26,8 +28,12 @@ from server.gen.listings.v1.orders_pb import (
     GetOrderResponse,
     ListOrderPaymentEventsRequest,
     ListOrderPaymentEventsResponse,
+    ListOrderPaymentsRequest,
+    ListOrderPaymentsResponse,
     ListOrdersRequest,
     ListOrdersResponse,
+    ListRefusedPaymentEventsRequest,
+    ListRefusedPaymentEventsResponse,
     ListStuckPaymentsRequest,
     ListStuckPaymentsResponse,
     UpdateOrderPaymentRequest,
@@ -36,7 +42,14 @@ from server.gen.listings.v1.orders_pb import (
     WatchOrderPaymentsResponse,
 )
 from server.observability.outcomes import UpdateOutcomes
-from server.rpc.conversion import event_message, order_message
+from server.rpc.conversion import (
+    datetime_from,
+    event_message,
+    order_message,
+    payment_message,
+    payment_update,
+    refused_event_message,
+)
 from server.rpc.errors import permission_denied
 from server.rpc.interceptors.base import Context
 from server.rpc.interceptors.request_id import request_id
@@ -50,11 +63,13 @@ class OrderHandler(OrderService):
         self,
         orders: OrderRepository,
         history: PaymentHistory,
+        refused: RefusedEventLog,
         feed: ChangeFeed,
         outcomes: UpdateOutcomes,
     ) -> None:
         self._orders = orders
         self._history = history
+        self._refused = refused
         self._feed = feed
         self._outcomes = outcomes
 
@@ -64,19 +79,17 @@ class OrderHandler(OrderService):
         ctx: RequestContext[UpdateOrderPaymentRequest, UpdateOrderPaymentResponse],
     ) -> UpdateOrderPaymentResponse:
         """Write the payment fields that are set in ``request``."""
-        # A payment field has the same name in the request as in the table. A field that is not set
-        # reads as empty; the rules in the proto refuse one that is set to an empty value.
-        params = {name: value for name in PAYMENT_COLUMNS if (value := getattr(request, name))}
+        params = payment_update(request)
         caller = current_principal.get()
         origin = Origin(request_id(ctx), caller and caller.subject)
         try:
             update = await self._orders.update_payment_info(
                 request.order_id, params, origin, _storefronts()
             )
-        except (IdempotencyKeyReused, PaymentStatusRefused) as refusal:
-            self._outcomes.record_refusal(refusal)
+        except (IdempotencyKeyReused, EtagMismatch, PaymentEventRefused) as refusal:
+            self._outcomes.record_refusal(params, refusal)
             raise
-        self._outcomes.record_update(update)
+        self._outcomes.record_update(params, update)
         return UpdateOrderPaymentResponse(
             success=True, order=order_message(update.order), replayed=update.replayed
         )
@@ -89,15 +102,17 @@ class OrderHandler(OrderService):
     async def find_order_by_payment(
         self, request: FindOrderByPaymentRequest, _ctx: Context
     ) -> FindOrderByPaymentResponse:
-        """Return the order that has, or had, a payment reference."""
+        """Return the order that has, or had, a payment reference, or has refused it."""
         assert request.reference is not None  # noqa: S101 - a rule in the proto requires it
-        order = await self._orders.find_by_payment(
+        found = await self._orders.find_by_payment(
             request.reference.field,
             request.reference.value,
             _given(request, "payment_provider"),
             _storefronts(),
         )
-        return FindOrderByPaymentResponse(order=order_message(order))
+        return FindOrderByPaymentResponse(
+            order=order_message(found.order), refused=found.is_refused
+        )
 
     async def list_orders(self, request: ListOrdersRequest, _ctx: Context) -> ListOrdersResponse:
         """Return a page of orders, newest first."""
@@ -110,6 +125,11 @@ class OrderHandler(OrderService):
             buyer_id=_given(request, "buyer_id"),
             created_from=_limit(request.created_from),
             created_before=_limit(request.created_before),
+            order_number=_given(request, "order_number"),
+            order_status=_given(request, "order_status"),
+            payment_states=frozenset(map(PaymentState, request.payment_states)),
+            payment_statuses=tuple(request.payment_statuses),
+            amounts_disagree=request.amounts_disagree,
         )
         storefronts = _storefronts() if storefront_id is None else None
         found = await self._orders.list_orders(wanted, page.limit, page.after, storefronts)
@@ -119,9 +139,9 @@ class OrderHandler(OrderService):
     async def list_stuck_payments(
         self, request: ListStuckPaymentsRequest, _ctx: Context
     ) -> ListStuckPaymentsResponse:
-        """Return a page of orders whose payments are stuck, oldest first."""
+        """Return a page of orders whose payments are stuck, longest first."""
         assert request.older_than is not None  # noqa: S101 - a rule in the proto requires it
-        page = PageRequest(request)
+        page = PageRequest(request, sorted_by="payment_status_since")
         unchanged_since = datetime.now(UTC) - request.older_than.to_timedelta()
         found = await self._orders.list_stuck(
             unchanged_since,
@@ -130,7 +150,7 @@ class OrderHandler(OrderService):
             page.after,
             _storefronts(),
         )
-        orders, token = page.split(found, _order_key)
+        orders, token = page.split(found, _stuck_key)
         return ListStuckPaymentsResponse(
             orders=list(map(order_message, orders)), next_page_token=token
         )
@@ -148,6 +168,38 @@ class OrderHandler(OrderService):
         events, token = page.split(found, _event_key)
         return ListOrderPaymentEventsResponse(
             events=list(map(event_message, events)), next_page_token=token
+        )
+
+    async def list_order_payments(
+        self, request: ListOrderPaymentsRequest, _ctx: Context
+    ) -> ListOrderPaymentsResponse:
+        """Return the attempts to pay one order, oldest first."""
+        storefronts = _storefronts()
+        payments = await self._history.list_payments(request.order_id, storefronts)
+        # Events are also refused for orders that there never were.
+        if not any(each.taken_events for each in payments):
+            await self._orders.get(request.order_id, storefronts)
+        return ListOrderPaymentsResponse(payments=list(map(payment_message, payments)))
+
+    async def list_refused_payment_events(
+        self, request: ListRefusedPaymentEventsRequest, _ctx: Context
+    ) -> ListRefusedPaymentEventsResponse:
+        """Return a page of refused events, newest first."""
+        storefront_id = _permitted_storefront(request)
+        page = PageRequest(request)
+        wanted = RefusedFilter(
+            order_id=_given(request, "order_id"),
+            reason=_given(request, "reason"),
+            payment_provider=_given(request, "payment_provider"),
+            storefront_id=storefront_id,
+            refused_from=_limit(request.refused_from),
+            refused_before=_limit(request.refused_before),
+        )
+        storefronts = _storefronts() if storefront_id is None else None
+        found = await self._refused.list_events(wanted, page.limit, page.after, storefronts)
+        events, token = page.split(found, _refused_key)
+        return ListRefusedPaymentEventsResponse(
+            events=list(map(refused_event_message, events)), next_page_token=token
         )
 
     async def watch_order_payments(
@@ -175,7 +227,7 @@ def _storefronts() -> frozenset[int] | None:
 
 
 def _permitted_storefront(
-    request: ListOrdersRequest | WatchOrderPaymentsRequest,
+    request: ListOrdersRequest | ListRefusedPaymentEventsRequest | WatchOrderPaymentsRequest,
 ) -> int | None:
     """Return the storefront that ``request`` names, or None.
 
@@ -195,15 +247,11 @@ def _given(request: Message[Any], name: str) -> Any:
 
 
 def _limit(timestamp: Timestamp | None) -> datetime | None:
-    """Return a limit of a time range in microseconds, the resolution of PostgreSQL's times.
-
-    It is rounded up, so that the same orders are before it and not before it.
-    """
+    """Return a limit of a time range, rounded up: the same is before it and not before it."""
     if timestamp is None:
         return None
-    microseconds = timestamp.seconds * 1_000_000 - (-timestamp.nanos // 1_000)
     try:
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
+        return datetime_from(timestamp, round_up=True)
     except OverflowError:
         return datetime.max.replace(tzinfo=UTC)
 
@@ -212,5 +260,14 @@ def _order_key(order: OrderRecord) -> OrderKey:
     return OrderKey(order.created_at, order.id)
 
 
+def _stuck_key(order: OrderRecord) -> OrderKey:
+    assert order.payment_status_since is not None  # noqa: S101 - a condition of the list
+    return OrderKey(order.payment_status_since, order.id)
+
+
 def _event_key(event: EventRecord) -> OrderKey:
     return OrderKey(event.created_at, event.id)
+
+
+def _refused_key(event: RefusedEvent) -> OrderKey:
+    return OrderKey(event.first_refused_at, event.id)

@@ -30,11 +30,15 @@ _Entry = TypeVar("_Entry")
 class PageRequest:
     """The page that a request asks for, by its fields ``page_size`` and ``page_token``."""
 
-    def __init__(self, request: Message[Any]) -> None:
-        """Raises ConnectError, INVALID_ARGUMENT, for a token that is not one of this list."""
+    def __init__(self, request: Message[Any], *, sorted_by: str = "") -> None:
+        """``sorted_by`` names what the list is sorted by, where an earlier version differed.
+
+        A token of that version would begin at another place. Raises ConnectError, INVALID_ARGUMENT,
+        for a token that is not one of this list.
+        """
         size: int = getattr(request, "page_size")  # noqa: B009 - no field of Message
         self._size = min(size or DEFAULT_SIZE, MAX_SIZE)
-        self._filters = _hash_of_filters(request)
+        self._filters = _hash_of_filters(request, sorted_by)
         token: str = getattr(request, "page_token")  # noqa: B009
         self.after = self._parse(token) if token else None
         """The key of the last entry of the page before, None for the first page."""
@@ -72,11 +76,20 @@ class PageRequest:
         return key
 
 
-def _hash_of_filters(request: Message[Any]) -> bytes:
+def _hash_of_filters(request: Message[Any], sorted_by: str) -> bytes:
+    """Return a hash of all fields but those of the page.
+
+    It is the same in every process and every version that knows the fields, whatever the protocol,
+    and the order of the values of a repeated field: each value is an alternative.
+    """
     filters = type(request).from_binary(request.to_binary())
     for name in ("page_size", "page_token"):
         filters.clear_field(name)
-    name = type(request).desc().type_name
+    for field in type(request).desc().fields:
+        values = getattr(filters, field.local_name)
+        if isinstance(values, list):
+            values.sort()
+    name = type(request).desc().type_name + sorted_by
     return hashlib.sha256(name.encode() + b"\0" + filters.to_binary()).digest()[:8]
 
 

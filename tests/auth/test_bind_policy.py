@@ -141,13 +141,14 @@ def test_a_token_for_development_follows_the_settings(
     done = listings("dev-token", "--directory", str(tmp_path / "keys"), settings=settings)
     found = claims(done.stdout.strip())
     assert (found["iss"], found["aud"]) == ("us", "them")
-    assert found["roles"] == "health metrics orders:read payments:write reflection"
+    permissions = ("health", "metrics", "orders:read", "payments:override", "payments:write")
+    assert found["roles"] == " ".join((*permissions, "reflection"))
 
 
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        (("--permission", "orders:reed"), "orders:read, payments:write"),
+        (("--permission", "orders:reed"), "orders:read, payments:override"),
         (("--subject", ""), "a subject is needed"),
         (("--hours", "nan"), "168 hours"),
         (("--hours", "0"), "168 hours"),

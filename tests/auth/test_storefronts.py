@@ -12,8 +12,11 @@ from server.gen.google.rpc.error_details_pb import ErrorInfo
 from server.gen.listings.v1.orders_pb import (
     GetOrderRequest,
     ListOrderPaymentEventsRequest,
+    ListOrderPaymentsRequest,
     ListOrdersRequest,
+    ListRefusedPaymentEventsRequest,
     ListStuckPaymentsRequest,
+    Order,
     UpdateOrderPaymentRequest,
     WatchOrderPaymentsRequest,
     WatchOrderPaymentsResponse,
@@ -23,6 +26,7 @@ from tests.support.orders import Orders
 from tests.support.reading import NOBODY, find, ids, pages, refused
 from tests.support.service import Service
 from tests.support.tokens import READ, WRITE, Issuer, bearer
+from tests.support.updates import refused_events
 from tests.support.watchers import WATCHERS, Watch
 
 
@@ -60,7 +64,8 @@ def test_one_order(read: Call, orders: Orders, number: int) -> None:
     assert read(GetOrderRequest(order_id=ours)).order.id == ours
     assert read(find("payment_intent_id", f"pi_{ours}")).order.id == ours
     assert len(read(ListOrderPaymentEventsRequest(order_id=ours)).events) == 1
-    for request in (GetOrderRequest, ListOrderPaymentEventsRequest):
+    assert len(read(ListOrderPaymentsRequest(order_id=ours)).payments) == 1
+    for request in (GetOrderRequest, ListOrderPaymentEventsRequest, ListOrderPaymentsRequest):
         # The same error as for an order that does not exist.
         assert refused(read, request(order_id=theirs)) == Failure(
             "not_found", f"there is no order {theirs}"
@@ -96,7 +101,7 @@ def test_lists(read: Call, orders: Orders, number: int) -> None:
             storefront_id=number + n % 3,
             buyer_id=number + n % 2,
             created_at=f"2024-01-{1 + n // 2:02} 10:00+00",
-            updated_at="2024-02-01 10:00+00",
+            payment_status_since="2024-02-01 10:00+00",
             **PAYMENT,
         )
         for n in range(18)
@@ -107,6 +112,16 @@ def test_lists(read: Call, orders: Orders, number: int) -> None:
     of_a_buyer = [order_id for n, order_id in enumerate(made) if n % 3 != 2 and n % 2]
     wanted = ListOrdersRequest(buyer_id=number + 1, payment_status="processing")
     assert ids(read(wanted)) == sorted(of_a_buyer, reverse=True)
+    wanted = ListOrdersRequest(
+        buyer_id=number + 1, payment_states=[Order.PaymentState.PROCESSING, Order.PaymentState.PAID]
+    )
+    assert listed(read, wanted, [2]) == sorted(of_a_buyer, reverse=True)
+    wanted = ListOrdersRequest(payment_statuses=["paid", "processing"])
+    assert listed(read, wanted, [5]) == sorted(ours, reverse=True)
+    assert ids(read(ListOrdersRequest(order_number=orders.row(made[2])["order_number"]))) == []
+    assert ids(read(ListOrdersRequest(order_number=orders.row(made[0])["order_number"]))) == [
+        made[0]
+    ]
     of_a_storefront = [order_id for n, order_id in enumerate(made) if n % 3 == 1]
     wanted = ListOrdersRequest(storefront_id=number + 1)
     assert ids(read(wanted)) == sorted(of_a_storefront, reverse=True)
@@ -117,8 +132,44 @@ def test_lists(read: Call, orders: Orders, number: int) -> None:
     assert listed(read, stuck, [5, 2]) == sorted(ours)
 
 
-def test_a_filter_for_a_storefront_out_of_scope(read: Call, number: int) -> None:
-    failure = refused(read, ListOrdersRequest(storefront_id=number + 2))
+def test_refused_events(
+    read: Call, guarded: Service, issuer: Issuer, orders: Orders, number: int
+) -> None:
+    """Those for orders in scope, page by page; and by them, no order out of scope is found."""
+    made = [
+        orders.add(storefront_id=number + n % 3, payment_status="paid", payment_state=9)
+        for n in range(9)
+    ]
+    intent = f"pi_{number}"
+    with CALLERS["grpcio"](guarded.base_url, **bearer(issuer.token(WRITE))) as write:
+        for order_id in made:
+            pending = UpdateOrderPaymentRequest(
+                order_id=order_id, payment_status="pending", payment_intent_id=intent
+            )
+            assert refused(write, pending).code == "failed_precondition"
+        key = f"evt_{number}"
+        write(UpdateOrderPaymentRequest(order_id=made[0], payment_idempotency_key=key))
+        nobody = UpdateOrderPaymentRequest(order_id=NOBODY, payment_idempotency_key=key)
+        assert refused(write, nobody).code == "already_exists"
+    ours = [order_id for n, order_id in enumerate(made) if n % 3 != 2]
+
+    for wanted, expected in (
+        (ListRefusedPaymentEventsRequest(), ours),
+        (ListRefusedPaymentEventsRequest(reason="PAYMENT_STATUS_REFUSED"), ours),
+        (ListRefusedPaymentEventsRequest(storefront_id=number + 1), made[1::3]),
+        (ListRefusedPaymentEventsRequest(order_id=made[2]), []),
+        (ListRefusedPaymentEventsRequest(order_id=NOBODY), []),
+    ):
+        walk = pages(read, wanted, [1, 4])
+        assert [each.order_id for page in walk for each in page.events] == expected[::-1]
+    (info,) = refused(read, find("payment_intent_id", intent)).details
+    assert isinstance(info, ErrorInfo)
+    assert info.metadata["order_ids"] == ",".join(map(str, ours))
+
+
+@pytest.mark.parametrize("method", [ListOrdersRequest, ListRefusedPaymentEventsRequest])
+def test_a_filter_for_a_storefront_out_of_scope(read: Call, number: int, method: Any) -> None:
+    failure = refused(read, method(storefront_id=number + 2))
     assert failure.code == "permission_denied"
     assert failure.details == (
         ErrorInfo(
@@ -209,27 +260,50 @@ class TestWriting:
         self, write: Call, orders: Orders, number: int
     ) -> None:
         theirs = orders.add(storefront_id=number + 1)
-        payment = {"payment_idempotency_key": f"evt_{number}", "payment_status": "paid"}
-        orders.change(theirs, **payment)
+        key = f"evt_{number}"
+        orders.change(theirs, payment_idempotency_key=key, payment_status="paid")
         for status in ("paid", "pending"):
             request = UpdateOrderPaymentRequest(
-                order_id=theirs, **payment | {"payment_status": status}
+                order_id=theirs, payment_idempotency_key=key, payment_status=status
             )
             assert refused(write, request).code == "not_found"
 
-    def test_a_refusal_discloses_no_key_of_others(
+    def test_a_key_of_another_storefront_is_refused_without_its_order(
         self, write: Call, orders: Orders, number: int
     ) -> None:
-        """Otherwise a rejection would disclose whether another tenant uses the key."""
         ours = orders.add(storefront_id=number)
         theirs = orders.add(storefront_id=number + 1)
-        orders.change(ours, payment_status="refunded")
         orders.change(theirs, payment_idempotency_key=f"evt_{theirs}")
-        for key in (f"evt_{theirs}", "nobody's"):
+        request = UpdateOrderPaymentRequest(
+            order_id=ours, payment_idempotency_key=f"evt_{theirs}", payment_status="paid"
+        )
+        failure = refused(write, request)
+        assert failure.code == "already_exists"
+        assert failure.details == (
+            ErrorInfo(
+                reason="IDEMPOTENCY_KEY_REUSED",
+                domain="listings.v1",
+                metadata={"order_id": str(ours)},
+            ),
+        )
+        assert f"{theirs}" not in failure.message
+        (event,) = refused_events(orders.url, ours)
+        assert (event["storefront_id"], event["caller"]) == (number, "pay")
+        assert event["payment_idempotency_key"] == f"evt_{theirs}"
+
+    def test_a_refusal_of_an_order_of_another_storefront_is_not_on_record(
+        self, write: Call, orders: Orders, number: int
+    ) -> None:
+        """Otherwise a caller could fill the record of an order that does not exist for it."""
+        theirs = orders.add(storefront_id=number + 1, payment_status="refunded")
+        used = orders.add(storefront_id=number)
+        orders.change(used, payment_idempotency_key=f"evt_{used}")
+        for key in (f"evt_{used}", "nobody's"):
             request = UpdateOrderPaymentRequest(
-                order_id=ours, payment_idempotency_key=key, payment_status="pending"
+                order_id=theirs, payment_idempotency_key=key, payment_status="pending"
             )
-            assert refused(write, request).code == "failed_precondition"
+            assert refused(write, request).code == "not_found"
+        assert refused_events(orders.url, theirs) == []
 
     def test_replays_and_refusals_within_the_limit(
         self, write: Call, orders: Orders, number: int

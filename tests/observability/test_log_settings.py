@@ -119,6 +119,8 @@ def test_a_call_is_one_short_line_on_a_terminal(database_url: str) -> None:
         f"UpdateOrderPayment grpc ok # ms order={order_id}",
         f"UpdateOrderPayment grpc ok # ms order={order_id} replayed",
         'GetOrder grpc not_found # ms order=404 error="',
+        "payment event refused reason=PAYMENT_STATUS_REFUSED payment_status=pending"
+        f" state=REFUNDED order_id={refunded}",
         f'UpdateOrderPayment grpc failed_precondition # ms order={refunded} status_refused error="',
         r'nowhere/a\x1b[2J connect unimplemented error="',
     )

@@ -16,6 +16,7 @@ from server.observability.masking import (
     mask_identifier,
     set_current_request,
 )
+from tests.support.updates import update
 
 LONG = "cs_test_a1B2c3D4e5"
 
@@ -29,7 +30,7 @@ def cleaned(text: str, request: Message[Any] | None = None) -> str:
 
 @pytest.mark.parametrize("name", MASKED_FIELDS)
 def test_identifiers_of_the_request(name: str) -> None:
-    request = UpdateOrderPaymentRequest(order_id=1, **{name: LONG})
+    request = update(1, **{name: LONG})
     assert cleaned(f"is '{LONG}', twice: {LONG}", request) == "is 'cs_t…D4e5', twice: cs_t…D4e5"
 
 

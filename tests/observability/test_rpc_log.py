@@ -96,7 +96,11 @@ def test_a_rejected_rpc(call: Call, running: Service, orders: Orders) -> None:
     entry = line(running, order_id=order_id)
     assert (entry["code"], entry["level"]) == ("failed_precondition", "info")
     assert entry["outcome"] == "status_refused"
-    assert "refunded and may not become pending" in entry["error"]
+    assert "which may not become" in entry["error"]
+    (refusal,) = running.logged(event="payment event refused", order_id=order_id)
+    assert (refusal["reason"], refusal["level"]) == ("PAYMENT_STATUS_REFUSED", "info")
+    assert (refusal["state"], refusal["payment_status"]) == ("REFUNDED", "pending")
+    assert refusal["request_id"] == entry["request_id"]
 
 
 def test_an_invalid_request(caller: str, call: Call, running: Service) -> None:
@@ -209,7 +213,7 @@ def test_lines_are_shorter_than_pipe_buf(running: Service) -> None:
 def test_no_identifier_is_logged(call: Call, running: Service, orders: Orders) -> None:
     """Not even where callers use it as a request id."""
     order_id, other = orders.add(), orders.add()
-    identifiers = {
+    identifiers: dict[str, Any] = {
         "payment_session_id": f"cs_{order_id}_session",
         "payment_intent_id": f"pi_{order_id}_intent",
         "payment_idempotency_key": f"key_{order_id}_key",

@@ -242,7 +242,7 @@ def test_an_error_has_its_type_and_no_identifier(
 ) -> None:
     orders = Orders(database_url)
     order_id, other = orders.add(), orders.add()
-    identifiers = {
+    identifiers: dict[str, Any] = {
         "payment_session_id": "cs_secret_session",
         "payment_intent_id": "pi_secret_intent",
         "payment_idempotency_key": "evt_secret_key",

@@ -10,6 +10,7 @@ from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
 from tests.support.callers import CALLERS, Call, Failure
 from tests.support.orders import Orders
 from tests.support.service import Service
+from tests.support.updates import update
 
 ROUNDS = 25
 
@@ -26,7 +27,7 @@ def test_concurrent_updates_of_different_fields_are_all_stored(
         with CALLERS[protocol](running.base_url) as call:
             for number in range(ROUNDS):
                 value = f"{order_id} {number}"
-                response = call(UpdateOrderPaymentRequest(order_id=order_id, **{field: value}))
+                response = call(update(order_id, **{field: value}))
                 assert response.order is not None
                 assert getattr(response.order, field) == value
                 assert response.order.updated_at is not None

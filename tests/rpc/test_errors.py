@@ -18,6 +18,7 @@ MAYBE_WRITTEN = "an update may or may not have been made; send the same again"
 TRANSIENT = {
     errors.DatabaseFull: NOT_WRITTEN,
     errors.DatabaseReadOnly: NOT_WRITTEN,
+    errors.RefusalNotRecorded: NOT_WRITTEN,
     errors.DatabaseUnreachable: NOT_WRITTEN,
     errors.DatabaseUnavailable: MAYBE_WRITTEN,
     errors.DatabaseTimeout: MAYBE_WRITTEN,
@@ -45,7 +46,7 @@ def info(path: str) -> MethodInfo[Any, Any]:
 def test_only_the_update_writes() -> None:
     assert writing_paths(OrderService.desc()) == {UPDATE}
     assert {path for path in METHODS if may_write(info(path))} == {UPDATE}
-    assert len(READS) == 6
+    assert len(READS) == 8
     for path in READS:
         assert info(path).idempotency_level is IdempotencyLevel.NO_SIDE_EFFECTS
 
@@ -55,7 +56,7 @@ def test_a_transient_error_of_an_update_says_what_was_written(
     kind: type[errors.PersistenceError],
 ) -> None:
     error = connect_error(kind("it failed"), info(UPDATE))
-    assert error.message == f"it failed; {TRANSIENT[kind]}"
+    assert error.message == f"{kind('it failed')}; {TRANSIENT[kind]}"
 
 
 @pytest.mark.parametrize("path", READS)
@@ -65,7 +66,7 @@ def test_a_transient_error_of_a_read_has_the_same_code_and_details(
 ) -> None:
     error = connect_error(kind("it failed"), info(path))
     update = connect_error(kind("it failed"), info(UPDATE))
-    assert error.message == "it failed; try again"
+    assert error.message == f"{kind('it failed')}; try again"
     assert error.code is update.code
     assert [each.message_bytes for each in error.details] == [
         each.message_bytes for each in update.details

@@ -12,7 +12,9 @@ from server.gen.listings.v1.orders_pb import (
     FindOrderByPaymentRequest,
     GetOrderRequest,
     ListOrderPaymentEventsRequest,
+    ListOrderPaymentsRequest,
     ListOrdersRequest,
+    ListRefusedPaymentEventsRequest,
     ListStuckPaymentsRequest,
     UpdateOrderPaymentRequest,
 )
@@ -28,6 +30,8 @@ READS: dict[str, Message[Any]] = {
     "list": ListOrdersRequest(),
     "stuck": ListStuckPaymentsRequest(older_than=Duration(seconds=3_600)),
     "events": ListOrderPaymentEventsRequest(order_id=1),
+    "payments": ListOrderPaymentsRequest(order_id=1),
+    "refused": ListRefusedPaymentEventsRequest(),
 }
 
 
@@ -39,7 +43,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         service.on_own_database(log, statement_timeout="0.3") as running,
         psycopg.connect(running.database_url) as holder,
     ):
-        holder.execute("LOCK TABLE orders, order_payment_events")
+        holder.execute("LOCK TABLE orders, order_payment_events, refused_payment_events")
         yield running
         holder.rollback()
 

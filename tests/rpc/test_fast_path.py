@@ -6,7 +6,7 @@ An empty grpc-encoding header sends a call through ASGI and changes nothing else
 import asyncio
 import itertools
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -82,7 +82,7 @@ async def both_ways(
         return client.answers[1], client.answers[3]
 
 
-def wanted(order_id: int, **values: str) -> bytes:
+def wanted(order_id: int, **values: Any) -> bytes:
     return UpdateOrderPaymentRequest(order_id=order_id, **values).to_binary()
 
 

@@ -20,8 +20,8 @@ from tests.support.raw import envelope
 
 NOWHERE = "postgresql://nobody@/nothing?host=/nowhere"
 
-STARTS = ["AccessLog.on_start", "CompressionInterceptor.on_start"]
-ENDS = ["CompressionInterceptor.on_end", "AccessLog.on_end"]
+STARTS = ["AccessLog.on_start", "UnreadInterceptor.on_start"]
+ENDS = ["UnreadInterceptor.on_end", "AccessLog.on_end"]
 AUTHORIZED = "AuthorizationInterceptor.on_start"
 AUTHORIZATION_ENDS = "AuthorizationInterceptor.on_end"
 

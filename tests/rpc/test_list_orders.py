@@ -2,16 +2,16 @@
 
 from datetime import UTC, datetime, timedelta
 from itertools import chain, combinations
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 import pytest
 from protobuf.wkt import Timestamp
 
-from server.gen.listings.v1.orders_pb import ListOrdersRequest
+from server.gen.listings.v1.orders_pb import ListOrdersRequest, Order
 from tests.support.callers import Call
 from tests.support.orders import Orders
-from tests.support.reading import LONG_AGO, MICROSECOND, SECOND, broken_rules, columns, ids, time
+from tests.support.reading import LONG_AGO, MICROSECOND, SECOND, broken_rules, ids, pages, time
 
 
 def test_lists_with_every_set_of_filters(read: Call, orders: Orders, number: int) -> None:
@@ -40,8 +40,8 @@ def test_lists_with_every_set_of_filters(read: Call, orders: Orders, number: int
 
         response = read(ListOrdersRequest(storefront_id=number, **given, **times))
 
-        assert list(map(columns, response.orders)) == [
-            row
+        assert ids(response) == [
+            row["id"]
             for row in rows
             if given.items() <= row.items()
             and ("created_from" not in names or row["created_at"] >= filters["created_from"])
@@ -131,3 +131,142 @@ def test_a_time_range_must_not_be_empty(read: Call, length: timedelta) -> None:
     request = ListOrdersRequest(created_from=time(LONG_AGO), created_before=time(LONG_AGO + length))
 
     assert broken_rules(read, request) == [("", "TIME_RANGE_BEGINS_BEFORE_IT_ENDS")]
+
+
+def test_states(read: Call, orders: Orders, number: int) -> None:
+    """Those of the column; where it is null, those of the word, in any spelling."""
+    rows: Any = {
+        "untouched": {},
+        "pending": {"payment_state": 2},
+        "open": {"payment_status": "open", "payment_state": 2},
+        "by hand": {"payment_status": " OP-en"},
+        "paid": {"payment_status": "paid", "payment_state": 9},
+        "paid by hand": {"payment_status": "Suc_ceeded"},
+        "dispute won": {"payment_status": "dispute_won", "payment_state": 11},
+        "refunded": {"payment_status": "refunded", "payment_state": 11},
+        "unknown": {"payment_status": "piad", "payment_state": 1},
+        "unknown by hand": {"payment_status": "piad"},
+    }
+    made = {orders.add(storefront_id=number, **row): name for name, row in rows.items()}
+    state = Order.PaymentState
+
+    def listed(*states: Order.PaymentState) -> list[str]:
+        wanted = ListOrdersRequest(storefront_id=number, payment_states=[*states])
+        everything = [each for page in pages(read, wanted, [2, 1]) for each in page.orders]
+        assert {each.payment_state for each in everything} <= set(states)
+        return [made[each.id] for each in everything][::-1]
+
+    pending = ["untouched", "pending", "open", "by hand"]
+    assert listed(state.PENDING) == pending
+    assert listed(state.PAID) == ["paid", "paid by hand"]
+    assert listed(state.REFUNDED) == ["dispute won", "refunded"]
+    assert listed(state.UNKNOWN) == ["unknown", "unknown by hand"]
+    assert listed(state.UNKNOWN, state.PENDING) == [*pending, "unknown", "unknown by hand"]
+    assert listed(state.DISPUTED, state.RETURNED) == []
+    assert listed(*list(state)[1:]) == list(rows)
+
+
+def test_statuses(read: Call, orders: Orders, number: int) -> None:
+    """As they are spelled, and any of them."""
+    statuses = ("paid", "Paid", f"a{number}", "paid")
+    made = [orders.add(storefront_id=number, payment_status=each) for each in statuses]
+
+    def listed(*statuses: str, **further: Any) -> list[int]:
+        wanted = ListOrdersRequest(storefront_id=number, payment_statuses=[*statuses], **further)
+        return [each for page in pages(read, wanted, [2]) for each in ids(page)][::-1]
+
+    assert listed("paid") == [made[0], made[3]]
+    assert listed(f"a{number}", "Paid") == made[1:3]
+    assert listed("failed", "Paid", "paid", payment_status="paid") == [made[0], made[3]]
+    assert listed("Paid", payment_states=[Order.PaymentState.PAID]) == [made[1]]
+    assert listed("Paid", payment_states=[Order.PaymentState.FAILED]) == []
+
+
+def test_an_order_by_its_number(read: Call, orders: Orders, number: int) -> None:
+    order_id = orders.add(order_number=f"N-{number}", status="shipped")
+    orders.add(order_number=f"N-{number}-2")
+
+    def listed(**filters: Any) -> list[int]:
+        return ids(read(ListOrdersRequest(order_number=f"N-{number}", **filters)))
+
+    assert listed() == [order_id]
+    assert listed(order_status="shipped", payment_statuses=["pending", "paid"]) == [order_id]
+    assert listed(order_status="delivered") == []
+    assert listed(payment_states=[Order.PaymentState.PAID]) == []
+    assert ids(read(ListOrdersRequest(order_number=f"n-{number}"))) == []
+
+
+def test_the_status_of_the_order(read: Call, orders: Orders, number: int) -> None:
+    shipped = orders.add(storefront_id=number, status="shipped", created_at=LONG_AGO)
+    orders.add(storefront_id=number, status="pending", created_at=LONG_AGO)
+    orders.add(storefront_id=number, status="shipped", created_at=LONG_AGO - SECOND)
+    filters: Any = {"storefront_id": number, "order_status": "shipped"}
+
+    assert ids(read(ListOrdersRequest(created_from=time(LONG_AGO), **filters))) == [shipped]
+    alone = ListOrdersRequest(created_before=time(LONG_AGO), **filters)
+    assert broken_rules(read, alone) == [("", "ORDER_STATUS_WITHIN_TIME")]
+
+
+AMOUNTS: Final[list[tuple[int, int | None, int | None, bool]]] = [
+    # state, captured, refunded of a total of 11,983; whether they disagree
+    (9, None, None, False),
+    (9, 11_983, None, False),
+    (9, 11_982, None, True),
+    (9, 11_984, None, True),
+    (9, 11_983, 11_984, True),
+    (9, 11_983, 5, False),
+    (9, None, 5, False),
+    (11, 5_000, 5_000, False),
+    (11, 5_000, 4_999, True),
+    (11, None, 5_000, False),
+    (11, 5_000, None, False),
+    (10, 5_000, 4_999, False),
+    (10, 5_000, 5_000, True),
+    (10, 5_000, 0, True),
+    (10, None, 0, True),
+    (10, None, 1, False),
+    (4, 1, None, False),
+    (4, 11_984, None, True),
+    (13, 1, 2, True),
+]
+A_WORD: Final = {9: "Paid", 11: "REFUNDED", 10: "partially-refunded", 4: "processing", 13: "lost"}
+
+
+def test_amounts_that_disagree(read: Call, orders: Orders, number: int) -> None:
+    """By the state, and where that is null, by the word's."""
+    disagree = []
+    for state, captured, refunded, expected in AMOUNTS:
+        amounts = {"captured_amount": captured, "refunded_amount": refunded}
+        known = {"payment_status": "piad", "payment_state": state}
+        for payment in (known, {"payment_status": A_WORD[state]}):
+            order_id = orders.add(storefront_id=number, **payment, **amounts)
+            disagree += [order_id] * expected
+
+    def listed(**filters: Any) -> list[int]:
+        wanted = ListOrdersRequest(storefront_id=number, amounts_disagree=True, **filters)
+        return [each for page in pages(read, wanted, [3]) for each in ids(page)][::-1]
+
+    assert listed() == disagree
+    assert listed(payment_statuses=["piad"]) == disagree[::2]
+    states = [Order.PaymentState.PAID, Order.PaymentState.CHARGED_BACK]
+    assert listed(payment_states=states) == disagree[:6] + disagree[-2:]
+    assert len(ids(read(ListOrdersRequest(storefront_id=number)))) == 2 * len(AMOUNTS)
+
+
+@pytest.mark.parametrize(
+    ("filters", "rule"),
+    [
+        ({"payment_states": [9, 9]}, ("payment_states", "REPEATED_UNIQUE")),
+        ({"payment_states": [0]}, ("payment_states", "ENUM_NOT_IN")),
+        ({"payment_states": [15]}, ("payment_states", "ENUM_DEFINED_ONLY")),
+        ({"payment_statuses": ["a", "a"]}, ("payment_statuses", "REPEATED_UNIQUE")),
+        ({"payment_statuses": ["a", ""]}, ("payment_statuses", "STRING_MIN_LEN")),
+        (
+            {"payment_statuses": list(map(str, range(21)))},
+            ("payment_statuses", "REPEATED_MAX_ITEMS"),
+        ),
+        ({"order_number": ""}, ("order_number", "STRING_MIN_LEN")),
+    ],
+)
+def test_invalid_filters(read: Call, filters: Any, rule: tuple[str, str]) -> None:
+    assert broken_rules(read, ListOrdersRequest(**filters)) == [rule]

@@ -102,7 +102,7 @@ def test_a_page_token_of_another_list_is_invalid(read: Call, orders: Orders, num
             storefront_id=number,
             payment_provider=f"p{number}",
             created_at=LONG_AGO,
-            updated_at=LONG_AGO,
+            payment_status_since=LONG_AGO,
         )
     orders.change(order_id, payment_session_id="cs")
     hour = Duration(seconds=3_600)
@@ -119,6 +119,7 @@ def test_a_page_token_of_another_list_is_invalid(read: Call, orders: Orders, num
         *same,
         ListOrdersRequest(),
         ListOrdersRequest(storefront_id=number, created_from=time(LONG_AGO)),
+        ListOrdersRequest(storefront_id=number, payment_statuses=["pending"]),
         ListStuckPaymentsRequest(older_than=Duration(seconds=3_601), payment_provider=provider),
         ListStuckPaymentsRequest(older_than=hour),
         ListOrderPaymentEventsRequest(order_id=order_id - 1),

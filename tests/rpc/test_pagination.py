@@ -2,6 +2,7 @@
 
 import base64
 from datetime import UTC, datetime
+from random import Random
 from typing import Any, Final
 
 import pytest
@@ -15,7 +16,9 @@ from persistence.models import OrderKey
 from server.gen.listings.v1.orders_pb import (
     ListOrderPaymentEventsRequest,
     ListOrdersRequest,
+    ListRefusedPaymentEventsRequest,
     ListStuckPaymentsRequest,
+    Order,
 )
 from server.rpc.pagination import DEFAULT_SIZE, MAX_SIZE, PageRequest
 
@@ -82,8 +85,13 @@ KEY: Final = OrderKey(datetime(2026, 1, 1, tzinfo=UTC), 1)
         ListOrdersRequest(buyer_id=8),
         ListOrdersRequest(storefront_id=7),
         ListOrdersRequest(buyer_id=7, payment_status="paid"),
+        ListOrdersRequest(buyer_id=7, payment_statuses=["paid"]),
+        ListOrdersRequest(buyer_id=7, payment_states=[Order.PaymentState.PAID]),
+        ListOrdersRequest(buyer_id=7, order_number="7"),
+        ListOrdersRequest(buyer_id=7, amounts_disagree=True),
         ListStuckPaymentsRequest(),
         ListOrderPaymentEventsRequest(order_id=7),
+        ListRefusedPaymentEventsRequest(order_id=7),
     ],
 )
 def test_a_token_of_another_list_is_rejected(other: Any) -> None:
@@ -96,6 +104,53 @@ def test_a_token_of_another_method_is_rejected() -> None:
     token = next_token(ListOrdersRequest(), KEY)
 
     assert "other filters" in refusal(ListStuckPaymentsRequest(page_token=token)).message
+
+
+PAID, FAILED = Order.PaymentState.PAID, Order.PaymentState.FAILED
+
+
+@given(
+    states=st.lists(st.sampled_from(list(Order.PaymentState)[1:]), unique=True),
+    statuses=st.lists(st.text(st.characters(exclude_categories=["Cs"])), unique=True),
+    random=st.randoms(),
+)
+def test_values_of_a_filter_in_another_order(
+    states: list[Order.PaymentState], statuses: list[str], random: Random
+) -> None:
+    token = next_token(ListOrdersRequest(payment_states=states, payment_statuses=statuses), KEY)
+    random.shuffle(states)
+    random.shuffle(statuses)
+    same = ListOrdersRequest(payment_states=states, payment_statuses=statuses, page_token=token)
+
+    assert PageRequest(same).after == KEY
+    assert same.payment_states == states
+
+
+def test_other_values_of_a_filter() -> None:
+    token = next_token(ListOrdersRequest(payment_states=[PAID, FAILED]), KEY)
+
+    for states in ([], [PAID], [PAID, Order.PaymentState.EXPIRED]):
+        request = ListOrdersRequest(payment_states=states, page_token=token)
+        assert "other filters" in refusal(request).message
+    request = ListOrdersRequest(payment_statuses=["9", "6"], page_token=token)
+    assert "other filters" in refusal(request).message
+
+
+def test_the_hash_of_filters_is_the_same_in_every_version() -> None:
+    """A token that one worker has issued continues the list at another, during a deployment."""
+    before = ListOrdersRequest(buyer_id=7, payment_status="paid")
+    states = ListOrdersRequest(payment_states=[PAID, FAILED], payment_statuses=["b", "a"])
+
+    hashes = [base64.urlsafe_b64decode(next_token(each, KEY))[:8] for each in (before, states)]
+
+    assert hashes == [bytes.fromhex("101977af01ee69ac"), bytes.fromhex("80af79155e883447")]
+
+
+def test_a_token_of_another_order_of_the_list_is_rejected() -> None:
+    request = ListStuckPaymentsRequest(page_token=next_token(ListStuckPaymentsRequest(), KEY))
+
+    with pytest.raises(ConnectError, match="other filters"):
+        PageRequest(request, sorted_by="payment_status_since")
 
 
 @pytest.mark.parametrize("size", [0, 1, 1_000, 2**31 - 1])

@@ -6,10 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from persistence.models import PAYMENT_COLUMNS
-from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
+from persistence.payment_states import normalized
 from tests.support import strategies
 from tests.support.callers import Call
 from tests.support.orders import Orders
+from tests.support.updates import derived, update
 
 
 @settings(
@@ -27,11 +28,12 @@ def test_set_fields_are_stored_and_others_unchanged(
         if key := payment.get("payment_idempotency_key"):
             payment["payment_idempotency_key"] = f"{order_id}_{number}_{key}"[:255]
         before = orders.row(order_id)
+        expected = payment | _kept(before["payment_provider"], payment)
 
-        response = call(UpdateOrderPaymentRequest(order_id=order_id, **payment))
+        response = call(update(order_id, **payment))
 
         after: dict[str, Any] = orders.row(order_id)
-        assert after == before | payment | {"updated_at": after["updated_at"]}
+        assert after == before | expected | derived(after)
         assert after["updated_at"] > before["updated_at"]
         assert response.order is not None
         assert response.order.updated_at is not None
@@ -39,3 +41,11 @@ def test_set_fields_are_stored_and_others_unchanged(
         for name in PAYMENT_COLUMNS:
             answered = getattr(response.order, name) if response.order.has_field(name) else None
             assert answered == after[name]
+
+
+def _kept(provider: str | None, payment: dict[str, str]) -> dict[str, str]:
+    """Return the provider that the order has, where that of ``payment`` is another spelling."""
+    given = payment.get("payment_provider")
+    if provider is None or given is None or normalized(provider) != normalized(given):
+        return {}
+    return {"payment_provider": provider}

@@ -6,13 +6,19 @@ import pytest
 from protobuf import Message
 
 from persistence.models import PAYMENT_COLUMNS
-from persistence.models import Order as OrderRecord
+from persistence.payment_states import PaymentState
 from server.gen.google.rpc.error_details_pb import BadRequest, ErrorInfo
 from server.gen.listings.v1.orders_pb import Order, UpdateOrderPaymentRequest
 from tests.support.callers import Call, Failure
 from tests.support.orders import Orders
 from tests.support.reading import OPTIONAL, refused
 from tests.support.strategies import LIMITS
+from tests.support.updates import derived, update
+
+HIDDEN = ("payment_version", "contested_from", "payment_session_stale", "payment_intent_stale")
+"""Columns that are no field of the message."""
+TIMES = ("created_at", "updated_at", "payment_event_time", "payment_status_since")
+AMOUNTS = ("captured_amount", "refunded_amount")
 
 
 def only_detail(failure: Failure) -> Message[Any]:
@@ -20,23 +26,19 @@ def only_detail(failure: Failure) -> Message[Any]:
     return detail
 
 
-def values(order: Order) -> dict[str, Any]:
+def values(order: Any) -> dict[str, Any]:
     """The fields of an order, by column."""
-    scalars = {name: getattr(order, name) for name in OrderRecord._fields if name[-3:] != "_at"}
-    absent = {name: None for name in OPTIONAL if not order.has_field(name)}
-    assert order.created_at is not None
-    assert order.updated_at is not None
-    times = {
-        "created_at": order.created_at.to_datetime(),
-        "updated_at": order.updated_at.to_datetime(),
-    }
-    return scalars | absent | times
+    names = {field.name for field in Order.desc().fields} - {"etag"}
+    found: dict[str, Any] = {name: getattr(order, name) for name in names}
+    absent = {name: None for name in (*OPTIONAL, *AMOUNTS) if not order.has_field(name)}
+    times = {name: each and each.to_datetime() for name in TIMES for each in [found[name]]}
+    return found | absent | times
 
 
 def test_all_six_fields_are_written_and_the_order_is_returned(call: Call, orders: Orders) -> None:
     order_id = orders.add()
     before = orders.row(order_id)
-    payment = {
+    payment: dict[str, Any] = {
         "payment_provider": "stripe",
         "payment_session_id": f"cs_{order_id}",
         "payment_intent_id": f"pi_{order_id}",
@@ -50,8 +52,11 @@ def test_all_six_fields_are_written_and_the_order_is_returned(call: Call, orders
     after = orders.row(order_id)
     assert response.success
     assert response.order is not None
-    assert values(response.order) == after
-    assert after == before | payment | {"updated_at": after["updated_at"]}
+    assert values(response.order) == {
+        name: value for name, value in after.items() if name not in HIDDEN
+    }
+    assert after == before | payment | derived(after)
+    assert after["payment_state"] == PaymentState.PAID
     assert after["updated_at"] > before["updated_at"]
 
 
@@ -61,10 +66,10 @@ def test_unset_fields_are_not_changed(call: Call, orders: Orders, field: str) ->
     before = orders.row(order_id)
     value = f"new {order_id}"
 
-    call(UpdateOrderPaymentRequest(order_id=order_id, **{field: value}))
+    call(update(order_id, **{field: value}))
 
     after = orders.row(order_id)
-    assert after == before | {field: value, "updated_at": after["updated_at"]}
+    assert after == before | {field: value} | derived(after)
     assert after["updated_at"] > before["updated_at"]
 
 
@@ -84,13 +89,11 @@ def test_lengths_count_characters(
 ) -> None:
     order_id = orders.add()
     longest = f"{order_id}".ljust(limit, character)
-    call(UpdateOrderPaymentRequest(order_id=order_id, **{field: longest}))
+    call(update(order_id, **{field: longest}))
     before = orders.row(order_id)
     assert before[field] == longest
 
-    failure = refused(
-        call, UpdateOrderPaymentRequest(order_id=order_id, **{field: longest + character})
-    )
+    failure = refused(call, update(order_id, **{field: longest + character}))
 
     assert failure.code == "invalid_argument"
     assert only_detail(failure) == BadRequest(
@@ -113,7 +116,7 @@ def test_empty_values_and_nul_are_rejected(
     order_id = orders.add()
     before = orders.row(order_id)
 
-    failure = refused(call, UpdateOrderPaymentRequest(order_id=order_id, **{field: value}))
+    failure = refused(call, update(order_id, **{field: value}))
 
     assert failure.code == "invalid_argument"
     detail = only_detail(failure)
@@ -164,7 +167,7 @@ def test_at_least_one_payment_field_must_be_set(call: Call, orders: Orders) -> N
     assert isinstance(detail, BadRequest)
     (violation,) = detail.field_violations
     assert violation.reason == "PAYMENT_FIELDS_AT_LEAST_ONE"
-    assert all(name in violation.description for name in PAYMENT_COLUMNS)
+    assert all(name in violation.description for name in (*PAYMENT_COLUMNS, *AMOUNTS))
     assert orders.row(order_id) == before
 
 
@@ -206,6 +209,7 @@ def test_a_key_of_another_order_is_rejected_and_nothing_is_written(
         metadata={"order_id": str(second)},
     )
     assert key not in failure.message
+    assert failure.message.endswith("; the order was not changed; the event is on record")
     assert (orders.row(first), orders.row(second)) == before
 
 
@@ -247,5 +251,6 @@ def test_the_stripe_flow(call: Call, orders: Orders) -> None:
         "payment_intent_id": "pi_test_b",
         "payment_status": "paid",
         "payment_transaction_id": "txn_c",
-        "updated_at": after["updated_at"],
+        **derived(after),
     }
+    assert after["payment_state"] == PaymentState.PAID

@@ -1,7 +1,7 @@
 """Shared by the tests of the methods that read: requests, and conversions of responses."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -10,12 +10,13 @@ from protobuf import Message, Oneof
 from protobuf.wkt import Duration, Timestamp
 
 from persistence.models import PAYMENT_COLUMNS
-from persistence.models import Order as Record
+from persistence.status_words import StatusWords
 from server.gen.google.rpc.error_details_pb import BadRequest
 from server.gen.listings.v1.orders_pb import (
     FindOrderByPaymentRequest,
     ListOrderPaymentEventsRequest,
     ListOrdersRequest,
+    ListRefusedPaymentEventsRequest,
     ListStuckPaymentsRequest,
     PaymentState,
 )
@@ -29,7 +30,14 @@ REFERENCES: Final = (
     "payment_transaction_id",
     "payment_idempotency_key",
 )
-OPTIONAL: Final = ("payment_provider", *REFERENCES)
+OPTIONAL: Final = ("payment_provider", *REFERENCES, "captured_amount", "refunded_amount")
+_INTERNAL: Final = (
+    "payment_version",
+    "contested_from",
+    "payment_session_stale",
+    "payment_intent_stale",
+)
+"""Columns of an order that no message has."""
 LONG_AGO: Final = datetime(2001, 1, 1, tzinfo=UTC)
 SECOND: Final = timedelta(seconds=1)
 MICROSECOND: Final = timedelta(microseconds=1)
@@ -51,11 +59,21 @@ def broken_rules(read: Call, request: Message[Any]) -> list[tuple[str, str]]:
 
 
 def columns(message: Any) -> dict[str, Any]:
-    """Return the values of an order, by column of its row."""
-    found = {name: getattr(message, name) for name in Record._fields}
-    absent = {name: None for name in OPTIONAL if not message.has_field(name)}
-    times = {name: found[name].to_datetime() for name in ("created_at", "updated_at")}
-    return found | absent | times
+    """Return the fields of an order that is a message, as ``fields`` does of its row."""
+    found = {}
+    for each in message.desc().fields:
+        value = getattr(message, each.name)
+        if each.name in OPTIONAL and not message.has_field(each.name):
+            value = None
+        found[each.name] = value.to_datetime() if isinstance(value, Timestamp) else value
+    return found
+
+
+def fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an order, given its row."""
+    published = {name: row[name] for name in row if name not in _INTERNAL}
+    state = row["payment_state"] or StatusWords.builtin().state(row["payment_status"])
+    return published | {"payment_state": state, "etag": f"{row['payment_version'] or 0:x}"}
 
 
 def state(message: PaymentState) -> dict[str, str | None]:
@@ -95,4 +113,5 @@ def lists() -> list[Any]:
         ListOrdersRequest(),
         ListStuckPaymentsRequest(older_than=Duration(seconds=1)),
         ListOrderPaymentEventsRequest(order_id=1),
+        ListRefusedPaymentEventsRequest(),
     ]

@@ -9,7 +9,9 @@ from server.gen.grpc_health.v1.health_pb import HealthCheckRequest, HealthListRe
 from server.gen.listings.v1.orders_pb import (
     GetOrderRequest,
     ListOrderPaymentEventsRequest,
+    ListOrderPaymentsRequest,
     ListOrdersRequest,
+    ListRefusedPaymentEventsRequest,
     ListStuckPaymentsRequest,
     UpdateOrderPaymentRequest,
     WatchOrderPaymentsRequest,
@@ -43,6 +45,16 @@ def recorded(known: Known) -> list[Recorded]:
             payment_transaction_id="txn_c",
         ),
         UpdateOrderPaymentRequest(order_id=order_id, payment_status="processing"),
+        UpdateOrderPaymentRequest(
+            order_id=order_id,
+            payment_status="refund_failed",
+            payment_event_time=Timestamp(seconds=1_748_779_200, nanos=5_000),
+            etag="0",
+            override_reason="by phone",
+            captured_amount=500,
+            refunded_amount=0,
+            currency="eur",
+        ),
         GetOrderRequest(order_id=order_id),
         find("payment_session_id", "cs_test_a", payment_provider="stripe"),
         ListOrdersRequest(
@@ -57,6 +69,16 @@ def recorded(known: Known) -> list[Recorded]:
         ListStuckPaymentsRequest(older_than=since, payment_provider="stripe", page_size=2),
         ListStuckPaymentsRequest(older_than=Duration(seconds=0), page_token=stuck),
         ListOrderPaymentEventsRequest(order_id=known.order_ids[0], page_token=events),
+        ListOrderPaymentsRequest(order_id=known.order_ids[0]),
+        ListRefusedPaymentEventsRequest(
+            order_id=order_id,
+            reason="PAYMENT_DUPLICATE",
+            payment_provider="stripe",
+            storefront_id=3,
+            refused_from=Timestamp(seconds=1, nanos=5),
+            refused_before=Timestamp(seconds=4_000_000_000),
+            page_size=3,
+        ),
         *(WatchOrderPaymentsRequest(order_ids=[1, 2], last_event_id=each) for each in event_ids),
         WatchOrderPaymentsRequest(storefront_id=3),
     ]
