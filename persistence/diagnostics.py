@@ -20,18 +20,19 @@ _MIN_VERSION: Final = 14
 
 _TABLES: Final = sorted({privilege.table for privilege in roles.REQUIRED})
 
-# The privileges that the service does not need: on its tables ($1), on columns other than those it
-# updates ($2), in the schema, and by membership in a role other than its own ($3). An owner has
-# some of them, and a superuser has all.
+# The privileges that the service does not need: on its tables ($1) other than it needs ($2), on
+# columns other than those it updates ($3), in the schema, and by membership in a role other than
+# its own ($4). An owner has some of them, and a superuser has all.
 _SURPLUS_PRIVILEGES: Final = """
     SELECT format('%s ON %s', privilege, name)
     FROM unnest($1::text[]) name, pg_class,
         unnest('{INSERT,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) privilege
     WHERE pg_class.oid = to_regclass(name) AND has_table_privilege(pg_class.oid, privilege)
+    AND format('%s ON %s', privilege, name) <> ALL ($2)
     UNION ALL
     SELECT format('UPDATE (%I) ON %s', attname, name)
     FROM unnest($1::text[]) name JOIN pg_attribute ON attrelid = to_regclass(name)
-    WHERE attnum > 0 AND NOT attisdropped AND NOT (name = 'orders' AND attname = ANY ($2))
+    WHERE attnum > 0 AND NOT attisdropped AND format('%s.%s', name, attname) <> ALL ($3)
     AND has_column_privilege(attrelid, attnum, 'UPDATE')
     UNION ALL
     SELECT format('CREATE ON SCHEMA %I', current_schema())
@@ -43,7 +44,7 @@ _SURPLUS_PRIVILEGES: Final = """
     ) given (attribute, has) WHERE has AND rolname = current_user
     UNION ALL
     SELECT format('membership in %I', rolname) FROM pg_roles
-    WHERE rolname NOT IN (current_user, $3) AND NOT rolsuper AND pg_has_role(oid, 'MEMBER')
+    WHERE rolname NOT IN (current_user, $4) AND NOT rolsuper AND pg_has_role(oid, 'MEMBER')
 """
 
 _MAX_NAMED: Final = 3  # of the surplus privileges, in a message
@@ -156,8 +157,11 @@ async def require_rights(connection: Connection) -> str:
 async def check_rights(connection: Connection) -> str:
     """Return which privileges the user has beyond those needed. Raises Fault when it lacks some."""
     user = await require_rights(connection)
-    updated = [column for privilege in roles.REQUIRED for column in privilege.columns]
-    surplus = await connection.fetch(_SURPLUS_PRIVILEGES, _TABLES, updated, roles.APPLICATION)
+    needed = [str(privilege) for privilege in roles.REQUIRED if not privilege.columns]
+    updated = [f"{each.table}.{column}" for each in roles.REQUIRED for column in each.columns]
+    surplus = await connection.fetch(
+        _SURPLUS_PRIVILEGES, _TABLES, needed, updated, roles.APPLICATION
+    )
     if surplus:
         some = ", ".join(row[0] for row in surplus[:_MAX_NAMED])
         return (

@@ -43,10 +43,21 @@ _log = logging.getLogger(__name__)
 class ChangeFeed:
     """Delivers each committed event to the watchers. Use it as an async context manager."""
 
-    def __init__(self, history: PaymentHistory, url: str, *, connect_timeout: float) -> None:
-        """Describe the feed; nothing is opened yet. ``url`` is a libpq URL, times are seconds."""
+    def __init__(
+        self,
+        history: PaymentHistory,
+        url: str,
+        *,
+        connect_timeout: float,
+        name: str | None = None,
+    ) -> None:
+        """Describe the feed; nothing is opened yet. ``url`` is a libpq URL, times are seconds.
+
+        ``name`` is the ``application_name`` of its session, instead of one in the URL.
+        """
         self._history = history
         self._dsn = asyncpg_dsn(url)
+        self._settings = None if name is None else {"application_name": name}
         self._connect_timeout = connect_timeout
         self._subscriptions: set[_Subscription] = set()
         self._position: Position | None = None  # of all subscriptions
@@ -175,6 +186,7 @@ class ChangeFeed:
             timeout=self._connect_timeout,
             command_timeout=self._connect_timeout,
             statement_cache_size=0,  # it prepares none
+            server_settings=self._settings,
         )
         try:
             yield connection

@@ -122,8 +122,10 @@ def test_the_embedded_database_survives_restarts(tmp_path: Path, data_dir: Path)
             http.post(PATH, content='{"orderId": 1, "paymentStatus": "paid"}')
             history = http.post(path(ListOrderPaymentEventsRequest()), content='{"orderId": 1}')
             assert history.json()["events"][-1]["databaseRole"] == APPLICATION
-            assert http.post(PATH, content='{"orderId": 100, "paymentStatus": "x"}').is_success
-            assert http.post(PATH, content='{"orderId": 101, "paymentStatus": "x"}').is_error
+            assert http.post(
+                PATH, content='{"orderId": 100, "paymentTransactionId": "x"}'
+            ).is_success
+            assert http.post(PATH, content='{"orderId": 101, "paymentTransactionId": "x"}').is_error
             if expected == "pending":
                 running.process.terminate()
             else:
@@ -285,7 +287,7 @@ def test_migrate_and_seed_use_migration_database_url(
     assert listings("migrate", "status", url=url, settings=owned).returncode == 1
     with service.running(empty_database_url, tmp_path / "log", **owned) as running:
         with json_client(running.base_url) as http:
-            assert http.post(PATH, content='{"orderId": 3, "paymentStatus": "x"}').is_success
+            assert http.post(PATH, content='{"orderId": 1, "paymentStatus": "x"}').is_success
         assert running.stop() == 0
 
 

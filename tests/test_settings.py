@@ -155,3 +155,36 @@ def test_variables_of_kubernetes_are_ignored(monkeypatch: pytest.MonkeyPatch) ->
 def test_unknown_variables(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "x")
     assert name in Settings.unknown_variables()
+
+
+@pytest.mark.parametrize("days", ["0", "1.5", "36501", "a year"])
+def test_the_retention_of_refused_events_is_a_number_of_days(
+    monkeypatch: pytest.MonkeyPatch, days: str
+) -> None:
+    assert Settings.read().refused_retention == 400
+    monkeypatch.setenv("LISTINGS_REFUSED_RETENTION", "1")
+    assert Settings.read().refused_retention == 1
+    monkeypatch.setenv("LISTINGS_REFUSED_RETENTION", days)
+    with pytest.raises(SettingsError, match="LISTINGS_REFUSED_RETENTION"):
+        Settings.read()
+
+
+@pytest.mark.parametrize(
+    ("text", "guard"),
+    [
+        ("on", "on"),
+        ("shadow", "shadow"),
+        ("off", "off"),
+        ("true", "on"),
+        ("0", "off"),
+        ("No", "off"),
+    ],
+)
+def test_the_guard_is_a_switch_with_a_third_value(
+    monkeypatch: pytest.MonkeyPatch, text: str, guard: str
+) -> None:
+    monkeypatch.setenv("LISTINGS_STATUS_GUARD", text)
+    assert Settings.read().status_guard == guard
+    monkeypatch.setenv("LISTINGS_STATUS_GUARD", "half")
+    with pytest.raises(SettingsError, match="LISTINGS_STATUS_GUARD"):
+        Settings.read()

@@ -9,9 +9,11 @@ import click
 from server.cli.dev_token import dev_token_command
 from server.cli.doctor import doctor_command
 from server.cli.migrate import migrate_group
+from server.cli.refused import refused_group
 from server.cli.seed import seed_command
 from server.cli.serve import serve_command
 from server.cli.signals import exit_on_termination
+from server.cli.statuses import statuses_group
 from server.observability import logging
 from server.process import garbage
 
@@ -29,5 +31,13 @@ def main() -> None:
     exit_on_termination()
 
 
-for _command in (serve_command, migrate_group, seed_command, dev_token_command, doctor_command):
+for _command in (
+    serve_command,
+    migrate_group,
+    seed_command,
+    statuses_group,
+    refused_group,
+    dev_token_command,
+    doctor_command,
+):
     main.add_command(_command)

@@ -9,9 +9,9 @@ from server.process import garbage
 def doctor_command() -> None:
     """Check the installation, and say how to correct what is wrong.
 
-    Checks the configuration, telemetry, keys of tokens, the certificate, the database with its
-    rights and limits, its schema and the port, one line each. Exits with 1 when something is wrong.
-    Changes nothing, but starts an embedded database for the time.
+    Checks the configuration, telemetry, keys of tokens, the certificate, the words of payment
+    statuses, the database with its rights and limits, its schema and the port, one line each. Exits
+    with 1 when something is wrong. Changes nothing, but starts an embedded database for the time.
     """
     garbage.pause_collection()
     from server.process.doctor import PROBLEM, examine

@@ -8,23 +8,25 @@ import socket
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
 import psutil
 
-from persistence import diagnostics, embedded
+from persistence import diagnostics, embedded, status_diagnostics
 from persistence.diagnostics import Connection
 from persistence.errors import EmbeddedPostgresError, PersistenceError
+from persistence.status_words import StatusWords
 from server.auth import jwks_client
 from server.auth.bind_policy import check_bind_policy
 from server.observability import telemetry
 from server.process.certificates import TLS
 from server.process.database import service_url
+from server.process.status_words import read_status_words
 from server.settings import Settings, SettingsError, variable
 
 OK, PROBLEM, SKIPPED = "ok", "problem", "skipped"
@@ -35,8 +37,14 @@ _BESIDE_POOL: Final = 2
 _ANSWER_SECONDS: Final = 2.0
 """For a collector to accept a connection, and for a service to answer."""
 
+_FOR_WORDS: Final = ("rights", "schema")
+"""The checks without which those of words cannot be made."""
+
 _RENEWAL: Final = timedelta(days=14)
 """Left of a certificate's validity at which its renewal is overdue."""
+
+
+_Check: TypeAlias = Callable[[Connection], Awaitable[str]]
 
 
 @dataclass(frozen=True)
@@ -73,17 +81,29 @@ def examine() -> Iterator[Finding]:
         yield Finding(SKIPPED, "TLS", "until its settings are corrected")
     else:
         yield _examine_tls(settings)
+    words, finding = _examine_words(settings)
+    yield finding
     if variable("database_url") in faults:
         yield Finding(SKIPPED, "database", "until LISTINGS_DATABASE_URL is corrected")
     else:
-        yield from _examine_database(settings)
+        yield from _examine_database(settings, words)
     if faults.keys() & {variable("host"), variable("port")}:
         yield Finding(SKIPPED, "port", "until LISTINGS_HOST and LISTINGS_PORT are corrected")
     else:
         yield _examine_port(settings)
 
 
-def _examine_database(settings: Settings) -> Iterator[Finding]:
+def _examine_words(settings: Settings) -> tuple[StatusWords | None, Finding]:
+    try:
+        words = read_status_words(settings)
+    except SettingsError as error:
+        return None, Finding(PROBLEM, "words", str(error))
+    own = f", with those of {settings.payment_statuses}" if settings.payment_statuses else ""
+    text = f"{len(words.meanings)} for payment statuses{own}; digest {words.digest}"
+    return words, Finding(OK, "words", text)
+
+
+def _examine_database(settings: Settings, words: StatusWords | None) -> Iterator[Finding]:
     if settings.database_url is None and not embedded.exists(settings.data_dir):
         text = f"{settings.data_dir} is not there yet; `listings serve` makes it"
         yield Finding(OK, "data directory", text)
@@ -94,17 +114,17 @@ def _examine_database(settings: Settings) -> Iterator[Finding]:
             if settings.database_url is None:
                 text = f"{settings.data_dir} is usable, and its PostgreSQL starts"
                 yield Finding(OK, "data directory", text)
-            yield from asyncio.run(_check_database(settings, url))
+            yield from asyncio.run(_check_database(settings, words, url))
     except EmbeddedPostgresError as error:
         yield Finding(PROBLEM, "data directory", " ".join(str(error).split()))
         yield Finding(SKIPPED, "database", "until the data directory is usable")
 
 
-async def _check_database(settings: Settings, url: str) -> list[Finding]:
+async def _check_database(settings: Settings, words: StatusWords | None, url: str) -> list[Finding]:
     processes, pool = settings.worker_count, settings.pool_size
     explained = f"{processes} x ({pool} of the pool + {_BESIDE_POOL})"
     needed = processes * (pool + _BESIDE_POOL)
-    checks: dict[str, Callable[[Connection], Awaitable[str]]] = {
+    checks: dict[str, _Check] = {
         "database": diagnostics.check_server,
         "writing": diagnostics.check_writable,
         "rights": diagnostics.check_rights,
@@ -122,18 +142,44 @@ async def _check_database(settings: Settings, url: str) -> list[Finding]:
                 variable=variable(name),
                 timeout=settings.connect_timeout,
             )
-    findings = []
     try:
         async with diagnostics.connected(url, timeout=settings.connect_timeout) as connection:
-            for subject, check in checks.items():
-                try:
-                    findings.append(Finding(OK, subject, await check(connection)))
-                except Exception as error:
-                    findings.append(Finding(PROBLEM, subject, _described(error)))
+            findings = await _run(checks, connection)
+            findings += await _check_words(words, connection, findings)
     except PersistenceError as error:
         findings = [Finding(PROBLEM, "database", _described(error))]
         others = [subject for subject in checks if subject != "database"]
         findings.append(Finding(SKIPPED, ", ".join(others), "until the database can be reached"))
+    return findings
+
+
+async def _check_words(
+    words: StatusWords | None, connection: Connection, found: list[Finding]
+) -> list[Finding]:
+    """Check what depends on the words, if they and what was ``found`` let it be checked."""
+    checks = {
+        "classification": status_diagnostics.check_applied,
+        "unknown words": status_diagnostics.check_unknown_words,
+        "processes": status_diagnostics.check_processes,
+    }
+    needed = [each.subject for each in found if each.subject in _FOR_WORDS and each.verdict != OK]
+    if words is None:
+        needed.append("words")
+    if words is None or needed:
+        until = f"until the problem of {' and '.join(needed)} is solved"
+        return [Finding(SKIPPED, ", ".join(checks), until)]
+    return await _run(
+        {subject: partial(check, words=words) for subject, check in checks.items()}, connection
+    )
+
+
+async def _run(checks: Mapping[str, _Check], connection: Connection) -> list[Finding]:
+    findings = []
+    for subject, check in checks.items():
+        try:
+            findings.append(Finding(OK, subject, await check(connection)))
+        except Exception as error:
+            findings.append(Finding(PROBLEM, subject, _described(error)))
     return findings
 
 

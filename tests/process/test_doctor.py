@@ -18,37 +18,10 @@ from tests.support import service
 from tests.support.certificates import Issued
 from tests.support.command_line import listings
 from tests.support.databases import with_role
+from tests.support.doctor import examined, problem
 from tests.support.embedded import open_directory, suspended
 from tests.support.orders import Orders
 from tests.support.tokens import Issuer
-
-Report = dict[str, tuple[str, str]]
-"""The verdict and the text for each subject."""
-
-
-def examined(url: str = "", *, healthy: bool = False, **settings: str) -> Report:
-    """Run the doctor, check its exit code against its report, and return the report."""
-    done = listings("doctor", url=url, settings=settings)
-    assert "Traceback" not in done.stdout + done.stderr
-    assert "hunter2" not in done.stdout + done.stderr
-    report: Report = {}
-    for line in done.stdout.splitlines():
-        verdict, _, rest = line.partition(" ")
-        subject, _, text = rest.strip().partition(": ")
-        report[subject] = (verdict, f"{report[subject][1]}\n{text}" if subject in report else text)
-    problems = [subject for subject, (verdict, _) in report.items() if verdict == "problem"]
-    assert done.returncode == (1 if problems else 0), done.stdout + done.stderr
-    assert not (healthy and problems), report
-    return report
-
-
-def problem(report: Report, subject: str) -> str:
-    """Return the text of the only subject that is a problem."""
-    others = {each: verdict for each, (verdict, _) in report.items() if each != subject}
-    assert "problem" not in others.values(), report
-    verdict, text = report[subject]
-    assert verdict == "problem", report
-    return text
 
 
 def execute(url: str, *statements: str) -> None:
@@ -61,8 +34,8 @@ def test_a_healthy_setup(database_url: str) -> None:
     report = examined(with_role(database_url, APPLICATION), healthy=True)
     assert {verdict for verdict, _ in report.values()} == {"ok"}
     assert list(report) == [
-        *("configuration", "telemetry", "tokens", "TLS", "database", "writing", "rights"),
-        *("connections", "schema", "port"),
+        *("configuration", "telemetry", "tokens", "TLS", "words", "database", "writing", "rights"),
+        *("connections", "schema", "classification", "unknown words", "processes", "port"),
     ]
     assert "LISTINGS_DATABASE_URL" in report["configuration"][1]
     assert "PostgreSQL " in report["database"][1]
@@ -203,7 +176,8 @@ def test_missing_privileges(database_url: str, role: str) -> None:
 
     text = problem(examined(url), "rights")
     assert "lacks UPDATE (payment_provider, " in text
-    assert "updated_at) ON orders, SELECT ON order_payment_events. " in text
+    assert "updated_at) ON orders, SELECT ON order_payment_events, " in text
+    assert "INSERT ON refused_payment_events, UPDATE (times, last_refused_at) ON " in text
     assert text.partition("As the owner: ")[2] == f"GRANT listings_app TO {role};"
     refused = listings("serve", url=url)
     assert (refused.returncode, refused.stderr) == (1, f"Error: {text}\n")
@@ -229,6 +203,15 @@ def test_privileges_revoked_from_the_service_role(database_url: str) -> None:
         ("GRANT TRUNCATE ON order_payment_events TO {}", "TRUNCATE ON order_payment_events"),
         ("GRANT TRIGGER ON orders TO {}", "TRIGGER ON orders"),
         ("GRANT INSERT ON _yoyo_migration TO {}", "INSERT ON _yoyo_migration"),
+        ("GRANT DELETE ON refused_payment_events TO {}", "DELETE ON refused_payment_events"),
+        (
+            "GRANT UPDATE (reason) ON refused_payment_events TO {}",
+            "UPDATE (reason) ON refused_payment_events",
+        ),
+        (
+            "GRANT UPDATE (captured_amount) ON order_payment_events TO {}",
+            "UPDATE (captured_amount) ON order_payment_events",
+        ),
         ("GRANT CREATE ON SCHEMA public TO {}", "CREATE ON SCHEMA public"),
         ("ALTER ROLE {} CREATEROLE", "CREATEROLE"),
         ("ALTER ROLE {} REPLICATION", "REPLICATION"),
@@ -252,8 +235,8 @@ def test_excess_privileges_of_superuser_and_owner(database_url: str, role: str) 
     for text in (superuser, owner):
         assert "and more, such as INSERT ON " in text
         assert "IN ROLE listings_app" in text
-    assert "INSERT ON order_payment_events" in superuser
-    assert "INSERT ON order_payment_events" not in owner
+    assert "INSERT ON _yoyo_migration" in superuser
+    assert "INSERT ON _yoyo_migration" not in owner
 
 
 def test_more_connections_than_allowed(database_url: str, role: str) -> None:

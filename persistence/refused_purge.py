@@ -1,0 +1,80 @@
+"""Deletion of refused events that are old: ``listings refused purge``.
+
+What counts is when an event was last refused. Those that may tell of money are deleted on request
+only: of a settled state, of a second payment, or of another currency.
+"""
+
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from persistence.maintenance import Connection, owner_session
+from persistence.payment_states import SETTLED
+from persistence.refused_events import MONEY
+
+_BATCH: Final = 1_000
+"""Rows in one transaction."""
+
+# last_refused_at has no index. It is never before first_refused_at, which has one.
+_COUNT: Final = """
+    SELECT count(*) FILTER (WHERE NOT of_money), count(*) FILTER (WHERE of_money)
+    FROM refused_payment_events, LATERAL (
+        SELECT reason = ANY ($2::text[]) OR requested_state IS NOT NULL
+            AND requested_state = ANY ($3::smallint[])
+    ) kind (of_money)
+    WHERE first_refused_at < $1 AND last_refused_at < $1
+"""
+_NEXT_PAGE: Final = """
+    SELECT first_refused_at, id FROM refused_payment_events
+    WHERE first_refused_at < $1 AND (first_refused_at, id) > ($2, $3)
+    ORDER BY first_refused_at, id LIMIT $4
+"""
+# last_refused_at is checked again for a row that is counted once more at this moment.
+_DELETE: Final = """
+    DELETE FROM refused_payment_events WHERE id = ANY ($4::bigint[]) AND last_refused_at < $1
+    AND ($5::boolean OR NOT (reason = ANY ($2::text[]) OR requested_state IS NOT NULL
+        AND requested_state = ANY ($3::smallint[])))
+    RETURNING id
+"""
+
+_MONEY_VALUES: Final = ([reason.value for reason in MONEY], sorted(SETTLED))
+
+
+class OldEvents(NamedTuple):
+    """How many events were last refused before a time."""
+
+    others: int
+    money: int
+    """Those that may tell of money."""
+
+
+async def count(url: str, before: datetime) -> OldEvents:
+    """Return how many events were last refused before the aware time ``before``.
+
+    ``url`` is a libpq URL. Raises MaintenanceError or InvalidDatabaseURL.
+    """
+    async with owner_session(url) as connection:
+        row = await connection.fetchrow(_COUNT, before, *_MONEY_VALUES)
+    assert row is not None  # noqa: S101 - it is an aggregate
+    return OldEvents(*row)
+
+
+async def purge(url: str, before: datetime, *, money: bool) -> int:
+    """Delete these events, with ``money`` also those that may tell of it, and return how many.
+
+    ``url`` is a libpq URL of the owner. Raises MaintenanceError or InvalidDatabaseURL; then a part
+    of them may be deleted.
+    """
+    deleted = 0
+    async with owner_session(url) as connection:
+        last: tuple[object, ...] = (datetime.min.replace(tzinfo=UTC), 0)
+        while page := await connection.fetch(_NEXT_PAGE, before, *last, _BATCH):
+            deleted += await _delete(connection, before, [row["id"] for row in page], money=money)
+            last = tuple(page[-1])
+    return deleted
+
+
+async def _delete(connection: Connection, before: datetime, ids: list[int], *, money: bool) -> int:
+    async with connection.transaction():
+        # The table's trigger refuses any other deletion.
+        await connection.execute("SET LOCAL listings.purge = 'on'")
+        return len(await connection.fetch(_DELETE, before, *_MONEY_VALUES, ids, money))
