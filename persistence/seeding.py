@@ -6,50 +6,67 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import TypeAlias, TypeVar
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 import asyncpg
 
+from persistence.decision import Reason
+from persistence.demo_payments import LIVES, Payment, Taken, live
 from persistence.dsn import asyncpg_dsn
 from persistence.errors import SeedError
+from persistence.models import PAYMENT_COLUMNS, Order
+from persistence.payment_states import PaymentState
+from persistence.payment_updates import request_digest
+from persistence.refused_events import refused_digest
+from persistence.status_words import StatusWords
 
-_BATCH = 20_000
+_BATCH = 5_000  # orders
 
 _CURRENCIES = ("EUR", "EUR", "EUR", "USD", "GBP", "CHF", "JPY")
 _SHIPPING = (0, 490, 990)
-_STATUSES = (  # of the order and of its payment, each as often as in a hundred orders
-    *[("pending", "pending")] * 8,
-    *[("confirmed", "paid")] * 15,
-    *[("shipped", "paid")] * 20,
-    *[("delivered", "paid")] * 47,
-    *[("cancelled", "failed")] * 6,
-    *[("cancelled", "refunded")] * 4,
-)
-_NO_PAYMENT = (None,) * 5
 _TAX_PERCENT = 19
 
-_COLUMNS = (
-    "id",
-    "order_number",
-    "buyer_id",
-    "storefront_id",
-    "status",
-    "payment_status",
-    "currency",
-    "subtotal_amount",
-    "shipping_amount",
-    "tax_amount",
-    "discount_amount",
-    "total_amount",
-    "created_at",
-    "updated_at",
-    "payment_provider",
-    "payment_session_id",
-    "payment_intent_id",
-    "payment_idempotency_key",
-    "payment_transaction_id",
-)
+_REQUEST_ID: Final = "seed"
 
+_UNTOUCHED_ORDER: Final = 12_345
+"""An order of the first start that nobody has begun to pay, for examples."""
+
+_ORDER: Final = Order._fields
+_EVENT: Final = (
+    "order_id",
+    "storefront_id",
+    "created_at",
+    *(f"{name}_before" for name in PAYMENT_COLUMNS),
+    *(f"{name}_after" for name in PAYMENT_COLUMNS),
+    "idempotency_key",
+    "request_digest",
+    "request_id",
+    "payment_event_time",
+    "captured_amount",
+    "refunded_amount",
+    "currency",
+    "payment_state_before",
+    "payment_state_after",
+)
+_REFUSED: Final = (
+    "order_id",
+    "storefront_id",
+    "reason",
+    "written",
+    "digest",
+    "requested_state",
+    "request_id",
+    "first_refused_at",
+    "last_refused_at",
+    *PAYMENT_COLUMNS,
+    "payment_event_time",
+    "captured_amount",
+    "refunded_amount",
+    "currency",
+    *(f"order_{name}" for name in PAYMENT_COLUMNS),
+    "order_payment_state",
+    "order_payment_event_time",
+)
 
 # The id of a deleted order is not assigned again.
 _LAST_ID = """
@@ -80,6 +97,7 @@ async def seed(url: str, orders: int, progress: Callable[[int], object]) -> None
 async def seed_if_empty(url: str, orders: int) -> None:
     """Add demo orders if the table is empty: once, also when several processes do so at once.
 
+    Besides them, the order 12345, which nobody has begun to pay, unless ``orders`` reach that far.
     Otherwise as ``seed``.
     """
     async with _connection(url) as connection:
@@ -87,21 +105,45 @@ async def seed_if_empty(url: str, orders: int) -> None:
             async with _exclusive(connection):
                 if await _is_empty(connection):
                     await _add(connection, orders, progress=lambda _size: None)
+                    if orders < _UNTOUCHED_ORDER:
+                        await _add_untouched(connection)
 
 
 async def _add(connection: _Connection, orders: int, progress: Callable[[int], object]) -> None:
     first = 1 + await connection.fetchval(_LAST_ID)
     rows = _orders(first, orders, datetime.now(UTC))
-    batch = list(islice(rows, _BATCH))
-    while batch:
-        # The next batch is generated while PostgreSQL writes this one, which takes longer.
-        upcoming = asyncio.create_task(asyncio.to_thread(list, islice(rows, _BATCH)))
-        await connection.copy_records_to_table("orders", records=batch, columns=_COLUMNS)
-        progress(len(batch))
+    batch = await asyncio.to_thread(_batch, rows)
+    # The history is copied, too, with the times of its events.
+    await connection.execute("ALTER TABLE orders DISABLE TRIGGER payment_inserted")
+    while batch.orders:
+        # The next batch is generated while PostgreSQL writes this one.
+        upcoming = asyncio.create_task(asyncio.to_thread(_batch, rows))
+        await _copy(connection, "orders", _ORDER, batch.orders)
+        await _copy(connection, "order_payment_events", _EVENT, batch.events)
+        await _copy(connection, "refused_payment_events", _REFUSED, batch.refused)
+        progress(len(batch.orders))
         batch = await upcoming
-    last = first + orders - 1
+    await connection.execute("ALTER TABLE orders ENABLE TRIGGER payment_inserted")
+    await _continue_after(connection, first + orders - 1)
+    for table in ("orders", "order_payment_events", "refused_payment_events"):
+        await connection.execute(f"ANALYZE {table}")
+
+
+async def _add_untouched(connection: _Connection) -> None:
+    now = datetime.now(UTC)
+    order = _order(random.Random(_UNTOUCHED_ORDER), _UNTOUCHED_ORDER, now)  # noqa: S311
+    await _copy(connection, "orders", _ORDER, [order])
+    await _continue_after(connection, _UNTOUCHED_ORDER)
+
+
+async def _copy(
+    connection: _Connection, table: str, columns: Sequence[str], rows: Sequence[Sequence[object]]
+) -> None:
+    await connection.copy_records_to_table(table, records=rows, columns=columns)
+
+
+async def _continue_after(connection: _Connection, last: int) -> None:
     await connection.execute("SELECT setval(pg_get_serial_sequence('orders', 'id'), $1)", last)
-    await connection.execute("ANALYZE orders")
 
 
 async def _is_empty(connection: _Connection) -> bool:
@@ -130,45 +172,123 @@ async def _connection(url: str) -> AsyncIterator[_Connection]:
         raise SeedError(f"cannot add demo orders: {error}") from error
 
 
-def _orders(first: int, orders: int, now: datetime) -> Iterator[tuple[object, ...]]:
-    """Yield the values of ``_COLUMNS`` for each order, oldest first."""
+class _Batch(NamedTuple):
+    """Rows of the three tables."""
+
+    orders: list[Order]
+    events: list[tuple[object, ...]]
+    refused: list[tuple[object, ...]]
+
+
+def _batch(orders: Iterator[tuple[Order, list[Taken]]]) -> _Batch:
+    """Return the next orders, with what happened to them."""
+    batch = _Batch([], [], [])
+    for order, steps in islice(orders, _BATCH):
+        batch.orders.append(order)
+        for taken in steps:
+            if taken.step.refused is None:
+                batch.events.append(_event(taken))
+            else:
+                batch.refused.append(_refused(taken, taken.step.refused))
+    return batch
+
+
+def _orders(first: int, orders: int, now: datetime) -> Iterator[tuple[Order, list[Taken]]]:
+    """Yield each order and what has happened to its payment by now; oldest first."""
     rng = random.Random(first)  # noqa: S311 - demo data, not secrets
+    words = StatusWords.builtin()
     step = timedelta(days=180) / (orders + 1)
     for number in range(first, first + orders):
-        created = now - step * (first + orders - number)
-        status, payment_status = _pick(rng, _STATUSES) if number > 1 else _STATUSES[0]
-        subtotal = 500 + _below(rng, 25_000)
-        shipping = _pick(rng, _SHIPPING)
-        discount = subtotal // 10 if _below(rng, 5) == 0 else 0
-        tax = (subtotal + shipping - discount) * _TAX_PERCENT // 100
-        paying = payment_status != "pending"
-        yield (
-            number,
-            f"L-{created.year}-{number:07d}",
-            1 + _below(rng, 50_000),
-            1 + _below(rng, 40),
-            status,
-            payment_status,
-            _pick(rng, _CURRENCIES),
-            subtotal,
-            shipping,
-            tax,
-            discount,
-            subtotal + shipping + tax - discount,
-            created,
-            created + timedelta(minutes=1 + _below(rng, 600)) if paying else created,
-            *(_payment(rng, number, payment_status) if paying else _NO_PAYMENT),
-        )
+        order = _order(rng, number, now - step * (first + orders - number))
+        status, life = _pick(rng, LIVES) if number > 1 else LIVES[0]
+        order = order._replace(status=status)
+        steps = [each for each in life(Payment(rng, order)) if each.at < now]
+        taken = list(live(order, steps, words))
+        yield taken[-1].after if taken else order, taken
 
 
-def _payment(rng: random.Random, number: int, status: str) -> tuple[str | None, ...]:
-    """Return provider, session, intent, idempotency key and transaction, as providers have them."""
-    token = f"{rng.getrandbits(112):028x}"
-    transaction = f"txn_{token[:24]}" if status != "failed" else None
-    if number % 4:
-        session = f"cs_test_{token}"
-        return "stripe", session, f"pi_{token[:24]}", f"stripe_{number}_{token[:8]}", transaction
-    return "allsecure", None, token[:20], f"allsecure_{number}_{token[:8]}", transaction
+def _order(rng: random.Random, number: int, created: datetime) -> Order:
+    """Return an order that nobody has begun to pay."""
+    subtotal = 500 + _below(rng, 25_000)
+    shipping = _pick(rng, _SHIPPING)
+    discount = subtotal // 10 if _below(rng, 5) == 0 else 0
+    tax = (subtotal + shipping - discount) * _TAX_PERCENT // 100
+    return Order(
+        id=number,
+        order_number=f"L-{created.year}-{number:07d}",
+        buyer_id=1 + _below(rng, 50_000),
+        storefront_id=1 + _below(rng, 40),
+        status="pending",
+        payment_status="pending",
+        currency=_pick(rng, _CURRENCIES),
+        subtotal_amount=subtotal,
+        shipping_amount=shipping,
+        tax_amount=tax,
+        discount_amount=discount,
+        total_amount=subtotal + shipping + tax - discount,
+        created_at=created,
+        updated_at=created,
+        payment_provider=None,
+        payment_session_id=None,
+        payment_intent_id=None,
+        payment_idempotency_key=None,
+        payment_transaction_id=None,
+        payment_state=PaymentState.PENDING,
+        payment_event_time=None,
+        payment_status_since=None,
+        captured_amount=None,
+        refunded_amount=None,
+        payment_version=None,
+        contested_from=None,
+        payment_session_stale=False,
+        payment_intent_stale=False,
+    )
+
+
+def _event(taken: Taken) -> tuple[object, ...]:
+    """Return the values of ``_EVENT``."""
+    step, before, after = taken.step, taken.before, taken.after
+    update = step.update
+    return (
+        after.id,
+        after.storefront_id,
+        step.at,
+        *(getattr(before, name) for name in PAYMENT_COLUMNS),
+        *(getattr(after, name) for name in PAYMENT_COLUMNS),
+        update.payment_idempotency_key,
+        request_digest(update),
+        _REQUEST_ID,
+        update.payment_event_time,
+        update.captured_amount,
+        update.refunded_amount,
+        update.currency,
+        before.payment_state,
+        after.payment_state,
+    )
+
+
+def _refused(taken: Taken, reason: Reason) -> tuple[object, ...]:
+    """Return the values of ``_REFUSED``."""
+    step, order, update = taken.step, taken.after, taken.step.update
+    return (
+        order.id,
+        order.storefront_id,
+        reason.value,
+        False,
+        refused_digest(order.id, reason, update, written=False),
+        taken.requested_state,
+        _REQUEST_ID,
+        step.at,
+        step.at,
+        *(getattr(update, name) for name in PAYMENT_COLUMNS),
+        update.payment_event_time,
+        update.captured_amount,
+        update.refunded_amount,
+        update.currency,
+        *(getattr(order, name) for name in PAYMENT_COLUMNS),
+        order.payment_state,
+        order.payment_event_time,
+    )
 
 
 def _below(rng: random.Random, limit: int) -> int:
