@@ -126,11 +126,16 @@ def postgres() -> Iterator[str]:
 
 
 @contextmanager
-def prepared(server: str, orders: int) -> Iterator[OrderDatabase]:
-    """Create the database, and drop it at the end."""
+def prepared(server: str, orders: int, *, schema: str | None = None) -> Iterator[OrderDatabase]:
+    """Create the database, and drop it at the end.
+
+    Its schema is the newest, or that of the migration ``schema``.
+    """
     with ExitStack() as stack:
         url = stack.enter_context(_own_database(server))
         migrations.up(url)
+        if schema is not None:
+            migrations.down(url, schema)
         connection = stack.enter_context(psycopg.connect(url, autocommit=True))
         fill(connection, orders)
         yield OrderDatabase(

@@ -19,7 +19,7 @@ _ORDERS: Final = """
         id, order_number, buyer_id, storefront_id, status, payment_status, currency,
         subtotal_amount, shipping_amount, tax_amount, discount_amount, total_amount,
         created_at, updated_at, payment_provider, payment_session_id, payment_intent_id,
-        payment_idempotency_key, payment_transaction_id
+        payment_idempotency_key, payment_transaction_id, payment_state, payment_status_since
     )
     SELECT
         id, 'L-2026-' || lpad(id::text, 9, '0'), 1 + random(0, 49999), 1 + random(0, 39),
@@ -32,7 +32,10 @@ _ORDERS: Final = """
         CASE WHEN share >= 8 AND id %% 4 > 0 THEN 'cs_test_' || left(token, 28) END,
         CASE WHEN share >= 8 THEN 'pi_' || left(token, 24) END,
         CASE WHEN share >= 8 THEN 'stripe_' || id || '_' || left(token, 8) END,
-        CASE WHEN share >= 14 THEN 'txn_' || left(token, 24) END
+        CASE WHEN share >= 14 THEN 'txn_' || left(token, 24) END,
+        -- Failed and paid, as numbers of PaymentState; null where no payment has begun.
+        CASE WHEN share >= 14 THEN 9 WHEN share >= 8 THEN 6 END,
+        CASE WHEN share >= 8 THEN created_at + interval '1 minute' END
     FROM (
         SELECT
             id, random(0, 99) AS share, 500 + random(0, 24999) AS subtotal, md5(id::text) AS token,

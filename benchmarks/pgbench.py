@@ -11,13 +11,24 @@ from benchmarks.database import OrderDatabase
 from benchmarks.errors import BenchmarkError
 from benchmarks.measuring import Figures
 from benchmarks.processes import cpu_seconds
-from persistence import queries, statuses
+from persistence import decision
+from persistence.payment_states import Meaning, PaymentState
+from persistence.payment_update import Shape
+from persistence.payment_update import statement as update_statement
 
 NAME: Final = "pgbench"
 
 _CLIENTS: Final = 10
 _GRACE: Final = 60.0
-_VARIABLES: Final = ("order_id", "request_id", "caller", "status", "transaction", "refusing")
+_VARIABLES: Final = (
+    "order_id",
+    "request_id",
+    "caller",
+    "status",
+    "transaction",
+    "refusals",
+    "state",
+)
 _DONE: Final = re.compile(r"actually processed: (\d+)")
 _FAILED: Final = re.compile(r"failed transactions: (\d+)")
 _RATE: Final = re.compile(r"tps = ([\d.]+) \(without")
@@ -57,7 +68,10 @@ def measure(database: OrderDatabase, seconds: float, scratch: Path) -> Figures:
 
 
 def _script(orders: int) -> str:
-    statement = queries.update_payment(("payment_status", "payment_transaction_id"))
+    columns = ("payment_status", "payment_transaction_id")
+    statement = update_statement(
+        Shape(columns, is_rich=False, is_scoped=False, has_fixed_state=True)
+    )
     for number, name in enumerate(_VARIABLES, start=1):
         statement = statement.replace(f"${number}", f":{name}")
     return (
@@ -68,8 +82,14 @@ def _script(orders: int) -> str:
 
 
 def _constants() -> dict[str, str]:
-    refusing = "{" + ",".join(statuses.disallowed_before("paid")) + "}"
-    return {"request_id": "bench", "caller": "bench", "status": "paid", "refusing": refusing}
+    table = decision.refusals(Meaning(PaymentState.PAID))
+    return {
+        "request_id": "bench",
+        "caller": "bench",
+        "status": "paid",
+        "refusals": f"\\x{table.hex()}",
+        "state": str(PaymentState.PAID.value),
+    }
 
 
 def command() -> str:

@@ -9,6 +9,8 @@ from benchmarks.rounds import Results
 from benchmarks.series import Series
 from benchmarks.targets import Target, targets
 from benchmarks.tokens import Costs
+from benchmarks.updates import BEFORE, NOW
+from benchmarks.updates import Costs as UpdateCosts
 
 # The measure, its heading, the factor of its figures, and the decimals shown.
 _COLUMNS: Final[Sequence[tuple[str, str, float, int]]] = (
@@ -37,6 +39,7 @@ class Run:
     connections: Series = field(default_factory=dict)
     memory: Series = field(default_factory=dict)
     tokens: Costs = field(default_factory=dict)
+    updates: UpdateCosts = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def tables(run: Run) -> list[Table]:
         _series("Cost by connections, at the same rate", "connections", run.connections),
         _series("Memory by calls", "calls", run.memory),
         _tokens(run.tokens),
+        _updates(run.updates),
     ]
     return [each for each in all_tables if len(each.lines) > 1]
 
@@ -132,6 +136,22 @@ def _tokens(costs: Costs) -> Table:
     for name, (new, seen) in costs.items():
         lines.append([name, f"{new * 1e6:.0f}", f"{seen * 1e6:.1f}"])
     return Table("What a token costs a call", lines)
+
+
+def _updates(costs: UpdateCosts) -> Table:
+    lines = [["", "version 0.1, µs", "now, µs", "ratio"]]
+    for flow, versions in costs.items():
+        before, now = versions[BEFORE], versions[NOW]
+        ratios = [new / old for new, old in zip(now, before, strict=True)]
+        lines.append(
+            [
+                flow,
+                _spread(before, 1e6, 0),
+                _spread(now, 1e6, 0),
+                _spread(ratios, 1, 2),
+            ]
+        )
+    return Table("PostgreSQL's CPU for the updates of an order, each with a key", lines)
 
 
 def _spread(figures: Sequence[float], factor: float, decimals: int) -> str:
