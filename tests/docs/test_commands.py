@@ -176,7 +176,7 @@ def _free_port() -> int:
 def _on_served_orders(log: Path) -> Iterator[Reader]:
     """Yield a reader beside a service with demo orders."""
     with databases.clone() as url:
-        asyncio.run(seeding.seed(url, 100, lambda _size: None))
+        asyncio.run(seeding.seed_if_empty(url, 100))
         with service.running(url, log) as running:
             own = service.environment_on(url)
             settings = {name: own[name] for name in own if name.startswith("LISTINGS_DATABASE")}

@@ -10,7 +10,8 @@ import httpx
 from connectrpc.code import Code
 from prometheus_client.parser import text_string_to_metric_families
 
-from persistence.statuses import MOVES
+from persistence.decision import Attempt, Reason, refusal
+from persistence.payment_states import Meaning, PaymentState
 from server.gen.listings.v1.orders_connect import OrderService
 from server.settings import Settings, variable
 from tests.support.markdown import ROOT, code, page, table
@@ -57,8 +58,8 @@ def test_permissions() -> None:
         is_own = service == OrderService.desc().type_name
         name = method if is_own else service or path
         names = table_of_code.setdefault(permission, [])
-        if name not in names:
-            names.append(name)
+        # A field that needs a further permission follows its method and "#".
+        names.extend(each for each in name.split("#") if each not in names)
     assert documented == table_of_code
 
 
@@ -72,13 +73,27 @@ def test_methods() -> None:
 
 
 def test_status_transitions() -> None:
+    """Each state is in one row; "every other state" stands for all that are not named after it."""
+    every = {state.name for state in PaymentState}
     documented = {}
     for row in table(page("payments.md"), "From", "To"):
-        these = code(row[0])
-        others = these if "any other of these" in row[1] else []
-        for status in these:
-            documented[status] = {*others, *code(row[1])} - {status}
-    assert documented == {status: {*moves} - {status} for status, moves in MOVES.items()}
+        named = set(code(row[1]))
+        for state in code(row[0]):
+            assert state not in documented
+            documented[state] = every - named - {state} if "every other state" in row[1] else named
+    assert documented == {state.name: followers(state) for state in PaymentState}
+
+
+def followers(now: PaymentState) -> set[str]:
+    """Return the other states that the order's own attempt or another may move to."""
+    return {
+        new.name
+        for new in set(PaymentState) - {now}
+        if any(
+            refusal(now, Meaning(new), attempt, is_late=False) is None
+            for attempt in (Attempt.OWN, Attempt.OTHER)
+        )
+    }
 
 
 def test_metrics(running: Service) -> None:
@@ -108,10 +123,15 @@ def test_error_reasons() -> None:
     documented = set()
     for row in table(API, "Code", "gRPC", "HTTP"):
         documented |= {each for each in code(row[4]) if REASON.fullmatch(each)}
-    source = "".join(each.read_text() for each in (ROOT / "server").rglob("*.py"))
+    source = "".join(
+        each.read_text()
+        for package in ("server", "persistence")
+        for each in (ROOT / package).rglob("*.py")
+    )
     unknown = [reason for reason in documented if f'"{reason}"' not in source]
     assert not unknown
     contract = (ROOT / "proto" / "listings" / "v1" / "orders.proto").read_text()
     text = re.sub(r"\s*//\s*", " ", contract)
     named = re.findall(r"reason ((?:[A-Z]+_[A-Z_]+(?:, | or )?)+)", text)
     assert {each for names in named for each in REASON.findall(names)} <= documented
+    assert {reason.value for reason in Reason} <= documented
