@@ -13,8 +13,8 @@ from benchmarks.measuring import Figures
 from benchmarks.processes import cpu_seconds
 from persistence import decision
 from persistence.payment_states import Meaning, PaymentState
-from persistence.payment_update import Shape
-from persistence.payment_update import statement as update_statement
+from persistence.update_statement import statement as update_statement
+from persistence.update_terms import Shape
 
 NAME: Final = "pgbench"
 

@@ -18,7 +18,7 @@ Reading and writing:
 
 SQL, by PyPika:
 
-``payment_update``                    the UPDATE of a payment
+``update_statement``                  the UPDATE of a payment; its terms: ``update_terms``
 ``queries``, ``list_queries``         reads and lists
 ``find_order``                        the order that a payment belongs to
 ``dialect``, ``payment_terms``        terms that PyPika lacks, and terms about payments

@@ -28,8 +28,8 @@ Callers see no difference, except in speed:
 - When PostgreSQL rejects one statement of a batch, it rolls all of them back. Each then runs as a
   single one, and has its own error.
 - A statement that waits for a lock does not hold others up: a batch waits no longer than
-  ``payment_update.LOCK_TIMEOUT``, and after 10 ms, a single statement or a batch gives its slots
-  back.
+  ``update_statement.LOCK_TIMEOUT``, and after 10 ms, a single statement or a batch gives its
+  slots back.
 - A cancelled statement does not overwrite a later one: statements about its row stay queued until
   PostgreSQL is done with it.
 - A batch has one statement about a row, and takes its locks in the order of ids, so that two

@@ -1,10 +1,10 @@
 """Whether an update of a payment is taken, and what it makes of the payment's state.
 
 Providers deliver events late, twice, out of order, and for several attempts to pay one order. In
-doubt the order keeps what it has. ``refusal`` is the rule, for everything that it depends on but
-the look-up of an id that nobody has seen (``may_follow_up``).
+doubt the order keeps what it has. ``refusal`` is the rule. It leaves out one look-up: whether
+an id is new to the order (``may_follow_up``).
 
-PostgreSQL evaluates the rule on the locked row, in the WHERE of ``payment_update.statement``. It
+PostgreSQL evaluates the rule on the locked row, in the WHERE of ``update_statement.statement``. It
 gets the rule as a table, which ``refusals`` makes of the function: so the two cannot differ.
 """
 

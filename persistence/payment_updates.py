@@ -33,9 +33,10 @@ from persistence.models import (
     version_of,
 )
 from persistence.payment_states import Meaning, PaymentState, Reversal
-from persistence.payment_update import Recorded, Rules, Second, Shape, arguments, statement
 from persistence.refused_events import RefusedEvents
 from persistence.status_words import StatusWords
+from persistence.update_statement import Recorded, Rules, Second, arguments, statement
+from persistence.update_terms import Shape
 
 # Unique for idempotency keys: an order's present key, and the uses of each key in the history.
 _KEY_INDEXES: Final = (
@@ -174,7 +175,7 @@ class PaymentUpdates:
             if not how.is_second:
                 how = how._replace(is_second=True)
                 continue
-            order = None if row is None else self._classified(_order(row))
+            order = None if row is None else self._words.classified(_order(row))
             found = await self._resolve(request, order)
             if isinstance(found, Update):
                 return found
@@ -241,19 +242,15 @@ class PaymentUpdates:
                 await self._record(request, how.would_be_refused, written=True)
         return Update(order, replayed=False, would_be_refused=how.would_be_refused)
 
-    def _classified(self, order: Order) -> Order:
-        if order.payment_state is None:
-            return order._replace(payment_state=self._words.state(order.payment_status))
-        return order
-
     async def _resolve(self, request: _Request, order: Order | None) -> _Try | Update:
         """Find out why nothing was written, given the ``order`` that the second try has returned.
 
         Return the replay of an earlier update, or how to try again; or raise why it is refused,
         once that is on record. The order of the checks is that of the contract.
 
-        The first try does not do for a refusal: PostgreSQL refuses a row that does not match by its
-        snapshot without waiting for who holds its lock.
+        The first try does not tell a refusal from a replay, an unclassified order or a further use
+        of a key. The order is of the second try's snapshot: where another transaction is about to
+        change it, the refusal comes before that change.
         """
         order_id, update = request.order_id, request.update
         if order is None and request.storefronts is not None:

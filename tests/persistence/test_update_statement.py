@@ -17,7 +17,8 @@ from persistence.dsn import asyncpg_dsn
 from persistence.models import PAYMENT_COLUMNS, Order, Origin, PaymentUpdate, etag_of
 from persistence.orders import OrderRepository
 from persistence.payment_states import Meaning, PaymentState
-from persistence.payment_update import Recorded, Rules, Second, Shape, arguments, statement
+from persistence.update_statement import Recorded, Rules, Second, arguments, statement
+from persistence.update_terms import Shape
 from tests.support import databases, wire
 from tests.support.orders import Orders
 
@@ -101,7 +102,7 @@ def test_a_plain_text_without_columns_is_refused() -> None:
 
 @pytest.mark.anyio
 async def test_postgresql_prepares_and_runs_each_text(database_url: str) -> None:
-    """With the rights of the service, on an order that no one has begun to pay."""
+    """With the rights of the service, on an order whose payment has not begun."""
     order_id = Orders(database_url).add(storefront_id=3)
     url = databases.with_role(database_url, "listings_app")
     connection = await asyncpg.connect(dsn=asyncpg_dsn(url), statement_cache_size=0)

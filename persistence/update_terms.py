@@ -1,45 +1,24 @@
-"""The UPDATE of a payment: all rules in one statement, assembled by PyPika.
+"""The terms of the UPDATE of a payment: what it sets, and on which conditions.
 
-PostgreSQL checks the conditions again for a row that it has waited for, so that no other update
-comes between the check and the write. For that they are expressions on the target row.
-
-There is one text for each set of columns, and three kinds of it: a plain one; a rich one, with what
-few requests have (times, amounts, a currency, an etag, an override); and one for the second try,
-where the first has written nothing. With a text for each optional field there would be thousands,
-and a cache of prepared statements that never has the one that is needed.
+They are expressions on the target row, because PostgreSQL checks those again for a row that it has
+waited for. Each operator and function of a text takes PostgreSQL time at each execution, to prepare
+it: so there are few of them.
 """
 
-from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
-from functools import cache
+from collections.abc import Iterator
 from itertools import count
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-from pypika import AliasedQuery, Case, Parameter, PostgreSQLQuery, Table
+from pypika import Case, Parameter, Table
 from pypika.functions import Cast, Coalesce, NullIf
-from pypika.terms import Bracket, Criterion, ExistsCriterion, Interval, Term
+from pypika.terms import Bracket, Criterion, Interval, Term
 
 from persistence import dialect as pg
 from persistence import payment_terms
 from persistence.decision import LATE, Attempt
-from persistence.models import PAYMENT_COLUMNS, Order, PaymentUpdate
-from persistence.payment_states import (
-    CONTESTED,
-    SETTLED,
-    UNPAID,
-    PaymentState,
-    normalized,
-)
-
-# Any, because PyPika types its builders as those of no dialect.
-_Builder: TypeAlias = Any
+from persistence.payment_states import CONTESTED, SETTLED, UNPAID, PaymentState
 
 _orders = Table("orders")
-
-LOCK_TIMEOUT: Final = "10ms"
-"""How long an update with a ``lock_timeout`` waits for a lock."""
-
-_SECOND: Final = timedelta(seconds=1)
 
 
 class Shape(NamedTuple):
@@ -56,107 +35,7 @@ class Shape(NamedTuple):
     and returns the order also where it writes nothing."""
 
 
-class Rules(NamedTuple):
-    """What the statement checks and derives from the state of the order."""
-
-    refusals: bytes
-    """The table of ``decision.refusals``."""
-    targets: PaymentState | bytes | None
-    """The fixed state, or the table of ``decision.targets``; None without a status."""
-    is_reversal: bool
-    version: int | None
-    """The ``payment_version`` that the order must have, 0 for none; None for any."""
-    second: "Second | None" = None
-
-
-class Second(NamedTuple):
-    """What only a second try has."""
-
-    states: str
-    """JSON of all known words, normalized, and the numbers of their states."""
-    may_be_first_use: bool
-    """Of its key: the first try has not found that the key is used."""
-    is_further_use: bool
-    """Of its key: an earlier event of the order has it, and is not the same request."""
-
-
-class Recorded(NamedTuple):
-    """What the history keeps of the request besides the payment."""
-
-    request_id: str
-    caller: str
-    digest: str | None
-    """Of a request with a key."""
-    details: str
-    """JSON of the columns of the history that have their values as the request has them."""
-
-
-def arguments(
-    shape: Shape,
-    update: PaymentUpdate,
-    rules: Rules,
-    recorded: Recorded,
-    scope: Sequence[object],
-) -> list[object]:
-    """Return the values of the parameters of ``statement(shape)``, without the first, the id."""
-    values: list[object] = [recorded.request_id, recorded.caller]
-    values += [value for value in update[: len(PAYMENT_COLUMNS)] if value is not None]
-    values.append(rules.refusals)
-    if rules.targets is not None:
-        values.append(rules.targets)
-    if update.payment_provider is not None:
-        values.append(normalized(update.payment_provider))
-    if recorded.digest is not None:
-        values.append(recorded.digest)
-    if shape.is_rich:
-        if rules.targets is not None:
-            values += [update.payment_event_time, rules.is_reversal]
-        values += [
-            _late_limit(update.payment_event_time),
-            rules.is_reversal or update.override_reason is not None,
-            update.captured_amount,
-            update.refunded_amount,
-            update.currency,
-            rules.version,
-            recorded.details,
-        ]
-    if rules.second is not None:
-        values.append(rules.second.states)
-        if recorded.digest is not None:
-            values += [rules.second.may_be_first_use, rules.second.is_further_use]
-    return [*values, *scope]
-
-
-def _late_limit(time: datetime | None) -> datetime | None:
-    """Return the first of the times of an order before which ``time`` is late."""
-    return None if time is None else time.replace(microsecond=0) + _SECOND
-
-
-@cache
-def statement(shape: Shape, *, lock_timeout: bool = False) -> str:
-    """Return ``UPDATE orders SET … WHERE id = $1 … RETURNING …``.
-
-    The row has the fields of ``Order``. No row is returned, and nothing is written, when there is
-    no such order, when the rules refuse the update, when its state is null and its word is not
-    "pending", when another version is expected, when the currency is another, or when the key was
-    used for the same request. When it was used for another one, and the order has a later key, the
-    statement fails, by a unique index.
-
-    The row of a second try has, in the end, whether it was written; if not, it is the order as it
-    stands. A null state and a later key do not keep it from writing.
-
-    With a ``lock_timeout``, it fails when it has to wait for a lock for ``LOCK_TIMEOUT``.
-
-    Raises ValueError when it would set nothing, or what is no payment column.
-    """
-    if list(shape.columns) != [name for name in PAYMENT_COLUMNS if name in shape.columns]:
-        raise ValueError(f"expected some of {PAYMENT_COLUMNS}, in order, got {shape.columns}")
-    if not shape.columns and not shape.is_rich:
-        raise ValueError("expected at least one payment column")
-    return _Statement(shape).sql(lock_timeout=lock_timeout)
-
-
-class _Statement:
+class UpdateTerms:
     """The terms of one text. The names of conditions and values are those of ``decision``."""
 
     def __init__(self, shape: Shape) -> None:
@@ -189,32 +68,6 @@ class _Statement:
             fixed = NullIf(pg.get_byte(self.targets, self.now), 0)
             self.new = Coalesce(fixed, _orders.contested_from, PaymentState.PAID.value)
 
-    def sql(self, *, lock_timeout: bool) -> str:
-        query: _Builder = PostgreSQLQuery.update(_orders)
-        for column, value in self._assignments():
-            query = query.set(column, value)
-        for condition in self._conditions():
-            query = query.where(condition)
-        if lock_timeout:
-            query = query.where(_set_local("lock_timeout", LOCK_TIMEOUT))
-        update = query.returning(*(_orders[name] for name in Order._fields))
-        return str(update) if self.second is None else self._or_present_order(update)
-
-    def _or_present_order(self, update: _Builder) -> str:
-        """Return ``update`` and, for when it writes nothing, the SELECT of the order."""
-        name = "written"
-        written = AliasedQuery(name)
-        rows: _Builder = PostgreSQLQuery.from_(written)
-        rows = rows.select(*(written.field(each) for each in Order._fields), True)
-        present: _Builder = PostgreSQLQuery.from_(_orders)
-        present = present.select(*(_orders[each] for each in Order._fields), False)
-        present = present.where(_orders.id == self.order_id)
-        if self.shape.is_scoped:
-            present = present.where(_orders.storefront_id == pg.any_(self.storefronts))
-        nothing = ExistsCriterion(PostgreSQLQuery.from_(written).select(written.id)).negate()
-        # PyPika puts a WITH into the first SELECT of a UNION, where it cannot write.
-        return f"WITH {name} AS ({update}) {rows.union_all(present.where(nothing))}"
-
     # What the update is about.
 
     def _now(self) -> Term:
@@ -228,8 +81,6 @@ class _Statement:
         is_new = _orders.payment_status == UNPAID
         derived = Case().when(is_new, PaymentState.PENDING.value)
         return Coalesce(_orders.payment_state, derived)
-
-    # Each operator and function is prepared for each execution: the terms have few of them.
 
     def _is_other_provider(self) -> Any:
         """Return whether the provider is another one, null for an order without; else None."""
@@ -262,7 +113,8 @@ class _Statement:
 
     # SET
 
-    def _assignments(self) -> Iterator[tuple[Term, Any]]:
+    def assignments(self) -> Iterator[tuple[Term, Any]]:
+        """Yield the columns that the statement sets, and what to."""
         for name, value in self.values.items():
             if name == "payment_provider":
                 is_equal = payment_terms.normalized(_orders[name]) == self.provider
@@ -331,7 +183,8 @@ class _Statement:
 
     # WHERE
 
-    def _conditions(self) -> Iterator[Criterion]:
+    def conditions(self) -> Iterator[Criterion]:
+        """Yield the conditions on which it does."""
         yield _orders.id == self.order_id
         attempt: Any = self._attempt() or 0
         if self.rich is not None:
@@ -344,8 +197,8 @@ class _Statement:
             yield from self._key_conditions(self.digest)
         if self.shape.is_scoped:
             yield _orders.storefront_id == pg.any_(self.storefronts)
-        yield _set_local("listings.request_id", self.request_id)
-        yield _set_local("listings.caller", self.caller)
+        yield set_local("listings.request_id", self.request_id)
+        yield set_local("listings.caller", self.caller)
 
     def _key_conditions(self, digest: Term) -> Iterator[Criterion]:
         """Yield that the request is none that was made with this key before.
@@ -361,9 +214,9 @@ class _Statement:
         if self.second is not None:
             is_first &= self.second.may_be_first_use
             is_further = Bracket(self.second.is_further_use | is_further)
-            yield _set_local("listings.further_use", Case().when(is_further, "on").else_("off"))
+            yield set_local("listings.further_use", Case().when(is_further, "on").else_("off"))
         yield Bracket(Bracket(is_first) | is_further)
-        yield _set_local("listings.request_digest", digest)
+        yield set_local("listings.request_digest", digest)
 
 
 class _Rich:
@@ -398,7 +251,7 @@ class _Rich:
         yield Bracket(self._currency.isnull() | (_orders.currency == self._currency))
         version = Coalesce(_orders.payment_version, Cast("0", "XID8"))
         yield Bracket(self._version.isnull() | (version == self._version))
-        yield _set_local("listings.request_details", self._details)
+        yield set_local("listings.request_details", self._details)
 
 
 class _Second:
@@ -421,7 +274,7 @@ def _either(first: Any, second: Criterion) -> Term:
     return Case().when(first | Bracket(second), True).else_(False)
 
 
-def _set_local(setting: str, value: Term | str) -> Criterion:
+def set_local(setting: str, value: Term | str) -> Criterion:
     """Return a condition that is always true, and sets ``setting`` as ``SET LOCAL`` does.
 
     The trigger that writes the history reads the settings in ``listings``. A statement of its own
