@@ -15,7 +15,8 @@ from connectrpc.codec import proto_json_codec
 from protobuf import DescMessage, Message, message_from_json_value
 
 from server.gen.google.rpc.error_details_pb import BadRequest
-from server.rpc.json_fields import Constant, Fault, Number, example, faults, repeated
+from server.rpc.json_fields import Fault, faults, repeated
+from server.rpc.json_forms import Constant, Number, example
 from server.rpc.unreadable import UnreadableRequest
 
 _MAX_DEPTH: Final = 100  # the recursion limit of protobuf's C++ and Java implementations
