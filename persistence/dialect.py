@@ -22,7 +22,7 @@ greatest: Final = CustomFunction("greatest", ["first", "second"])
 get_bit: Final = CustomFunction("get_bit", ["bytes", "n"])
 get_byte: Final = CustomFunction("get_byte", ["bytes", "n"])
 
-# Functions of our own, by the migrations 20261130000001 and 20261130000003.
+# Functions of our own, by the migrations 20261130000002 and 20261130000004.
 is_other_payment_request: Final = CustomFunction(
     "is_other_payment_request", ["order_id", "key", "digest"]
 )

@@ -59,11 +59,11 @@ def set_lock_timeout(connection: Connection) -> None:
 def change_table(connection: Connection, table: str, *statements: str) -> None:
     """Run ``statements`` in one transaction, which has ``table`` for itself; on a table in use.
 
-    While it waits for the lock, every statement on the table waits behind it. So it waits for a
-    tenth of a second, and tries again after a pause, for half a minute. Two things end its wait:
-    autovacuum gives way to the first lock, for which nobody else has to wait; and the second one is
-    the strongest, so that it never waits for a stronger one beside a transaction that waits for it.
-    The commit does not wait for the disk, either: ``commit_without_wait``.
+    While a statement waits for ACCESS EXCLUSIVE, every other statement on the table waits behind
+    it. So it waits for 100 ms, and tries again after a pause, for half a minute. It takes SHARE
+    UPDATE EXCLUSIVE first: autovacuum then releases its lock, and readers and writers do not wait.
+    It takes ACCESS EXCLUSIVE before the statements, so that none of them upgrades a weaker lock,
+    which can deadlock. The commit does not wait for the disk: ``commit_without_wait``.
 
     Raises psycopg.errors.LockNotAvailable when other transactions never left a gap, or another
     psycopg.Error; then nothing has been changed.

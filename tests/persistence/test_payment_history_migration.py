@@ -32,9 +32,10 @@ LEDGER: Final = "20261123000001_create_order_payment_events"
 LATER: Final = [
     "20261123000002_index_orders_for_lists",
     "20261125000001_grant_rights_to_listings_app",
-    "20261130000001_add_payment_states",
-    "20261130000002_create_refused_payment_events",
-    "20261130000003_index_payment_states",
+    "20261130000001_create_status_words",
+    "20261130000002_add_payment_states",
+    "20261130000003_create_refused_payment_events",
+    "20261130000004_index_payment_states",
 ]
 
 

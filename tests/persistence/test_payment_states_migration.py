@@ -25,11 +25,12 @@ from tests.support.orders import Orders
 from tests.support.waiting import eventually, lock_waits
 
 MIGRATIONS: Final = (
-    "20261130000001_add_payment_states",
-    "20261130000002_create_refused_payment_events",
-    "20261130000003_index_payment_states",
+    "20261130000001_create_status_words",
+    "20261130000002_add_payment_states",
+    "20261130000003_create_refused_payment_events",
+    "20261130000004_index_payment_states",
 )
-STATES: Final = MIGRATIONS[0]
+WORDS, STATES = MIGRATIONS[:2]
 NEVER_BEGUN: Final = {"payment_state": None, "payment_status_since": None}
 UPDATED: Final = datetime(2026, 1, 2, tzinfo=UTC)
 TIMES: Final = {"created_at": UPDATED - timedelta(days=1), "updated_at": UPDATED}
@@ -201,7 +202,8 @@ def test_a_run_can_be_repeated_after_an_interruption_at_each_statement(live_url:
                     break
             words.append(f"word {len(words)}")
             orders.change(changed, payment_status=words[-1])
-        assert 3 < last < _STATEMENTS_AT_MOST - 1
+        # The rows of the words are not counted, and in one transaction with their table.
+        assert last == 3 if name == WORDS else 3 < last < _STATEMENTS_AT_MOST - 1
 
     assert [each["payment_status_after"] for each in events(live_url, changed)] == words
     assert derived(live_url, untouched) == {"payment_state": 9, "payment_status_since": UPDATED}
@@ -224,7 +226,7 @@ def test_a_rollback_can_be_repeated_after_an_interruption_at_each_statement(
                 with suppress(Killed):
                     undo(connection)
                     break
-        assert 2 < last < _STATEMENTS_AT_MOST - 1
+        assert last == 2 if name == WORDS else 2 < last < _STATEMENTS_AT_MOST - 1
     with version_before() as url:
         assert catalog(database_url) == catalog(url)
 

@@ -29,9 +29,10 @@ from tests.support.orders import Orders
 
 RIGHTS = "20261125000001_grant_rights_to_listings_app"
 LATER = [
-    "20261130000001_add_payment_states",
-    "20261130000002_create_refused_payment_events",
-    "20261130000003_index_payment_states",
+    "20261130000001_create_status_words",
+    "20261130000002_add_payment_states",
+    "20261130000003_create_refused_payment_events",
+    "20261130000004_index_payment_states",
 ]
 
 REFUSED = {

@@ -23,9 +23,10 @@ ALL = [
     "20261123000001_create_order_payment_events",
     "20261123000002_index_orders_for_lists",
     "20261125000001_grant_rights_to_listings_app",
-    "20261130000001_add_payment_states",
-    "20261130000002_create_refused_payment_events",
-    "20261130000003_index_payment_states",
+    "20261130000001_create_status_words",
+    "20261130000002_add_payment_states",
+    "20261130000003_create_refused_payment_events",
+    "20261130000004_index_payment_states",
 ]
 LATER = ALL[1:]
 
@@ -105,6 +106,12 @@ def test_the_privileges_of_the_service(database_url: str) -> None:
         ("refused_payment_events.times", APPLICATION, "UPDATE"),
         ("status_words", APPLICATION, "SELECT"),
     ]
+
+
+def test_the_look_at_a_key_has_a_snapshot_of_its_own(database_url: str) -> None:
+    """A STABLE function would not see an event that is committed while its statement waits."""
+    found = "SELECT provolatile FROM pg_proc WHERE proname = 'is_other_payment_request'"
+    assert Orders(database_url).value(found) == "v"
 
 
 def test_the_columns_and_indexes_of_a_payment(database_url: str) -> None:

@@ -12,7 +12,7 @@ from yoyo import step
 
 from persistence.migration_support import create_indexes, drop_indexes
 
-__depends__ = {"20261130000002_create_refused_payment_events"}
+__depends__ = {"20261130000003_create_refused_payment_events"}
 __transactional__ = False
 
 _INDEXES = {

@@ -1,7 +1,7 @@
 """What the word of a payment's status means, and what the rules of payments need besides.
 
 ``payment_state`` is the number of a state. It is null while nothing has derived it from the word:
-in an order that nobody has begun to pay, and after a change of the word by hand, or by a worker of
+in an order whose payment has not begun, and after a change of the word by hand, or by a worker of
 the version before. ``status_words`` has the meanings by which the orders have been classified.
 
 ``payment_version`` changes with each change of the payment. The service writes it, as the id of its
@@ -37,7 +37,7 @@ from persistence.migration_support import (
     set_lock_timeout,
 )
 
-__depends__ = {"20261125000001_grant_rights_to_listings_app"}
+__depends__ = {"20261130000001_create_status_words"}
 __transactional__ = False
 
 _FIELDS = (
@@ -103,94 +103,7 @@ _INDEXES = {
     ),
 }
 
-_WORDS = """
-    CREATE TABLE IF NOT EXISTS status_words (
-        state    SMALLINT NOT NULL,
-        word     TEXT     NOT NULL,
-        reverses TEXT,
-
-        CONSTRAINT status_words_pkey PRIMARY KEY (word),
-        CONSTRAINT status_words_state_known CHECK (state BETWEEN 1 AND 14)
-    )
-"""
-
-# By the number of the state, in the spelling in which words are compared. The words of reversals
-# stand for paid, when nothing is known of what they reverse.
-_STATES = {
-    2: (
-        "awaitingpayment created initiated new notpaid open payment.pending "
-        "paymentintent.created paymentpending pending pendingpayment requiresconfirmation "
-        "requirespaymentmethod saved unpaid waiting waitingforpayment"
-    ),
-    3: (
-        "actionrequired approved challengeshopper checkout.order.approved identifyshopper "
-        "payeractionrequired paymentintent.requiresaction presenttoshopper redirect "
-        "redirectshopper requiresaction requiresauthentication"
-    ),
-    4: (
-        "charge.pending checkout.session.completed complete inprogress "
-        "payment.capture.pending paymentintent.processing paymentprocessing processing "
-        "processingpayment received sentforsettle"
-    ),
-    5: (
-        "accepted authorised authorized fraudriskaccepted incrementalauthorization "
-        "partiallyauthorised partiallyauthorized payment.authorization.created "
-        "payment.authorized paymentauthorised paymentauthorized "
-        "paymentintent.amountcapturableupdated preauthorised preauthorize preauthorized "
-        "requirescapture"
-    ),
-    6: (
-        "charge.failed checkout.session.asyncpaymentfailed declined denied error failed "
-        "fraudriskrejected payment.capture.declined payment.capture.denied payment.failed "
-        "paymentdeclined paymenterror paymentfailed paymentintent.paymentfailed refused "
-        "rejected"
-    ),
-    7: (
-        "canceled canceledbycustomer cancelled cancelledbycustomer "
-        "checkout.paymentapproval.reversed payment.authorization.voided payment.canceled "
-        "paymentcanceled paymentcancelled paymentintent.canceled void voided"
-    ),
-    8: (
-        "charge.expired checkout.session.expired expire expired offerclosed payment.expired "
-        "paymentexpired timedout"
-    ),
-    9: (
-        "capture capture.succeeded captured charge.captured "
-        "checkout.session.asyncpaymentsucceeded completed debit fullypaid paid partcaptured "
-        "partialcaptured partiallycaptured partiallypaid partialpaid partlycaptured "
-        "partlypaid partpaid payment.capture.completed payment.paid paymentcompleted "
-        "paymentintent.succeeded paymentreceived paymentsucceeded settled succeeded"
-    ),
-    10: (
-        "partiallyrefunded partialrefund partialrefunded partlyrefunded partrefunded "
-        "refundedpartially"
-    ),
-    11: "fullrefund fullyrefunded refund refunded",
-    12: (
-        "charge.dispute.created charge.dispute.fundswithdrawn customer.dispute.created "
-        "dispute disputecreated disputed disputeopened disputeopenedwithchargeback indispute "
-        "needsresponse notificationofchargeback requestforinformation waitingforbuyerresponse "
-        "waitingforsellerresponse warningneedsresponse warningunderreview"
-    ),
-    13: (
-        "chargeback chargeback.received chargedback disputelost lost payment.capture.reversed "
-        "prearbitrationlost resolvedbuyerfavour secondchargeback"
-    ),
-    14: "capturefailed directdebitreturned paymentreturned returned",
-}
-_REVERSALS = {
-    "contest": (
-        "canceledreversal charge.dispute.fundsreinstated chargeback.reversed "
-        "chargebackreversal chargebackreversed disputecanceled disputecancelled "
-        "disputereversed disputewon issuerresponsetimeframeexpired prearbitrationwon "
-        "resolvedsellerfavour warningclosed won"
-    ),
-    "refund": (
-        "refund.canceled refund.failed refundcanceled refundcancelled refundedreversed "
-        "refundfailed refundreversed"
-    ),
-}
-_PAID, _UNKNOWN = 9, 1
+_UNKNOWN = 1
 
 _NORMALIZED = (
     # Up to PostgreSQL 15 at least, E'\v' is the letter.
@@ -328,7 +241,11 @@ def _insert(schema: str, values: dict[str, str]) -> str:
 
 
 def _is_other_request(schema: str) -> str:
-    """Return the function of whether a key was used for other requests of the order alone."""
+    """Return the function of whether a key was used for other requests of the order alone.
+
+    VOLATILE, as functions are by default, gives each call a snapshot of its own: after a wait for
+    the lock of the row, it sees the event that the other transaction has committed.
+    """
     return f"""
         CREATE OR REPLACE FUNCTION is_other_payment_request(
             order_id bigint, key varchar, digest text
@@ -395,7 +312,6 @@ _NO_TRIGGERS_BEFORE = """
 
 _GRANT = f"""
     GRANT UPDATE ({", ".join(_NEW_ORDER_COLUMNS)}) ON orders TO listings_app;
-    GRANT SELECT ON status_words TO listings_app;
     REVOKE EXECUTE ON FUNCTION begin_payment(), record_payment_change() FROM public;
 """
 
@@ -422,7 +338,6 @@ _CLASSIFY = f"""
 def add(connection: Connection) -> None:
     """Add columns and triggers, then classify the payments that have begun."""
     set_lock_timeout(connection)
-    _add_words(connection)
     change_table(connection, "orders", _COLUMNS)
     columns = ", ".join(
         f"ADD COLUMN IF NOT EXISTS {name} {type_}" for name, type_ in _EVENT_COLUMNS.items()
@@ -448,21 +363,6 @@ def _schema(connection: Connection) -> str:
     row = connection.execute("SELECT quote_ident(current_schema())").fetchone()
     assert row is not None  # noqa: S101 - it has no WHERE
     return str(row[0])
-
-
-def _add_words(connection: Connection) -> None:
-    rows: list[tuple[int, str, str | None]] = [
-        (state, word, None) for state, words in _STATES.items() for word in words.split()
-    ]
-    rows += [(_PAID, word, what) for what, words in _REVERSALS.items() for word in words.split()]
-    with connection.transaction():
-        connection.execute(_WORDS)
-        with connection.cursor() as cursor:
-            cursor.executemany(
-                "INSERT INTO status_words (state, word, reverses) VALUES (%s, %s, %s)"
-                " ON CONFLICT DO NOTHING",
-                rows,
-            )
 
 
 def _classify(connection: Connection) -> None:
@@ -501,7 +401,6 @@ def remove(connection: Connection) -> None:
     )
     dropped = ", ".join(f"DROP COLUMN IF EXISTS {name}" for name in _EVENT_COLUMNS)
     change_table(connection, "order_payment_events", f"ALTER TABLE order_payment_events {dropped}")
-    connection.execute("DROP TABLE IF EXISTS status_words")
 
 
 step(add, remove)

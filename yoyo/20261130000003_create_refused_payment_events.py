@@ -15,7 +15,7 @@ from yoyo import step
 
 from persistence.migration_support import set_lock_timeout
 
-__depends__ = {"20261130000001_add_payment_states"}
+__depends__ = {"20261130000002_add_payment_states"}
 __transactional__ = False
 
 _TABLE = """
@@ -114,7 +114,7 @@ _GRANT = """
 def create(connection: Connection) -> None:
     """Create the table, its indexes and triggers.
 
-    In one transaction, since nobody uses the table yet. CONCURRENTLY, each index would wait for
+    In one transaction, since the table is not in use yet. CONCURRENTLY, each index would wait for
     older transactions.
     """
     set_lock_timeout(connection)
