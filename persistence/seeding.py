@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, TypeAlias, TypeVar
 import asyncpg
 
 from persistence.decision import Reason
-from persistence.demo_payments import LIVES, Payment, Taken, live
+from persistence.demo_payments import LIVES, Life, Payment, Taken, live
 from persistence.dsn import asyncpg_dsn
 from persistence.errors import SeedError
 from persistence.models import PAYMENT_COLUMNS, Order
@@ -29,7 +29,7 @@ _TAX_PERCENT = 19
 _REQUEST_ID: Final = "seed"
 
 _UNTOUCHED_ORDER: Final = 12_345
-"""An order of the first start that nobody has begun to pay, for examples."""
+"""The id of an order of the first start whose payment has not begun, for examples."""
 
 _ORDER: Final = Order._fields
 _EVENT: Final = (
@@ -97,7 +97,7 @@ async def seed(url: str, orders: int, progress: Callable[[int], object]) -> None
 async def seed_if_empty(url: str, orders: int) -> None:
     """Add demo orders if the table is empty: once, also when several processes do so at once.
 
-    Besides them, the order 12345, which nobody has begun to pay, unless ``orders`` reach that far.
+    Besides them, the order 12345, whose payment has not begun, unless ``orders`` reach that far.
     Otherwise as ``seed``.
     """
     async with _connection(url) as connection:
@@ -198,9 +198,15 @@ def _orders(first: int, orders: int, now: datetime) -> Iterator[tuple[Order, lis
     rng = random.Random(first)  # noqa: S311 - demo data, not secrets
     words = StatusWords.builtin()
     step = timedelta(days=180) / (orders + 1)
+    lives: list[tuple[str, Life]] = []  # of the next orders, in reverse
     for number in range(first, first + orders):
         order = _order(rng, number, now - step * (first + orders - number))
-        status, life = _pick(rng, LIVES) if number > 1 else LIVES[0]
+        if not lives:
+            lives = rng.sample(LIVES, len(LIVES))
+        if number == 1:
+            lives.remove(LIVES[0])
+            lives.append(LIVES[0])
+        status, life = lives.pop()
         order = order._replace(status=status)
         steps = [each for each in life(Payment(rng, order)) if each.at < now]
         taken = list(live(order, steps, words))
@@ -208,7 +214,7 @@ def _orders(first: int, orders: int, now: datetime) -> Iterator[tuple[Order, lis
 
 
 def _order(rng: random.Random, number: int, created: datetime) -> Order:
-    """Return an order that nobody has begun to pay."""
+    """Return an order whose payment has not begun."""
     subtotal = 500 + _below(rng, 25_000)
     shipping = _pick(rng, _SHIPPING)
     discount = subtotal // 10 if _below(rng, 5) == 0 else 0

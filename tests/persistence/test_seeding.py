@@ -136,7 +136,7 @@ def _undated(found: list[dict[str, object]]) -> Counter[str]:
 
 
 def test_a_hundred_orders_have_every_kind_of_life(database_url: str) -> None:
-    seed(database_url, 1_000)
+    seed(database_url, 100)
     states = {
         row["payment_state"] for row in rows(database_url, "SELECT payment_state FROM orders")
     }
@@ -163,7 +163,7 @@ def test_a_change_after_seeding_is_recorded(database_url: str) -> None:
 
 
 @pytest.mark.parametrize(("orders", "total"), [(100, 101), (12_345, 12_345)])
-def test_the_first_start_adds_an_order_that_nobody_has_begun_to_pay(
+def test_the_first_start_adds_an_order_whose_payment_has_not_begun(
     database_url: str, orders: int, total: int
 ) -> None:
     for _ in range(2):
