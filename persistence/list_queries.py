@@ -8,8 +8,8 @@ the best index for a status depends on how many orders have it.
 
 States are literals in the text, because PostgreSQL uses a partial index only where the text implies
 its condition. Orders whose state is null count by their word, and make up parts of their own: those
-that nobody has begun to pay, whose word is "pending", and those that were changed by hand or by a
-worker of the version before, which an index has apart.
+whose payment has not begun, with the word "pending", and those that were changed by hand or by a
+worker of the version before, for which there is an index.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,6 @@ from functools import cache, lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from pypika import Case, NamedParameter, Order, PostgreSQLQuery, Table, Tuple
-from pypika.enums import JoinType
 from pypika.functions import Cast
 from pypika.terms import Bracket, Criterion
 
@@ -26,6 +25,7 @@ from persistence.models import Order as OrderRecord
 from persistence.models import OrderFilter
 from persistence.payment_states import ENDED, SETTLED, UNPAID, PaymentState
 from persistence.payment_terms import normalized
+from persistence.queries import page_of_each_storefront
 from persistence.status_words import StatusWords
 
 # Any, because PyPika types its builders as those of no dialect.
@@ -146,15 +146,10 @@ class _List(NamedTuple):
 
 
 def _of_each_storefront(orders: _Builder) -> _List:
-    """Return the newest of ``orders`` of each storefront in the array ``:storefronts``.
-
-    No index has the orders of several storefronts by their age, and PostgreSQL would read those of
-    all storefronts.
-    """
-    ids = pg.unnest(Cast(NamedParameter("storefronts"), "BIGINT[]"))  # unnest takes any type
-    each = PostgreSQLQuery.select(ids.as_("id")).as_("storefront")
-    page = _newest(orders.where(_orders.storefront_id == each.id)).select("*")
-    pages = PostgreSQLQuery.from_(each).join(pg.Lateral(page, "page"), JoinType.cross).cross()
+    """Return the newest of ``orders`` of each storefront in the array ``:storefronts``."""
+    pages = page_of_each_storefront(
+        lambda storefront: _newest(orders.where(_orders.storefront_id == storefront)).select("*")
+    )
     return _List(pages, Table("page"))
 
 

@@ -90,7 +90,10 @@ _NO_VERSION: Final = 2**64 - 1
 
 
 def etag_of(order: Order) -> str:
-    """Return a text that changes with each change of the payment, and with no other change."""
+    """Return a text that changes with each update and each change of the payment.
+
+    It does not change with the rest of the order.
+    """
     return f"{order.payment_version or 0:x}"
 
 

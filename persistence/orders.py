@@ -158,7 +158,4 @@ class OrderRepository:
 
     def _order(self, row: Iterable[Any]) -> Order:
         """Return the order in ``row``; its state, where that is null, by its word."""
-        order = Order._make(row)
-        if order.payment_state is None:
-            return order._replace(payment_state=self._words.state(order.payment_status))
-        return order
+        return self._words.classified(Order._make(row))

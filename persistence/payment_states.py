@@ -73,14 +73,15 @@ UNKNOWN: Final = Meaning(PaymentState.UNKNOWN)
 """The meaning of a word that is in no table."""
 
 UNPAID: Final = "pending"
-"""The word of an order that nobody has begun to pay. Its state is PENDING in every table."""
+"""The word of an order whose payment has not begun. Its state is PENDING in every table."""
 
 IGNORED: Final = "-_ \t\n\r\f\v"
 """Characters that ``normalized`` leaves out."""
 
-_NORMALIZED: Final = str.maketrans(
-    "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz", IGNORED
-)
+CAPITALS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""Characters that ``normalized`` makes small."""
+
+_NORMALIZED: Final = str.maketrans(CAPITALS, CAPITALS.lower(), IGNORED)
 
 
 def normalized(text: str) -> str:

@@ -11,14 +11,14 @@ all storefronts would do without two texts for each query, and slow down each ca
 Each text is cached: PyPika takes longer to write a statement than PostgreSQL to run it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Final, TypeAlias
 
 from pypika import NamedParameter, Order, Parameter, PostgreSQLQuery, Table
 from pypika.enums import JoinType
 from pypika.functions import Cast
-from pypika.terms import Bracket, Criterion, Field
+from pypika.terms import Bracket, Criterion, Term
 
 from persistence import dialect as pg
 from persistence.models import Order as OrderRecord
@@ -56,24 +56,16 @@ def get_order(*, scoped: bool = False) -> str:
     return str(query.where(_in_scope(_orders, Parameter("$2"))) if scoped else query)
 
 
-def newest_of_each_storefront(
-    rows: _Builder, table: Table, age: Sequence[Field], fields: Sequence[str]
-) -> str:
-    """Return the SELECT of the newest of ``rows`` in the array ``:storefronts``.
+def page_of_each_storefront(page: Callable[[Term], _Builder]) -> _Builder:
+    """Return a query of the rows of ``page``, as "page", for each of the array ``:storefronts``.
 
-    ``rows`` is a SELECT of ``fields``, all of them columns of ``table``; ``age`` is what they are
-    sorted by. Reads a page of each storefront, and merges them into one: no index has the rows of
+    ``page`` returns the SELECT of a page of a storefront, given its id. No index has the rows of
     several storefronts by their age, and PostgreSQL would read those of all storefronts.
     """
     ids = pg.unnest(Cast(NamedParameter("storefronts"), "BIGINT[]"))  # unnest takes any type
     each = PostgreSQLQuery.select(ids.as_("id")).as_("storefront")
-    page = rows.where(table.storefront_id == each.id)
-    page = page.orderby(*age, order=Order.desc).limit(NamedParameter("limit"))
-    pages = pg.Lateral(page, "page")
-    query: _Builder = PostgreSQLQuery.from_(each).join(pages, JoinType.cross).cross()
-    query = query.select(*(pages.field(name) for name in fields))
-    query = query.orderby(*(pages.field(column.name) for column in age), order=Order.desc)
-    return str(query.limit(NamedParameter("limit")))
+    pages = pg.Lateral(page(each.id), "page")
+    return PostgreSQLQuery.from_(each).join(pages, JoinType.cross).cross()
 
 
 @cache

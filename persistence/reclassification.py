@@ -41,6 +41,7 @@ from persistence.decision import target
 from persistence.errors import MaintenanceError
 from persistence.maintenance import Connection, owner_session
 from persistence.payment_states import (
+    CAPITALS,
     CONTESTED,
     IGNORED,
     UNKNOWN,
@@ -93,8 +94,6 @@ _UPDATE: Final = """
         anew (id, state, is_contested, keeps_time)
     WHERE orders.id = anew.id
 """
-
-_CAPITALS, _SMALL = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz"
 
 
 class Reclassification(NamedTuple):
@@ -209,8 +208,8 @@ async def _classify_locked(
         last,
         list(words.meanings),
         list(moved_words),
-        _CAPITALS + IGNORED,
-        _SMALL,
+        CAPITALS + IGNORED,
+        CAPITALS.lower(),
     )
     moves: Counter[tuple[PaymentState | None, PaymentState]] = Counter()
     anew: list[tuple[int, PaymentState, bool, bool]] = []

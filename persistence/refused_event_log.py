@@ -8,7 +8,7 @@ from pypika import NamedParameter, Order, PostgreSQLQuery, Table, Tuple
 from persistence import queries
 from persistence.database import Database
 from persistence.models import OrderKey, RefusedEvent, RefusedFilter, Storefronts
-from persistence.queries import newest_of_each_storefront
+from persistence.queries import page_of_each_storefront
 
 # Any, because PyPika types its builders as those of no dialect.
 _Builder: TypeAlias = Any
@@ -69,10 +69,20 @@ def list_refused(filters: tuple[str, ...], *, after_key: bool, scoped: bool = Fa
     query: _Builder = PostgreSQLQuery.from_(_refused)
     query = query.select(*(_refused[name] for name in RefusedEvent._fields))
     if after_key:
-        # First, for the reason that ``queries.list_orders`` has.
+        # First, for the reason that ``list_queries.list_orders`` has.
         query = query.where(Tuple(*_AGE) < _AFTER)
     for name in filters:
         query = query.where(FILTERS[name](NamedParameter(name)))
     if scoped:
-        return newest_of_each_storefront(query, _refused, _AGE, RefusedEvent._fields)
-    return str(query.orderby(*_AGE, order=Order.desc).limit(NamedParameter("limit")))
+        page = Table("page")
+        pages = page_of_each_storefront(
+            lambda storefront: _newest(query.where(_refused.storefront_id == storefront), _refused)
+        )
+        query = _newest(pages, page).select(*(page.field(name) for name in RefusedEvent._fields))
+        return str(query)
+    return str(_newest(query, _refused))
+
+
+def _newest(query: _Builder, of: Table) -> _Builder:
+    query = query.orderby(of.first_refused_at, of.id, order=Order.desc)
+    return query.limit(NamedParameter("limit"))

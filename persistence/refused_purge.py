@@ -14,27 +14,26 @@ from persistence.refused_events import MONEY
 _BATCH: Final = 1_000
 """Rows in one transaction."""
 
+_IS_MONEY: Final = """(reason = ANY ($2::text[])
+    OR requested_state IS NOT NULL AND requested_state = ANY ($3::smallint[]))"""
+
 # last_refused_at has no index. It is never before first_refused_at, which has one.
-_COUNT: Final = """
-    SELECT count(*) FILTER (WHERE NOT of_money), count(*) FILTER (WHERE of_money)
-    FROM refused_payment_events, LATERAL (
-        SELECT reason = ANY ($2::text[]) OR requested_state IS NOT NULL
-            AND requested_state = ANY ($3::smallint[])
-    ) kind (of_money)
+_COUNT: Final = f"""
+    SELECT count(*) FILTER (WHERE NOT {_IS_MONEY}), count(*) FILTER (WHERE {_IS_MONEY})
+    FROM refused_payment_events
     WHERE first_refused_at < $1 AND last_refused_at < $1
-"""
+"""  # noqa: S608 - of constants
 _NEXT_PAGE: Final = """
     SELECT first_refused_at, id FROM refused_payment_events
     WHERE first_refused_at < $1 AND (first_refused_at, id) > ($2, $3)
     ORDER BY first_refused_at, id LIMIT $4
 """
 # last_refused_at is checked again for a row that is counted once more at this moment.
-_DELETE: Final = """
+_DELETE: Final = f"""
     DELETE FROM refused_payment_events WHERE id = ANY ($4::bigint[]) AND last_refused_at < $1
-    AND ($5::boolean OR NOT (reason = ANY ($2::text[]) OR requested_state IS NOT NULL
-        AND requested_state = ANY ($3::smallint[])))
+    AND ($5::boolean OR NOT {_IS_MONEY})
     RETURNING id
-"""
+"""  # noqa: S608 - of constants
 
 _MONEY_VALUES: Final = ([reason.value for reason in MONEY], sorted(SETTLED))
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Final, TypeVar
 
 from persistence import status_words_file
+from persistence.models import Order
 from persistence.payment_states import UNKNOWN, Meaning, PaymentState, normalized
 from persistence.status_words_file import SECTIONS, StatusWord, WordsFile
 
@@ -62,6 +63,12 @@ class StatusWords:
     def state(self, word: str) -> PaymentState:
         """Return the state of a word that is set by hand: that of a reversal is PAID."""
         return self._cached_meaning(word).state
+
+    def classified(self, order: Order) -> Order:
+        """Return ``order`` with the state of its word, where the column is null."""
+        if order.payment_state is None:
+            return order._replace(payment_state=self.state(order.payment_status))
+        return order
 
     def has_own_intents(self, provider: str) -> bool:
         """Return whether the provider's refunds, disputes and chargebacks have own intents."""

@@ -151,7 +151,7 @@ class _Reader:
         if normalized(word) == UNPAID and section != PaymentState.PENDING.name:
             self._refuse(
                 at,
-                f'"{word}" is the status of an order that nobody has begun to pay; expected it in '
+                f'"{word}" is the status of an order whose payment has not begun; expected it in '
                 f"{PaymentState.PENDING.name}, or not at all",
             )
         before, first_at = self._first_use.setdefault(normalized(word), (section, at))

@@ -9,7 +9,7 @@ from tests.support.provider_sequences.sequence import ORDER
 
 PROVIDERS = ("stripe", "allsecure", "paypal", "adyen", "mollie", "klarna")
 
-# What a sequence says of words that nobody knows.
+# What a sequence says of words that are in no table.
 UNKNOWN = {"inreview", "underreview"}
 
 

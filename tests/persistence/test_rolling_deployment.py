@@ -194,7 +194,7 @@ async def test_an_id_of_the_version_before_is_that_of_the_present_attempt(
 
 
 async def test_the_version_before_goes_on_by_words(database_url: str) -> None:
-    """It refuses what it refuses, whoever has written the word."""
+    """It refuses the same, whether an old or a new worker has written the word."""
     async with both(database_url) as (old, new):
         order_id = Orders(database_url).add()
         await new.update(order_id, payment_status="paid")
@@ -278,7 +278,7 @@ async def test_one_of_both_versions_gets_a_key_for_which_they_race(
 
 
 async def test_a_dispute_of_the_version_before_is_won(database_url: str) -> None:
-    """What it was before nobody knows, so it is PAID."""
+    """The state before the dispute is not known, so it is PAID."""
     order_id = Orders(database_url).add()
     migrations.down(database_url, version_0_1.MIGRATION)
     async with old_workers(database_url) as (old,):

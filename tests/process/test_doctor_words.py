@@ -75,7 +75,7 @@ def test_more_than_some_words_are_counted(database_url: str) -> None:
     assert " and 2 more. " in text
 
 
-def test_words_that_nobody_knows(database_url: str, words: Path) -> None:
+def test_words_that_are_in_no_table(database_url: str, words: Path) -> None:
     orders = Orders(database_url)
     orders.add()
     for word in ("piad", "piad", "on\x1b[31mhold", "egal"):
