@@ -65,6 +65,18 @@ def protoc(*arguments: str) -> None:
             raise SystemExit(1)
 
 
+def generate_into(output: Path, *arguments: str) -> None:
+    """Write the messages and services of the protos in ``arguments``, for ``protoc``, to a folder.
+
+    Raises SystemExit, as ``protoc`` does.
+    """
+    plugins = []
+    for name in ("py", "connectrpc"):
+        plugin = Path(sysconfig.get_path("scripts"), f"protoc-gen-{name}")
+        plugins += [f"--plugin={plugin}", f"--{name}_out={output}", f"--{name}_opt={_OPTIONS}"]
+    protoc(*plugins, *arguments)
+
+
 def _fingerprint() -> str:
     """Return a hash of the inputs; the lock file among them has the plugins' versions."""
     digest = hashlib.sha256()
@@ -85,11 +97,7 @@ def _generate(fingerprint: str) -> None:
     with tempfile.TemporaryDirectory(prefix=".gen-", dir=_OUTPUT.parent) as scratch:
         new = Path(scratch, "new")
         new.mkdir()
-        arguments = []
-        for name in ("py", "connectrpc"):
-            plugin = Path(sysconfig.get_path("scripts"), f"protoc-gen-{name}")
-            arguments += [f"--plugin={plugin}", f"--{name}_out={new}", f"--{name}_opt={_OPTIONS}"]
-        protoc(*arguments, *own_protos(), *_THIRD_PARTY)
+        generate_into(new, *own_protos(), *_THIRD_PARTY)
         shutil.copy(_PERMISSIONS, new)
         (new / _FINGERPRINT).write_text(fingerprint)
         with suppress(FileNotFoundError):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
 from connectrpc.codec import proto_json_codec
-from protobuf import DescMessage, Message, message_from_json_value
+from protobuf import DescMessage, Message, Registry, message_from_json_value
 
 from server.gen.google.rpc.error_details_pb import BadRequest
 from server.rpc.json_fields import Fault, faults, repeated
@@ -40,13 +40,18 @@ class StrictJSONCodec:
     https://protobuf.dev/programming-guides/json
     """
 
+    def __init__(self, registry: Registry | None = None) -> None:
+        """``registry`` has the types that a ``google.protobuf.Any`` may hold."""
+        self._registry = registry
+        self._encoder = proto_json_codec(registry)
+
     def name(self) -> str:
         """Return the suffix of the content type ``application/json``."""
         return "json"
 
     def encode(self, message: Message[Any]) -> bytes:
         """Return ``message`` as JSON."""
-        return proto_json_codec().encode(message)
+        return self._encoder.encode(message)
 
     def decode(self, data: bytes | bytearray, message_class: type[_M]) -> _M:
         """Return the message in ``data``.
@@ -60,7 +65,7 @@ class StrictJSONCodec:
         if found:
             raise _refusal(found)
         try:
-            return message_from_json_value(message_class, value)
+            return message_from_json_value(message_class, value, registry=self._registry)
         except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
             # Its text may quote an identifier.
             raise UnreadableRequest(_UNREADABLE, _UNREADABLE) from error
