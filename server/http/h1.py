@@ -3,20 +3,30 @@
 Without them, what arrives while a request is answered is kept by zttp, up to 8 MiB a connection;
 the rest of a body is read without end once its request has been answered; and an incomplete request
 stays open for ever.
+
+A response may begin before the body of its request has been received, as one of 401. The rest of a
+short body is read and discarded, and the connection goes on. After one that may be long the
+connection ends, and the response says so: the client would send its next request on a connection
+that is not read any more.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, TypeAlias
 
 import zttp
-from uvicorn.protocols.http.zttp_impl import ZttpProtocol
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.http.zttp_impl import RequestResponseCycle, ZttpProtocol
 
 from server.http.limits import Limits
 
 # RFC 9110, section 15.5.9
 _REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+Send: TypeAlias = Callable[[ASGISendEvent], Awaitable[None]]
 
 
 class H1Protocol(ZttpProtocol):
@@ -31,7 +41,6 @@ class H1Protocol(ZttpProtocol):
         self._limits = limits
         self._is_ending = False  # input is discarded, and the connection closes soon
         self._read_ahead = bytearray()
-        self._discarded = 0  # bytes of a body whose request has been answered
 
     def data_received(self, data: bytes) -> None:
         """Act upon ``data``: a part of a request, or of what follows it."""
@@ -44,19 +53,20 @@ class H1Protocol(ZttpProtocol):
             if len(self._read_ahead) > self._limits.max_read_ahead:
                 self.transport.abort()
         elif self._is_answered_early():
-            # Works around uvicorn, which reads the rest of such a body without end.
-            self._discarded += len(data)
-            if self._discarded > self._limits.max_read_ahead:
-                self._close_after_delay()
-            else:
-                self._discard_body(data)
+            self._discard_body(data)
         else:
             super().data_received(data)
 
     def handle_events(self, event: zttp.Event) -> None:
         """Act upon what zttp has parsed."""
+        before = self.cycle
         try:
             super().handle_events(event)
+            if self.cycle is not before:
+                # uvicorn makes the cycle, and runs the application with its ``send`` afterwards.
+                self.cycle.send = partial(  # type: ignore[method-assign]
+                    self._send, self.cycle, self.cycle.send
+                )
         except UnicodeDecodeError:
             # Works around uvicorn: it decodes the path as ASCII, and zttp accepts other bytes.
             self.handle_remote_protocol_error()
@@ -73,8 +83,9 @@ class H1Protocol(ZttpProtocol):
     def on_response_complete(self) -> None:
         """Go on with what has arrived while the request was answered."""
         super().on_response_complete()
-        self._discarded = 0
-        if self._read_ahead and not self._is_answering() and not self.transport.is_closing():
+        if self._is_ending:
+            self._unset_keepalive_if_required()
+        elif self._read_ahead and not self._is_answering() and not self.transport.is_closing():
             data, self._read_ahead = bytes(self._read_ahead), bytearray()
             super().data_received(data)
 
@@ -103,6 +114,31 @@ class H1Protocol(ZttpProtocol):
             self.transport.write(_REQUEST_TIMEOUT)
         self._close_after_delay()
 
+    async def _send(self, cycle: RequestResponseCycle, send: Send, message: ASGISendEvent) -> None:
+        """Send a part of a response; one that begins early may be the last of its connection."""
+        if message["type"] == "http.response.start" and cycle.more_body:
+            # uvicorn closes this transport after the last response.
+            cycle.transport = _DelayedClose(self)  # type: ignore[assignment]
+            if not self._may_discard_body(cycle):
+                # Works around uvicorn, which reads the rest of such a body without end.
+                headers = [*message.get("headers", ()), (b"connection", b"close")]
+                message = {**message, "headers": headers}
+        await send(message)
+
+    def _may_discard_body(self, cycle: RequestResponseCycle) -> bool:
+        """Whether the rest of a body is known to come, and to be within the limit."""
+        if cycle.waiting_for_100_continue:
+            return False
+        length = dict(cycle.scope["headers"]).get(b"content-length", b"")
+        return length.isdigit() and int(length) <= self._limits.max_read_ahead
+
+    def close_after_response(self) -> None:
+        """Close the connection: at once, unless the client is still sending the request."""
+        if self.cycle.more_body:
+            self._close_after_delay()
+        else:
+            self.transport.close()
+
     def _close_after_delay(self) -> None:
         """Close the connection once the client has had time to read the response."""
         self._is_ending = True
@@ -127,3 +163,16 @@ class H1Protocol(ZttpProtocol):
     def _is_answered_early(self) -> bool:
         """Whether the response is complete and the request is not."""
         return self.cycle is not None and self.cycle.response_complete and self.cycle.more_body
+
+
+class _DelayedClose:
+    """The transport of a cycle whose response begins before its request is complete."""
+
+    def __init__(self, connection: H1Protocol) -> None:
+        self._connection = connection
+        self.write = connection.transport.write
+        self.is_closing = connection.transport.is_closing
+
+    def close(self) -> None:
+        """Close the connection, so that the client can read the response first."""
+        self._connection.close_after_response()
