@@ -39,7 +39,8 @@ class Exchange(Protocol):
     """A request and its response on an HTTP/2 stream; uvicorn's ``RequestResponseCycle`` is one."""
 
     body: bytearray
-    """Received and not yet consumed."""
+    """Received and not yet consumed. Above 64 KiB, the whole connection stops reading: an exchange
+    takes what is there, and calls ``resume_reading_if_idle``."""
     more_body: bool
     """Whether the request is not complete."""
     disconnected: bool
@@ -80,7 +81,7 @@ class H2Connection(Protocol):
 
     @property
     def flow(self) -> FlowControl:
-        """Whether the transport's write buffer is full, and how to wait for it."""
+        """Whether the transport's write buffer is full, and whether reading has stopped."""
 
     @property
     def tasks(self) -> set[asyncio.Task[None]]:
@@ -93,6 +94,9 @@ class H2Connection(Protocol):
     @property
     def logger(self) -> logging.Logger:
         """The server's logger."""
+
+    def resume_reading_if_idle(self) -> None:
+        """Read on, unless another exchange has too much that is not consumed."""
 
     def flush(self) -> None:
         """Write what the engine has queued."""

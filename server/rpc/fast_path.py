@@ -140,6 +140,7 @@ class FastPathCall:
         self._task: asyncio.Task[None] | None = None
         self._is_expired = False
         self._is_in_flight = False
+        self._received = bytearray()
         self.stream = connection.conn.stream(event.stream_id)
         self.body = bytearray()
         self.more_body = True
@@ -164,13 +165,25 @@ class FastPathCall:
             else:
                 self._task.cancel()
         elif self._task is None:
-            if self.more_body and len(self.body) <= self._fast_path.max_body:
+            self._consume()
+            if self.more_body and len(self._received) <= self._fast_path.max_body:
                 return
             # The load shedder may have become full since the headers came.
             if self._is_one_message() and not self._fast_path.shedder.is_full:
                 self._begin()
             else:
+                self.body = self._received
                 self._connection.hand_over(self._event, self)
+
+    def _consume(self) -> None:
+        """Take what has been received, as ``receive`` of ASGI does.
+
+        uvicorn pauses the whole connection while an exchange has 64 KiB that are not consumed.
+        """
+        self._received += self.body
+        self.body = bytearray()
+        if self._connection.flow.read_paused:
+            self._connection.resume_reading_if_idle()
 
     def _begin(self) -> None:
         # Counted before the task starts: the same read may bring more calls.
@@ -191,11 +204,11 @@ class FastPathCall:
             self._fast_path.shedder.leave()
 
     def _is_one_message(self) -> bool:
-        size = len(self.body) - _PREFIX
+        size = len(self._received) - _PREFIX
         return (
             not self.more_body
             and 0 <= size <= self._fast_path.max_body - _PREFIX
-            and self.body[:_PREFIX] == b"\0" + size.to_bytes(4)
+            and self._received[:_PREFIX] == b"\0" + size.to_bytes(4)
         )
 
     async def _run(self) -> None:
@@ -224,7 +237,9 @@ class FastPathCall:
         try:
             try:
                 await run.start()
-                request = decode_message(_CODEC, self.body[_PREFIX:], self._endpoint.method.input)
+                request = decode_message(
+                    _CODEC, self._received[_PREFIX:], self._endpoint.method.input
+                )
                 response = await self._endpoint.function(request, context)
                 message = _CODEC.encode(response)
             except Exception as failure:

@@ -41,8 +41,7 @@ class StrictJSONCodec:
     """
 
     def __init__(self, registry: Registry | None = None) -> None:
-        """``registry`` has the types that a ``google.protobuf.Any`` may hold."""
-        self._registry = registry
+        """``registry`` has the types that a ``google.protobuf.Any`` in a response may hold."""
         self._encoder = proto_json_codec(registry)
 
     def name(self) -> str:
@@ -65,7 +64,7 @@ class StrictJSONCodec:
         if found:
             raise _refusal(found)
         try:
-            return message_from_json_value(message_class, value, registry=self._registry)
+            return message_from_json_value(message_class, value)
         except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
             # Its text may quote an identifier.
             raise UnreadableRequest(_UNREADABLE, _UNREADABLE) from error

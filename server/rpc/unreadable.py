@@ -9,12 +9,20 @@ from protobuf import Message
 
 
 class UnreadableRequest(ConnectError):
-    """INVALID_ARGUMENT. ``message`` may quote the request, ``logged`` does not.
+    """INVALID_ARGUMENT, unless a specification has another code: the caller's fault in any case.
+
+    ``message`` may quote the request, ``logged`` does not.
 
     A request that was not decoded is not masked in the log, and a caller may have put an identifier
     of a payment into any of its fields.
     """
 
-    def __init__(self, message: str, logged: str, details: Iterable[Message[Any]] = ()) -> None:
-        super().__init__(Code.INVALID_ARGUMENT, message, details)
+    def __init__(
+        self,
+        message: str,
+        logged: str,
+        details: Iterable[Message[Any]] = (),
+        code: Code = Code.INVALID_ARGUMENT,
+    ) -> None:
+        super().__init__(code, message, details)
         self.logged = logged

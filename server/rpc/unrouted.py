@@ -2,7 +2,10 @@
 
 connectrpc answers an unknown method, HTTP method or content type with a bare 404, 405 or 415, as
 the Connect specification has it, and a header or a query that is not text with the words of a
-Python exception. Here each of them gets a message, in the protocol of the request.
+Python exception. Here each of them gets a message, in the protocol of the request. With a status
+that is not that of a Connect error, it is plain text: what is ``application/json`` and not 200, a
+client of any protocol may take for a Connect error.
+https://connectrpc.com/docs/protocol#http-to-error-code
 """
 
 import re
@@ -13,10 +16,10 @@ from urllib.parse import parse_qs, unquote_to_bytes
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 from starlette.datastructures import Headers
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.rpc.error_encoding import EncodedError, encode, grpc_trailers, send_error
+from server.rpc.error_encoding import HTTP_STATUS, EncodedError, encode, grpc_trailers, send_error
 from server.rpc.protocols import CONNECT, GRPC, protocol_of
 
 _EXPLANATIONS: Final = {
@@ -41,14 +44,16 @@ OnUnrouted: TypeAlias = Callable[[Scope, str, str], object]
 
 class _Refusal(NamedTuple):
     status: int
-    """The HTTP status, for Connect."""
+    """The HTTP status, for all but gRPC and gRPC-Web."""
     code: Code
     message: str
 
-    def as_connect(self, headers: Headers | None = None) -> Response:
-        """Return the refusal as a Connect error, with ``headers`` of the answer it replaces."""
-        body = encode(ConnectError(self.code, self.message), CONNECT).body
+    def response(self, headers: Headers | None = None) -> Response:
+        """Return it for all but gRPC and gRPC-Web, with ``headers`` of the answer it replaces."""
         kept = {name: value for name, value in (headers or {}).items() if name != "content-length"}
+        if self.status != HTTP_STATUS[self.code]:
+            return PlainTextResponse(f"{self.message}\n", self.status, kept)
+        body = encode(ConnectError(self.code, self.message), CONNECT).body
         return Response(body, self.status, kept, media_type="application/json")
 
 
@@ -78,7 +83,7 @@ class UnroutedMiddleware:
             refusal = _Refusal(505, Code.UNIMPLEMENTED, text)
         if refusal is not None:
             self._report(scope, refusal.code, refusal.message)
-            await refusal.as_connect()(scope, receive, send)
+            await refusal.response()(scope, receive, send)
             return
         is_replaced = False
 
@@ -131,7 +136,7 @@ class UnroutedMiddleware:
         protocol = protocol_of(content_type)
         if protocol == CONNECT or scope["method"] != "POST":
             self._report(scope, code, text)
-            await _Refusal(status, code, text).as_connect(headers)(scope, receive, send)
+            await _Refusal(status, code, text).response(headers)(scope, receive, send)
             return
         # gRPC has UNIMPLEMENTED for each of them, also for a content type.
         self._report(scope, Code.UNIMPLEMENTED, text)

@@ -10,6 +10,6 @@ fast path.
   https://github.com/connectrpc/conformance
 - h2spec: HTTP/2 and HPACK. https://github.com/summerwind/h2spec
 
-``go.mod`` pins both, and the Go that they need. Their source has the protos of the service, of which
-``generated`` makes the package ``gen``.
+``go.mod`` pins both, and the Go that they need. Their source has the protos of the service, from
+which ``generated`` makes the package ``gen``.
 """

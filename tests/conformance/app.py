@@ -78,7 +78,9 @@ def create_app(max_request_bytes: int, stopping: asyncio.Event) -> Application:
     with_messages = partial(UnroutedMiddleware, on_unrouted=access_log.log_unrouted)
     app = Starlette(
         routes=[
-            Mount(service.path, LoadSheddingMiddleware(with_messages(service), shedder, rejections)),
+            Mount(
+                service.path, LoadSheddingMiddleware(with_messages(service), shedder, rejections)
+            ),
             Route("/", index_page),
             Mount("/", with_messages(Response(status_code=404))),
         ],

@@ -45,9 +45,9 @@ def main(log: Path) -> None:
 
 async def _serve(request: Any, tls: TLS | None, responses: BinaryIO) -> None:
     (listener,) = listen(_HOST, 0)
-    response = ServerCompatResponse(
-        host=_HOST, port=listener.getsockname()[1], pem_cert=request.server_creds.cert if tls else b""
-    )
+    response = ServerCompatResponse(host=_HOST, port=listener.getsockname()[1])
+    if tls:
+        response.pem_cert = request.server_creds.cert
     stopping = asyncio.Event()
     application = create_app(request.message_receive_limit, stopping)
     server = Server(

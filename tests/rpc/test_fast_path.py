@@ -26,6 +26,7 @@ from tests.support.waiting import eventually_async
 PATH: Final = path(UpdateOrderPaymentRequest()).encode()
 THROUGH_ASGI: Final = (b"grpc-encoding", b"")
 MISSING: Final = 10**15
+LARGEST: Final = 64 * 1024  # the default of LISTINGS_MAX_REQUEST_BYTES
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -139,6 +140,56 @@ def test_headers(running: Service, order_id: int, name: bytes, value: bytes, cod
     fast, through_asgi = asyncio.run(both_ways(running, [body], [(name, value)]))
     assert answered(fast) == answered(through_asgi)
     assert answered(fast).code == code
+
+
+def padded(request: bytes, size: int) -> bytes:
+    """Return ``request`` with an unknown field that makes it ``size`` bytes long."""
+    length = size - len(request) - 5  # a tag of two bytes, and a length of three
+    return (
+        request
+        + b"\x82\x7d"
+        + bytes([length & 0x7F | 0x80, length >> 7 & 0x7F | 0x80, length >> 14])
+        + bytes(length)
+    )
+
+
+@pytest.mark.parametrize("size", [65_531, 65_532, LARGEST])
+def test_a_body_above_64_kib(running: Service, order_id: int, size: int) -> None:
+    """uvicorn stops reading the connection at 65,537 bytes that an exchange does not consume."""
+    body = envelope(padded(wanted(order_id, payment_status="paid"), size))
+    chunks = [*(body[at : at + 16_000] for at in range(0, len(body), 16_000)), b""]
+    fast, through_asgi = asyncio.run(both_ways(running, chunks, apart=True))
+    assert was_fast(fast)
+    assert answered(fast) == answered(through_asgi)
+    assert answered(fast).code == "ok"
+
+
+def test_other_calls_go_on_while_a_large_one_waits(running: Service, orders: Orders) -> None:
+    held, other = orders.add(), orders.add()
+    body = envelope(padded(wanted(held, payment_status="paid"), LARGEST))
+
+    async def call() -> None:
+        async with http2.connected(running) as (reader, writer):
+            client = Client(reader, writer)
+            writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            client.send(http2.SETTINGS)
+            block = http2.header_block(PATH, (b"content-type", b"application/grpc"))
+            client.send(HEADERS, END_HEADERS, 1, block)
+            for at in range(0, len(body), 16_000):
+                client.send(DATA, 0, 1, body[at : at + 16_000])
+            client.send(DATA, END_STREAM, 1)
+            await eventually_async(lambda: running.metric("listings_rpcs_in_flight") == 1)
+            client.send(HEADERS, END_HEADERS, 3, block)
+            client.send(DATA, END_STREAM, 3, envelope(wanted(other, payment_status="paid")))
+            async with asyncio.timeout(5):
+                await client.until(lambda: 3 in client.over)
+            assert client.answers[3].code == OK
+            client.send(RST_STREAM, 0, 1, http2.CANCEL.to_bytes(4))
+            await eventually_async(lambda: running.metric("listings_rpcs_in_flight") == 0)
+
+    with orders.locked(held):
+        asyncio.run(call())
+    assert orders.row(held)["payment_status"] == "pending"
 
 
 @given(

@@ -179,6 +179,8 @@ def _code(error: Exception) -> str:
 
 
 def _level(error: Exception | None, code: str) -> int:
+    if isinstance(error, UnreadableRequest):
+        return logging.INFO  # the caller's fault, also where its code is INTERNAL
     if error is not None and isinstance(error.__cause__, WatchEnded):
         return logging.INFO  # every stop of a process ends its streams like that
     return _LEVELS.get(code, logging.INFO)

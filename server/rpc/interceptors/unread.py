@@ -2,15 +2,26 @@
 
 - A message is larger than the limit. connectrpc does not say which limit that is.
 - A message is marked as compressed, and no header names the compression.
-  https://github.com/grpc/grpc/blob/master/doc/compression.md calls that INTERNAL, and so does
-  connectrpc. Here INTERNAL is a fault of the service, which raises an alarm, and this is a fault of
-  the caller.
+  https://github.com/grpc/grpc/blob/master/doc/compression.md calls that INTERNAL, although it is a
+  fault of the caller, and is logged as one.
 """
+
+from typing import Final
 
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 
 from server.rpc.interceptors.base import Context
+from server.rpc.unreadable import UnreadableRequest
+
+# What connectrpc says. A method may have errors with the same codes, which are its own.
+_TOO_LARGE: Final = "message is larger than configured max "
+_COMPRESSED: Final = "protocol error: sent compressed message without compression support"
+
+_EXPLANATION: Final = (
+    "a message is marked as compressed, and no header says how; "
+    "set grpc-encoding or connect-content-encoding to gzip, or send it as it is"
+)
 
 
 class UnreadInterceptor:
@@ -24,22 +35,14 @@ class UnreadInterceptor:
         """Do nothing; connectrpc takes no metadata interceptor without it."""
 
     async def on_end(self, _token: None, _ctx: Context, error: Exception | None) -> None:
-        """Raises ConnectError in place of ``error``, where that is one of the two.
-
-        connectrpc has no other errors of its own with their codes. Those of the service have a
-        cause, which ErrorInterceptor gives to INTERNAL, or details, as every RESOURCE_EXHAUSTED.
-        """
+        """Raises ConnectError in place of ``error``, where that is one of the two."""
         if not isinstance(error, ConnectError):
             return
-        if error.code is Code.RESOURCE_EXHAUSTED and not error.details:
+        if error.code is Code.RESOURCE_EXHAUSTED and error.message.startswith(_TOO_LARGE):
             raise ConnectError(
                 Code.RESOURCE_EXHAUSTED,
                 "the request is larger than LISTINGS_MAX_REQUEST_BYTES, "
                 f"{self._max_request_bytes} bytes after decompression",
             )
-        if error.code is Code.INTERNAL and not error.__cause__:
-            raise ConnectError(
-                Code.INVALID_ARGUMENT,
-                "a message is marked as compressed, and no header says how; "
-                "set grpc-encoding or connect-content-encoding to gzip, or send it as it is",
-            )
+        if error.code is Code.INTERNAL and error.message == _COMPRESSED:
+            raise UnreadableRequest(_EXPLANATION, _EXPLANATION, code=Code.INTERNAL)
