@@ -25,6 +25,10 @@ faults *args: generate
 fuzz *args: generate
     @LISTINGS_FUZZ="${LISTINGS_FUZZ:-full}" exec pytest tests/fuzz "$@"
 
+# Run the conformance suites of Connect, gRPC, gRPC-Web and HTTP/2; needs Go
+conformance *args: generate
+    @exec python -m tests.conformance "$@"
+
 # Run the tests that are marked as taking minutes
 soak *args: generate
     @exec pytest -m soak "$@"

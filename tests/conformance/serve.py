@@ -1,8 +1,7 @@
 """The server under test: ``python -m tests.conformance.serve``.
 
 Reads a ServerCompatRequest from stdin, and writes a ServerCompatResponse to stdout once it serves,
-each after its length in four bytes. SIGTERM stops it. Its log goes to the file that the argument
-names.
+each after its length in four bytes. SIGTERM stops it. Its log goes to ``LOG``.
 """
 
 import asyncio
@@ -10,7 +9,7 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO, Final
+from typing import IO, Any, Final
 
 import uvloop
 
@@ -24,17 +23,21 @@ from tests.conformance.gen.connectrpc.conformance.v1.server_compat_pb import (
     ServerCompatRequest,
     ServerCompatResponse,
 )
+from tests.conformance.tools import BUILT
+
+COMMAND: Final = (sys.executable, "-m", "tests.conformance.serve")
+LOG: Final = BUILT / "log"
 
 _HOST: Final = "127.0.0.1"
 _DRAIN_SECONDS: Final = 2.0
 _LENGTH: Final = 4
 
 
-def main(log: Path) -> None:
-    request = ServerCompatRequest.from_binary(_read(sys.stdin.buffer))
+def main() -> None:
+    request = ServerCompatRequest.from_binary(read(sys.stdin.buffer))
     responses = sys.stdout.buffer
     with (
-        log.open("a") as file,
+        LOG.open("a") as file,
         redirect_stdout(file),
         TemporaryDirectory() as folder,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
@@ -43,7 +46,7 @@ def main(log: Path) -> None:
         runner.run(_serve(request, _tls(request, Path(folder)), responses))
 
 
-async def _serve(request: Any, tls: TLS | None, responses: BinaryIO) -> None:
+async def _serve(request: Any, tls: TLS | None, responses: IO[bytes]) -> None:
     (listener,) = listen(_HOST, 0)
     response = ServerCompatResponse(host=_HOST, port=listener.getsockname()[1])
     if tls:
@@ -57,7 +60,7 @@ async def _serve(request: Any, tls: TLS | None, responses: BinaryIO) -> None:
         reject=application.reject,
         answer=application.fast_path,
         headers=RESPONSE_HEADERS.items(),
-        started=lambda: _write(responses, response.to_binary()),
+        started=lambda: write(responses, response.to_binary()),
         stopping=stopping.set,
         every_second=application.every_second,
         drain_timeout=_DRAIN_SECONDS,
@@ -75,14 +78,14 @@ def _tls(request: Any, folder: Path) -> TLS | None:
     return TLS(cert, key, client_ca if request.client_tls_cert else None)
 
 
-def _read(stream: BinaryIO) -> bytes:
+def read(stream: IO[bytes]) -> bytes:
     return stream.read(int.from_bytes(stream.read(_LENGTH)))
 
 
-def _write(stream: BinaryIO, message: bytes) -> None:
+def write(stream: IO[bytes], message: bytes) -> None:
     stream.write(len(message).to_bytes(_LENGTH) + message)
     stream.flush()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

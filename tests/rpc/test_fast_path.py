@@ -184,6 +184,7 @@ def test_other_calls_go_on_while_a_large_one_waits(running: Service, orders: Ord
             async with asyncio.timeout(5):
                 await client.until(lambda: 3 in client.over)
             assert client.answers[3].code == OK
+            assert 1 not in client.over
             client.send(RST_STREAM, 0, 1, http2.CANCEL.to_bytes(4))
             await eventually_async(lambda: running.metric("listings_rpcs_in_flight") == 0)
 
