@@ -19,6 +19,7 @@ uvicorn (ASGI, the event loop's protocols) and zttp (HTTP parsing). It imports n
 ``h1``             an HTTP/1.1 connection
 ``h2``             the life of an HTTP/2 connection: GOAWAY, refused streams, idleness, age
 ``h2_flow``        HTTP/2 streams: backpressure, and the way to the hooks or the application
+``joined_writes``  one write for what a connection writes in one iteration of the event loop
 ``h2_flood``       how many HTTP/2 frames besides requests a client may send
 ``timeouts``       clients that send a request, or read a response, too slowly
 =================  ==========================================================================

@@ -15,12 +15,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import zttp
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.zttp_impl import RequestResponseCycle, ZttpProtocol
 
+from server.http.joined_writes import JoinedWrites
 from server.http.limits import Limits
 
 # RFC 9110, section 15.5.9
@@ -41,6 +42,10 @@ class H1Protocol(ZttpProtocol):
         self._limits = limits
         self._is_ending = False  # input is discarded, and the connection closes soon
         self._read_ahead = bytearray()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for a request."""
+        super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
 
     def data_received(self, data: bytes) -> None:
         """Act upon ``data``: a part of a request, or of what follows it."""

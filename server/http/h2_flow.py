@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import zttp
 from uvicorn._types import ASGISendEvent
@@ -18,6 +18,7 @@ from uvicorn.protocols.http.zttp_h2_impl import RequestResponseCycle, ZttpH2Prot
 
 from server.http.h2_flood import FrameBudget
 from server.http.hooks import Answer, Exchange
+from server.http.joined_writes import JoinedWrites
 from server.http.limits import Limits
 
 Send: TypeAlias = Callable[[ASGISendEvent], Awaitable[None]]
@@ -55,7 +56,7 @@ class FlowControlledH2Protocol(ZttpH2Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Send the server's SETTINGS."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
         if self.client is not None:
             self.client_address = "{}:{}".format(*self.client)
 

@@ -47,6 +47,7 @@ from tests.support.http2 import (
     until,
 )
 from tests.support.raw import PREFACE, frame
+from tests.support.tls_records import received
 
 _WAIT = 0.7
 """Seconds, longer than each timeout that a test gives uvicorn."""
@@ -125,6 +126,24 @@ async def until_read(served: Served, writer: asyncio.StreamWriter) -> None:
         )
 
     await until(lambda: waiting() == 0)
+
+
+# Writes: server.http.joined_writes
+
+
+def test_uvicorn_writes_the_parts_of_a_response_one_by_one(
+    ca: Issued, context: ssl.SSLContext
+) -> None:
+    def ends(record: bytes) -> bool:
+        return record.endswith(b"0\r\n\r\n")
+
+    async def test() -> None:
+        async with plain(context=context) as served:
+            sent = request()
+            records = await asyncio.to_thread(received, ca, served.port, "http/1.1", sent, ends)
+            assert len(records) > 1
+
+    run(test())
 
 
 # HTTP/2: server.http.h2
