@@ -203,7 +203,7 @@ class TestErrors:
         sent = ask(GET, content_type="application/grpc", body=body)
         assert sent.trailers[b"grpc-status"] == b"13"
         assert sent.trailers[b"grpc-message"].startswith(
-            b"protocol%20error:%20sent%20compressed%20message"
+            b"protocol%20error%3A%20sent%20compressed%20message"
         )
 
     def test_a_grpc_error_before_the_request_is_read_is_among_the_headers(self) -> None:
