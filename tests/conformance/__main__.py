@@ -27,10 +27,11 @@ def main(suites: tuple[str, ...], arguments: tuple[str, ...]) -> None:
         build()
         generate(protos())
         # Not before: they import what has just been generated.
-        from tests.conformance import h2spec
+        from tests.conformance import h2spec, serve
 
+        serve.LOG.unlink(missing_ok=True)
         if "connect" in suites:
-            _connect(arguments)
+            _connect(arguments, serve.COMMAND)
         if "h2spec" in suites:
             h2spec.run()
     except ConformanceError as error:
@@ -38,10 +39,8 @@ def main(suites: tuple[str, ...], arguments: tuple[str, ...]) -> None:
         sys.exit(1)
 
 
-def _connect(arguments: tuple[str, ...]) -> None:
-    from tests.conformance.serve import COMMAND
-
-    command = [str(CONNECT), "--mode", "server", "--conf", str(_CONFIG), *arguments, "--", *COMMAND]
+def _connect(arguments: tuple[str, ...], server: tuple[str, ...]) -> None:
+    command = [str(CONNECT), "--mode", "server", "--conf", str(_CONFIG), *arguments, "--", *server]
     if subprocess.run(command, check=False).returncode != 0:
         raise ConformanceError("connectconformance has failed")
 
