@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.rpc.error_encoding import HTTP_STATUS, EncodedError, encode, grpc_trailers, send_error
-from server.rpc.protocols import CONNECT, GRPC, protocol_of
+from server.rpc.protocols import CONNECT, GRPC, GRPC_WEB, protocol_of
 
 _EXPLANATIONS: Final = {
     404: (Code.UNIMPLEMENTED, "{path} is not a method of this server"),
@@ -36,6 +36,7 @@ _EXPLANATIONS: Final = {
 # In the alphabet for URLs or, with percent-escapes, the other one, with padding or without.
 _BASE64: Final = re.compile(r"(?:[\w+/-]{4})*(?:[\w+/-]{2,3}={0,2})?", re.ASCII)
 
+_CONTENT_TYPES: Final = {GRPC: "application/grpc", GRPC_WEB: "application/grpc-web"}
 _UNREADABLE_HEADER: Final = "a header cannot be read"
 
 OnUnrouted: TypeAlias = Callable[[Scope, str, str], object]
@@ -48,10 +49,15 @@ class _Refusal(NamedTuple):
     code: Code
     message: str
 
-    def response(self, headers: Headers | None = None) -> Response:
+    @property
+    def is_connect_error(self) -> bool:
+        """Whether the status is that of the code."""
+        return self.status == HTTP_STATUS[self.code]
+
+    def response(self, headers: Headers) -> Response:
         """Return it for all but gRPC and gRPC-Web, with ``headers`` of the answer it replaces."""
-        kept = {name: value for name, value in (headers or {}).items() if name != "content-length"}
-        if self.status != HTTP_STATUS[self.code]:
+        kept = {name: value for name, value in headers.items() if name != "content-length"}
+        if not self.is_connect_error:
             return PlainTextResponse(f"{self.message}\n", self.status, kept)
         body = encode(ConnectError(self.code, self.message), CONNECT).body
         return Response(body, self.status, kept, media_type="application/json")
@@ -82,8 +88,7 @@ class UnroutedMiddleware:
             text = "gRPC needs HTTP/2; over HTTP/1.1 there are gRPC-Web and Connect"
             refusal = _Refusal(505, Code.UNIMPLEMENTED, text)
         if refusal is not None:
-            self._report(scope, refusal.code, refusal.message)
-            await refusal.response()(scope, receive, send)
+            await self._refuse(refusal, Headers(), scope, receive, send)
             return
         is_replaced = False
 
@@ -133,14 +138,25 @@ class UnroutedMiddleware:
             allow=headers.get("allow"),
             type=content_type or "(none)",
         )
+        await self._refuse(_Refusal(status, code, text), headers, scope, receive, send)
+
+    async def _refuse(
+        self, refusal: _Refusal, headers: Headers, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer with ``refusal``, in place of an answer with ``headers``."""
+        content_type = Headers(scope=scope).get("content-type", "")
         protocol = protocol_of(content_type)
-        if protocol == CONNECT or scope["method"] != "POST":
-            self._report(scope, code, text)
-            await _Refusal(status, code, text).response(headers)(scope, receive, send)
+        has_trailers = protocol == GRPC_WEB or scope["http_version"] == "2"
+        if protocol == CONNECT or scope["method"] != "POST" or not has_trailers:
+            self._report(scope, refusal.code, refusal.message)
+            await refusal.response(headers)(scope, receive, send)
             return
-        # gRPC has UNIMPLEMENTED for each of them, also for a content type.
-        self._report(scope, Code.UNIMPLEMENTED, text)
-        trailers = grpc_trailers(ConnectError(Code.UNIMPLEMENTED, text))
+        # gRPC has UNIMPLEMENTED for what is not a method, also for a content type.
+        code = refusal.code if refusal.is_connect_error else Code.UNIMPLEMENTED
+        self._report(scope, code, refusal.message)
+        trailers = grpc_trailers(ConnectError(code, refusal.message))
+        if not content_type.isascii():
+            content_type = _CONTENT_TYPES[protocol]
         own = [(b"content-type", content_type.encode())]
         if protocol == GRPC:
             await send_error(send, EncodedError(200, trailers=trailers), own)

@@ -1,5 +1,6 @@
 """The programs of the suites, built from the sources that ``go.mod`` and ``go.sum`` pin."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -30,7 +31,9 @@ def protos() -> Path:
 
 def _go(*arguments: str) -> str:
     if shutil.which("go") is None:
-        raise ConformanceError(f"this needs the Go of {_HERE / 'go.mod'}: no go on the PATH")
+        version = re.search(r"^go (\S+)$", (_HERE / "go.mod").read_text(), re.MULTILINE)
+        assert version is not None
+        raise ConformanceError(f"this needs Go {version[1]} or later, and no go is on the PATH")
     # "-mod=readonly", because the suites are those that are pinned, or none.
     command = ["go", arguments[0], "-mod=readonly", *arguments[1:]]
     done = subprocess.run(command, cwd=_HERE, stdout=subprocess.PIPE, text=True, check=False)

@@ -353,6 +353,27 @@ class TestRejectedRequests:
         assert response.status_code == 400
         assert json_failure(response).code == "invalid_argument"
 
+    @pytest.mark.parametrize("path", ["/listings.v1.OrderService/Nope", PATH])
+    def test_a_header_that_is_not_ascii_over_grpc(self, running: Service, path: str) -> None:
+        """The status is where a gRPC client looks for it, which makes UNKNOWN of HTTP 400."""
+        client = SyncClient(SyncHTTPTransport(http_version=HTTPVersion.HTTP2))
+        headers = {"content-type": "application/grpc", "te": "trailers", "x-name": "\u00ff"}
+        response = client.post(running.base_url + path, headers=headers, content=b"")
+        assert response.status == 200
+        assert response.headers["content-type"] == "application/grpc"
+        assert response.trailers["grpc-status"] == "3"
+        assert response.trailers["grpc-message"] == "a header is not ASCII text"
+
+    def test_a_header_that_is_not_ascii_over_grpc_web(self, http: httpx.Client) -> None:
+        headers = [
+            (b"content-type", b"application/grpc-web+proto"),
+            (b"x-name", b"\xff"),
+        ]
+        response = http.post(PATH, content=b"", headers=headers)
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "application/grpc-web+proto"
+        assert response.headers["grpc-status"] == "3"
+
     @pytest.mark.parametrize("message", [b"%ff", b"%ed%a0%80", b"\xff", b"%7B%ff%7D"])
     @pytest.mark.parametrize("protocol", GETS, ids=lambda protocol: protocol.name)
     def test_a_query_that_is_not_utf_8(
