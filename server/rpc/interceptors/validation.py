@@ -1,5 +1,7 @@
 """The ``buf.validate`` rules in the proto, enforced before a method runs."""
 
+from collections.abc import Iterator
+from functools import cache
 from typing import Any, Final
 
 import protovalidate
@@ -13,9 +15,14 @@ from protobuf import (
     DescOneof,
     Message,
 )
+from protobuf.wkt import Timestamp
 
 from server.gen.google.rpc.error_details_pb import BadRequest
 from server.rpc.json_fields import member_names
+
+# https://protobuf.dev/reference/protobuf/google.protobuf/#timestamp
+_FIRST_SECOND: Final = -62_135_596_800
+_LAST_SECOND: Final = 253_402_300_799
 
 _MAX_VIOLATIONS: Final = 20  # gRPC clients accept a few KiB of trailers
 
@@ -28,6 +35,8 @@ def validate(request: Message[Any]) -> None:
     field. A oneof that has to be set is described by its members. At most the first 20 violations
     are named.
     """
+    if found := [_out_of_range(name) for name in _invalid_times(request)]:
+        raise _invalid(found)
     violations = protovalidate.collect_violations(request, fail_fast=True)
     if not violations:
         return
@@ -48,8 +57,42 @@ def _refusal(request: Message[Any], violations: list[protovalidate.Violation]) -
         )
         for violation in violations
     ]
+    return _invalid(found)
+
+
+def _invalid(found: list[BadRequest.FieldViolation]) -> ConnectError:
     summary = "; ".join(f"{each.field} {each.description}".lstrip() for each in found)
     return ConnectError(Code.INVALID_ARGUMENT, summary, [BadRequest(field_violations=found)])
+
+
+@cache
+def _times(message: DescMessage) -> tuple[str, ...]:
+    """Return the names of the fields of ``message`` that are timestamps."""
+    return tuple(
+        field.name
+        for field in message.fields
+        if isinstance(field.value, DescFieldValueMessage)
+        and field.value.message.type_name == "google.protobuf.Timestamp"
+    )
+
+
+def _invalid_times(request: Message[Any]) -> Iterator[str]:
+    """Yield the timestamps of ``request`` that JSON could not express: binary has any numbers."""
+    for name in _times(request.desc()):
+        time: Timestamp | None = getattr(request, name)
+        if time is not None and not (
+            _FIRST_SECOND <= time.seconds <= _LAST_SECOND and 0 <= time.nanos < 10**9
+        ):
+            yield name
+
+
+def _out_of_range(name: str) -> BadRequest.FieldViolation:
+    return BadRequest.FieldViolation(
+        field=name,
+        description="must be from 0001-01-01T00:00:00Z to 9999-12-31T23:59:59.999999999Z, with "
+        "nanos from 0 to 999999999",
+        reason="TIMESTAMP_RANGE",
+    )
 
 
 def _description(request: Message[Any], violation: protovalidate.Violation) -> str:
