@@ -51,7 +51,8 @@ class StatusWords:
         """
         if path is None:
             return _builtin()
-        builtin, own = status_words_file.read(_BUILTIN), status_words_file.read(path)
+        builtin = status_words_file.read(_BUILTIN)
+        own = status_words_file.read(path, builtin.words)
         redefined = {normalized(entry.word) for entry in own.words}
         kept = tuple(entry for entry in builtin.words if normalized(entry.word) not in redefined)
         return StatusWords(WordsFile(kept + own.words, builtin.own_intents + own.own_intents))

@@ -74,8 +74,11 @@ def section_of(meaning: Meaning) -> str:
     return _SECTION_OF.get(meaning, PaymentState.UNKNOWN.name)
 
 
-def read(path: Path) -> WordsFile:
-    """Return what the file at ``path`` says. Raises InvalidStatusWords, naming the line."""
+def read(path: Path, known: Iterable[StatusWord] = ()) -> WordsFile:
+    """Return what the file at ``path`` says. Raises InvalidStatusWords, naming the line.
+
+    ``known`` are words of another file, whose section is proposed where a word is given for one.
+    """
     try:
         # Editors on Windows write a byte order mark.
         text = path.read_text("utf-8-sig")
@@ -92,14 +95,15 @@ def read(path: Path) -> WordsFile:
         line = int((position and position[1]) or text.count("\n") + 1)
         reason = _POSITION.sub("", message)
         raise InvalidStatusWords(f"{path}, line {line}: this is not TOML: {reason}") from None
-    return _Reader(path, text).read(document)
+    return _Reader(path, text, known).read(document)
 
 
 class _Reader:
     """Reads a file's values, and reports the first mistake with its line."""
 
-    def __init__(self, path: Path, text: str) -> None:
+    def __init__(self, path: Path, text: str, known: Iterable[StatusWord]) -> None:
         self._path = path
+        self._known = {normalized(each.word): each.meaning for each in known}
         self._text = text
         self._first_use: dict[str, tuple[str, toml_lines.Path]] = {}
 
@@ -112,12 +116,7 @@ class _Reader:
             elif section in SECTIONS:
                 words += self._section(section, content)
             else:
-                self._refuse(
-                    (section,),
-                    f"there is no state {section}",
-                    section,
-                    [*SECTIONS, _PROVIDERS],
-                )
+                self._refuse_section(section)
         return WordsFile(tuple(words), own_intents)
 
     def _section(self, section: str, content: object) -> Iterator[StatusWord]:
@@ -184,6 +183,14 @@ class _Reader:
     def _check_string(self, value: object, at: toml_lines.Path) -> None:
         if not isinstance(value, str):
             self._refuse(at, f"expected a string, in quotes; got {value!r}")
+
+    def _refuse_section(self, section: str) -> NoReturn:
+        problem = f"there is no state {section}"
+        meant = self._known.get(normalized(section))
+        # "paid" is rather the name of the state than the word.
+        if meant is not None and section.upper() not in SECTIONS:
+            self._refuse((section,), f"{problem}: that is a word of {meant}")
+        self._refuse((section,), problem, section, [*SECTIONS, _PROVIDERS])
 
     def _refuse(
         self, at: toml_lines.Path, problem: str, given: str = "", known: Iterable[str] = ()

@@ -87,11 +87,13 @@ def test_apply_says_what_it_did(database_url: str, words: Path) -> None:
     owned = settings | {"migration_database_url": database_url}
     service = databases.for_service(database_url)
     done = listings("statuses", "apply", url=service, settings=settings)
-    assert (done.returncode, done.stdout) == (1, "")
+    shown = f"Words: {described(StatusWords.read(words), words)}"
+    assert (done.returncode, done.stdout) == (1, f"{shown}\n")
     assert "LISTINGS_MIGRATION_DATABASE_URL" in done.stderr
     done = listings("statuses", "apply", url=service, settings=owned)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
+        shown,
         "UNKNOWN -> PAID: the word 'bezahltamschalter'",
         "PROCESSING -> PAID: the word 'complete'",
         "CHARGED_BACK -> UNKNOWN: the word 'lost'",
@@ -100,7 +102,30 @@ def test_apply_says_what_it_did(database_url: str, words: Path) -> None:
         "UNKNOWN -> PAID: 1 order",
     ]
     done = listings("statuses", "apply", url=service, settings=owned)
-    assert done.stdout == "No order changes its state.\n"
+    assert done.stdout == f"{shown}\nNo order changes its state.\n"
+
+
+def described(table: StatusWords, path: Path) -> str:
+    return (
+        f"{len(table.meanings)} for payment statuses, with those of {path}; digest {table.digest}"
+    )
+
+
+def test_apply_is_refused_while_a_process_has_another_table(
+    database_url: str, words: Path, tmp_path: Path
+) -> None:
+    orders = Orders(database_url)
+    order_id = orders.add(payment_status="bezahltamschalter", payment_state=1)
+    settings = {"payment_statuses": str(words)}
+    log = tmp_path / "log"
+    with service.running(database_url, log, status_guard="shadow"):
+        done = listings("statuses", "apply", url=database_url, settings=settings)
+        assert done.returncode == 1
+        assert "the service has another table than this environment: 1 with " in done.stderr
+        assert orders.row(order_id)["payment_state"] == 1
+    assert log.read_text().count("events that would overwrite a payment are written") == 1
+    done = listings("statuses", "apply", url=database_url, settings=settings)
+    assert done.returncode == 0
 
 
 def test_a_start_classifies_nothing(database_url: str, words: Path, tmp_path: Path) -> None:

@@ -30,19 +30,20 @@ def statuses_group(context: click.Context) -> None:
 def apply() -> None:
     """Classify orders anew, after the table of words has changed.
 
-    First restart all processes of the service, so that they have the new table. Orders change whose
+    First restart all processes of the service, so that they have the new table: while one has
+    another, nothing is done. Orders change whose
     word means something else than the last time, or whose state is UNKNOWN or yet to be derived;
     their history has it. It may run while the service does, and again after an interruption.
     """
-    from persistence.reclassification import reclassify
     from server.process.database import owner_url
-    from server.process.status_words import read_status_words
+    from server.process.status_words import apply_words, described, read_status_words
 
     with reported():
         settings = Settings.read()
         words = read_status_words(settings)
+        click.echo(f"Words: {described(settings, words)}")
         with owner_url(settings) as url:
-            _print_changes(asyncio.run(reclassify(url, words)))
+            _print_changes(asyncio.run(apply_words(url, words)))
 
 
 def _print_changes(done: "Reclassification") -> None:

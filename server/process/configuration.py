@@ -3,7 +3,7 @@
 import structlog
 
 from server.observability import logging
-from server.settings import Settings
+from server.settings import Settings, variable
 
 
 def configure(**given: object) -> Settings:
@@ -15,4 +15,10 @@ def configure(**given: object) -> Settings:
     logging.configure(settings.log_level, settings.log_format)
     for name in Settings.unknown_variables():
         structlog.get_logger().warning("unknown setting ignored", name=name)
+    if settings.status_guard != "on":
+        structlog.get_logger().warning(
+            "events that would overwrite a payment are written",
+            name=variable("status_guard"),
+            value=settings.status_guard,
+        )
     return settings

@@ -28,6 +28,18 @@ def write(tmp_path: Path) -> Write:
     [
         ('\n[PAYED.own]\nwords = ["x"]', 2, "there is no state PAYED; did you mean PAID?"),
         ('[paid.own]\nwords = ["x"]', 1, "there is no state paid; did you mean PAID?"),
+        (
+            '[DISPUTE_WON.own]\nwords = ["x"]',
+            1,
+            "no state DISPUTE_WON: that is a word of DISPUTE_REV",
+        ),
+        ("\n[Refund-Failed.own]\nwords = []", 2, "that is a word of REFUND_REVERSED"),
+        ('[succeeded.own]\nwords = ["x"]', 1, "that is a word of PAID"),
+        ("[DISPUTE_REVERSE.own]\nwords = []", 1, "did you mean DISPUTE_REVERSED?"),
+        ("PAID = 7", 1, "expected a table, [PAID.<provider>]"),
+        ('\nPAID.own = "x"', 2, "expected a table, [PAID.<provider>]"),
+        ('[PAID.own]\nwords = [\n""]', 3, 'expected letters or digits; got ""'),
+        ('[PAID.own]\nwords = [\n["x"]]', 3, "expected a string, in quotes; got ['x']"),
         ('\n\n[zzz.own]\nwords = ["x"]', 3, "there is no state zzz; expected PENDING, REQUIRES_"),
         ('PAID = ["x"]', 1, "expected a table, [PAID.<provider>]"),
         ('[PAID]\nwords = ["x"]', 2, "expected a table, [PAID.<provider>]"),
