@@ -10,7 +10,7 @@ import asyncpg
 from persistence import roles
 from persistence.dsn import asyncpg_dsn, parameters
 from persistence.errors import PersistenceError
-from persistence.roles import Privilege
+from persistence.roles import Execute, Privilege
 from persistence.schema import applied_migrations, migration_ids
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -119,7 +119,7 @@ async def check_writable(connection: Connection) -> str:
 async def require_rights(connection: Connection) -> str:
     """Return the user. Raises Fault when it lacks privileges that the service needs.
 
-    Tables that do not exist are left out.
+    Tables and functions that do not exist are left out.
     """
     user, role, lost = await _row(
         connection,
@@ -141,7 +141,7 @@ async def require_rights(connection: Connection) -> str:
         )
     missing = [
         privilege
-        for privilege in roles.REQUIRED
+        for privilege in (*roles.REQUIRED, *roles.CALLED)
         if await _has(connection, role, privilege) is False
     ]
     if missing:
@@ -172,9 +172,19 @@ async def check_rights(connection: Connection) -> str:
     return f"{user} may do what the service does, and no more"
 
 
-async def _has(connection: Connection, role: int | None, privilege: Privilege) -> bool | None:
-    """Return whether the role with that oid has it; None when there is no such role or table."""
-    has: bool | None = await connection.fetchval(
+async def _has(
+    connection: Connection, role: int | None, privilege: Privilege | Execute
+) -> bool | None:
+    """Return whether the role with that oid has it; None when there is no such role or object."""
+    has: bool | None
+    if isinstance(privilege, Execute):
+        has = await connection.fetchval(
+            "SELECT has_function_privilege($1::oid, to_regprocedure($2)::oid, 'EXECUTE')",
+            role,
+            privilege.function,
+        )
+        return has
+    has = await connection.fetchval(
         """
         SELECT bool_and(has_column_privilege($1::oid, attrelid, attnum, $2)) FROM pg_attribute
         WHERE attrelid = to_regclass($3) AND attnum > 0 AND NOT attisdropped

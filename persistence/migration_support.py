@@ -9,12 +9,19 @@ interruption.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from psycopg import Connection, errors
 
+_T = TypeVar("_T")
+
 _CHANGE_SECONDS = 30.0
 _PAUSE_SECONDS = 0.4
+
+# Longer than for a table: what waits behind a try is what changes the same rows.
+_ROWS_SECONDS = 300.0
+_ROW_LOCK_TIMEOUT = "200ms"
 
 _IS_INVALID = "SELECT FROM pg_index WHERE indexrelid = to_regclass(%s) AND NOT indisvalid"
 
@@ -68,19 +75,52 @@ def change_table(connection: Connection, table: str, *statements: str) -> None:
     Raises psycopg.errors.LockNotAvailable when other transactions never left a gap, or another
     psycopg.Error; then nothing has been changed.
     """
-    end = time.monotonic() + _CHANGE_SECONDS
+
+    def change() -> None:
+        with connection.transaction():
+            commit_without_wait(connection)
+            connection.execute("SET LOCAL lock_timeout = '5s'")
+            connection.execute(f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE")
+            connection.execute("SET LOCAL lock_timeout = '100ms'")
+            connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            for statement in statements:
+                connection.execute(statement)
+
+    _repeated(change, _CHANGE_SECONDS)
+
+
+def change_rows(connection: Connection, change: Callable[[], _T]) -> _T:
+    """Run ``change``, which locks some rows of a table in use, in one transaction.
+
+    While it waits for a row, others wait for the rows that it has locked. So it waits for 200 ms,
+    and ``change`` is called again after a pause, for five minutes; also after a deadlock. After the
+    commit, which does not wait for the disk, it sleeps for as long as that took: half of the time
+    is for others, the processor, the disk, and who follows the WAL.
+
+    Raises psycopg.errors.LockNotAvailable when other transactions held a lock for too long, or
+    another psycopg.Error; then this call has changed nothing.
+    """
+
+    def attempt() -> tuple[_T, float]:
+        began = time.monotonic()
+        with connection.transaction():
+            commit_without_wait(connection)
+            connection.execute(f"SET LOCAL lock_timeout = '{_ROW_LOCK_TIMEOUT}'")
+            result = change()
+        return result, time.monotonic() - began
+
+    result, seconds = _repeated(attempt, _ROWS_SECONDS)
+    time.sleep(seconds)
+    return result
+
+
+def _repeated(change: Callable[[], _T], seconds: float) -> _T:
+    """Return what ``change`` does, which is called again while locks keep it from ending."""
+    end = time.monotonic() + seconds
     while True:
         try:
-            with connection.transaction():
-                commit_without_wait(connection)
-                connection.execute("SET LOCAL lock_timeout = '5s'")
-                connection.execute(f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE")
-                connection.execute("SET LOCAL lock_timeout = '100ms'")
-                connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
-                for statement in statements:
-                    connection.execute(statement)
-            return
-        except errors.LockNotAvailable:
+            return change()
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
             if time.monotonic() > end:
                 raise
         time.sleep(_PAUSE_SECONDS)

@@ -14,6 +14,17 @@ OWNER: Final = "listings"
 """The superuser that owns, migrates and seeds the database of the embedded PostgreSQL."""
 
 
+class Execute(NamedTuple):
+    """The privilege to call a function, which is one that the migrations create."""
+
+    function: str
+    """The name, with the types of the arguments in brackets."""
+
+    def __str__(self) -> str:
+        """Return the privilege as GRANT takes it."""
+        return f"EXECUTE ON FUNCTION {self.function}"
+
+
 class Privilege(NamedTuple):
     """A privilege on a table, or on some of its columns."""
 
@@ -49,3 +60,14 @@ REQUIRED: Final = (
     Privilege("SELECT", "status_words"),
     Privilege("SELECT", "_yoyo_migration"),
 )
+
+CALLED: Final = (
+    Execute("is_other_payment_request(bigint, varchar, text)"),
+    # Also called by PostgreSQL for each row that is written, for the condition of an index.
+    Execute("payment_amounts_disagree(smallint, bigint, bigint, bigint)"),
+)
+"""The functions that statements of the service call.
+
+PUBLIC may call a function unless ALTER DEFAULT PRIVILEGES says otherwise, so they are granted. A
+trigger's function needs no privilege when it fires.
+"""

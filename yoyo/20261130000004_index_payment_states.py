@@ -50,12 +50,15 @@ _AMOUNTS_DISAGREE = """
             RETURN false;
         END IF;
         RETURN refunded > captured OR captured > total
-            OR (state = 9 AND captured <> total)
+            OR (state = 9 AND (captured <> total OR refunded > 0))
             OR (state = 11 AND refunded <> captured)
             OR (state = 10 AND (refunded <= 0 OR refunded >= captured));
     END
     $$
 """
+# Each role that writes an order calls it, for the condition of the index.
+_GRANT = "GRANT EXECUTE ON FUNCTION payment_amounts_disagree TO PUBLIC"
+
 _INDEXES_BEFORE = {
     "idx_orders_open_payments": (
         "INDEX {} ON orders (created_at, id) WHERE payment_provider IS NOT NULL"
@@ -67,6 +70,7 @@ _INDEXES_BEFORE = {
 def create(connection: Connection) -> None:
     """Build the indexes that are missing or invalid, then drop the one that they replace."""
     connection.execute(_AMOUNTS_DISAGREE)
+    connection.execute(_GRANT)
     create_indexes(connection, _INDEXES)
     drop_indexes(connection, _INDEXES_BEFORE)
 

@@ -26,7 +26,7 @@ from server.auth.bind_policy import check_bind_policy
 from server.observability import telemetry
 from server.process.certificates import TLS
 from server.process.database import service_url
-from server.process.status_words import read_status_words
+from server.process.status_words import described, read_status_words
 from server.settings import Settings, SettingsError, variable
 
 OK, PROBLEM, SKIPPED = "ok", "problem", "skipped"
@@ -98,9 +98,7 @@ def _examine_words(settings: Settings) -> tuple[StatusWords | None, Finding]:
         words = read_status_words(settings)
     except SettingsError as error:
         return None, Finding(PROBLEM, "words", str(error))
-    own = f", with those of {settings.payment_statuses}" if settings.payment_statuses else ""
-    text = f"{len(words.meanings)} for payment statuses{own}; digest {words.digest}"
-    return words, Finding(OK, "words", text)
+    return words, Finding(OK, "words", described(settings, words))
 
 
 def _examine_database(settings: Settings, words: StatusWords | None) -> Iterator[Finding]:

@@ -10,9 +10,9 @@ import pytest
 
 from persistence import migrations
 from persistence.errors import MigrationError
-from persistence.models import Origin
+from persistence.models import OrderFilter, Origin
 from persistence.orders import OrderRepository
-from persistence.roles import APPLICATION
+from persistence.roles import APPLICATION, CALLED
 from tests.support import cluster, databases
 from tests.support.cluster import Cluster
 from tests.support.history import (
@@ -154,8 +154,12 @@ async def test_updates_by_the_service_are_recorded_with_the_session_user(databas
     assert (event["database_role"], event["request_id"]) == (APPLICATION, "request-1")
 
 
-def test_updating_orders_needs_no_privilege_on_the_history(database_url: str) -> None:
+@pytest.mark.parametrize("database", ["database_url", "closed_url"])
+def test_updating_orders_needs_no_privilege_beside_that(
+    request: pytest.FixtureRequest, database: str
+) -> None:
     """For roles of other applications, such as the shop that inserts the orders."""
+    database_url: str = request.getfixturevalue(database)
     shop = f"shop_{uuid.uuid4().hex[:12]}"
     order_id = Orders(database_url).add()
     with connect(database_url) as connection:
@@ -164,12 +168,54 @@ def test_updating_orders_needs_no_privilege_on_the_history(database_url: str) ->
         try:
             connection.execute(f"GRANT SELECT, UPDATE ON orders TO {shop}")
             log_in(connection, shop)
-            connection.execute("UPDATE orders SET payment_status = 'paid'")
+            connection.execute("UPDATE orders SET payment_status = 'paid', captured_amount = 1")
         finally:
             log_in(connection, owner)
             connection.execute(f"DROP OWNED BY {shop}")
             connection.execute(f"DROP ROLE {shop}")
     assert only_event(database_url, order_id)["database_role"] == shop
+
+
+@pytest.fixture
+def closed_url(empty_database_url: str) -> str:
+    """The URL of a migrated database where no role may call a function unless it is granted."""
+    with connect(empty_database_url) as connection:
+        connection.execute("ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC")
+    migrations.up(empty_database_url)
+    return empty_database_url
+
+
+def test_the_functions_that_the_service_may_call_are_those_that_it_needs(closed_url: str) -> None:
+    with connect(closed_url) as connection:
+        rows = connection.execute(
+            """
+            SELECT oid, has_function_privilege(%s, oid, 'EXECUTE') AS granted FROM pg_proc
+            WHERE pronamespace = 'public'::regnamespace AND prorettype <> 'trigger'::regtype
+            """,
+            (APPLICATION,),
+        ).fetchall()
+    needed = {
+        Orders(closed_url).value(f"SELECT to_regprocedure('{each.function}')::oid")
+        for each in CALLED
+    }
+    assert {row["oid"] for row in rows} == {row["oid"] for row in rows if row["granted"]} == needed
+
+
+@pytest.mark.anyio
+async def test_the_service_where_functions_are_closed_to_public(closed_url: str) -> None:
+    """Keys, the index of amounts that disagree, the trigger, and the list by that index."""
+    order_id = Orders(closed_url).add()
+    async with opened(closed_url) as database:
+        repository = OrderRepository(database)
+        for status in ("pending", "paid"):
+            await repository.update_payment_info(
+                order_id,
+                update(PAYMENT | {"payment_status": status, "captured_amount": 99}),
+                Origin("request-1"),
+            )
+        wanted = OrderFilter(amounts_disagree=True)
+        assert [each.id for each in await repository.list_orders(wanted, 10)] == [order_id]
+    assert len(events(closed_url, order_id)) == 2
 
 
 def test_a_rollback_revokes_the_privileges_and_keeps_the_role(database_url: str) -> None:

@@ -79,6 +79,7 @@ def test_the_privileges_of_the_service(database_url: str) -> None:
     assert [right for right in catalog(database_url)["rights"] if right[0] != "public"] == [
         ("_yoyo_migration", APPLICATION, "SELECT"),
         ("is_other_payment_request", "-", "EXECUTE"),
+        ("is_other_payment_request", APPLICATION, "EXECUTE"),
         ("order_payment_events", APPLICATION, "SELECT"),
         ("orders", APPLICATION, "SELECT"),
         ("orders.captured_amount", APPLICATION, "UPDATE"),
@@ -143,6 +144,30 @@ def test_the_columns_and_indexes_of_a_payment(database_url: str) -> None:
     found = indexes(database_url)
     for name, definition in INDEXES.items():
         assert found[name] == ("CREATE " + definition.format(name), True)
+
+
+def test_indexes_of_both_tables_of_events_are_named_alike(database_url: str) -> None:
+    """By the column that they begin with, where both have it."""
+    names: dict[str, dict[str, str]] = {"order_payment_events": {}, "refused_payment_events": {}}
+    with psycopg.connect(database_url) as connection:
+        found = connection.execute(
+            """
+            SELECT relname, attname, indexrelid::regclass::text FROM pg_index
+            JOIN pg_class ON pg_class.oid = indrelid
+            JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
+            WHERE relname = ANY (%s) AND NOT indisprimary
+            """,
+            (list(names),),
+        )
+        for table, column, index in found:
+            name = index.removeprefix(f"idx_{table}_")
+            names[table][column.removesuffix("_after")] = name
+    taken, refused = names.values()
+    common = taken.keys() & refused.keys()
+    assert len(common) >= 4
+    assert {column: taken[column] for column in common} == {
+        column: refused[column] for column in common
+    }
 
 
 def test_an_existing_column_keeps_its_values(empty_database_url: str) -> None:

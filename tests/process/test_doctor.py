@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from persistence import embedded
-from persistence.roles import APPLICATION
+from persistence.roles import APPLICATION, CALLED
 from persistence.schema import migration_ids
 from tests.support import service
 from tests.support.certificates import Issued
@@ -191,6 +191,19 @@ def test_privileges_revoked_from_the_service_role(database_url: str) -> None:
     text = problem(examined(url), "rights")
     assert "lacks SELECT ON orders, UPDATE (payment_provider, " in text
     assert "listings migrate up" in text
+    execute(database_url, text.partition("as the owner: ")[2])
+    assert examined(url, healthy=True)["rights"][1].endswith("and no more")
+
+
+def test_functions_that_the_service_role_may_not_call(database_url: str) -> None:
+    url = with_role(database_url, APPLICATION)
+    for each in CALLED:
+        name = each.function.partition("(")[0]
+        execute(database_url, f"REVOKE EXECUTE ON FUNCTION {name} FROM PUBLIC, {APPLICATION}")
+    text = problem(examined(url), "rights")
+    assert text.startswith(f"{APPLICATION} lacks {CALLED[0]}, {CALLED[1]}. ")
+    refused = listings("serve", url=url)
+    assert (refused.returncode, refused.stderr) == (1, f"Error: {text}\n")
     execute(database_url, text.partition("as the owner: ")[2])
     assert examined(url, healthy=True)["rights"][1].endswith("and no more")
 

@@ -256,6 +256,29 @@ AMOUNTS: Final = (
         amounts_disagree=True,
     ),
     Sequence(
+        "Stripe: a refund fails, and its total is sent back",
+        sources.STRIPE_REFUNDS,
+        (
+            event("succeeded", STRIPE, intent="pi_1").totals(10_000, 0),
+            event("refunded", intent="pi_1").totals(refunded=10_000),
+            event("refund_failed", intent="pi_1").totals(refunded=0),
+        ),
+        "PAID",
+        {"refunded_amount": 0},
+    ),
+    Sequence(
+        "Stripe: a refund fails, and nobody says what has been refunded",
+        sources.STRIPE_REFUNDS,
+        (
+            event("succeeded", STRIPE, intent="pi_1").totals(10_000, 0),
+            event("refunded", intent="pi_1").totals(refunded=10_000),
+            event("refund_failed", intent="pi_1"),
+        ),
+        "PAID",
+        {"refunded_amount": 10_000},
+        amounts_disagree=True,
+    ),
+    Sequence(
         "Adyen: more is refunded than a part capture, and the rest charged back",
         sources.ADYEN_SEPA,
         (

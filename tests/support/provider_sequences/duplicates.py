@@ -129,6 +129,18 @@ DUPLICATES: Final = (
         {"payment_intent_id": "u1"},
     ),
     Sequence(
+        "AllSecure: after a duplicate without an intent, a refund by its own uuid is overridden",
+        sources.IXOPAY_CALLBACKS,
+        (
+            event("DEBIT", ALLSECURE, intent="u1"),
+            event("paid", STRIPE, "cs_1").answered(DUPLICATE),
+            event("REFUND", ALLSECURE, intent="u2").answered(NOT_CURRENT),
+            event("REFUND", ALLSECURE, intent="u2").overriding("seen at the provider"),
+        ),
+        "REFUNDED",
+        {"payment_intent_id": "u2"},
+    ),
+    Sequence(
         "PayPal: three approved orders are captured for one order of the shop",
         sources.PAYPAL_ISSUE_395,
         (
