@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from persistence.decision import Reason, judge, state_after
 from persistence.models import PAYMENT_COLUMNS, Order, PaymentUpdate
-from persistence.payment_states import CONTESTED, SETTLED, PaymentState
+from persistence.payment_states import CONTESTED, SETTLED, Meaning, PaymentState
 from persistence.status_words import StatusWords
 
 
@@ -238,8 +238,8 @@ class Taken(NamedTuple):
     before: Order
     after: Order
     """As ``before``, where the step was refused."""
-    requested_state: PaymentState | None
-    """The state that the step's status leads to."""
+    meaning: Meaning | None
+    """What the step's status means; None without one."""
 
 
 def live(order: Order, steps: Sequence[Step], words: StatusWords) -> Iterator[Taken]:
@@ -268,7 +268,7 @@ def live(order: Order, steps: Sequence[Step], words: StatusWords) -> Iterator[Ta
                 has_time = state is not PaymentState.PAID or meaning.reverses is not None
                 time = step.update.payment_event_time if has_time else None
                 order = _moved(before, order, state, step.at, time)
-        yield Taken(step, before, order, state)
+        yield Taken(step, before, order, meaning)
 
 
 def _moved(

@@ -266,8 +266,8 @@ def list_stuck(*, by_provider: bool, after_key: bool, scoped: bool = False) -> s
 
     Only those whose state has not changed since ``:unchanged_since``. With ``after_key``, the list
     continues after the order with ``:after_created_at``, which is its ``payment_status_since``, and
-    ``:after_id``. With ``by_provider``, only those of ``:payment_provider``. ``:words`` has the
-    value of ``stuck_values``.
+    ``:after_id``. With ``by_provider``, only those of ``:payment_provider``, which is normalized.
+    ``:words`` has the value of ``stuck_values``.
     """
     query: _Builder = PostgreSQLQuery.from_(_orders)
     query = query.select(*(_orders.field(name) for name in OrderRecord._fields))
@@ -280,7 +280,8 @@ def list_stuck(*, by_provider: bool, after_key: bool, scoped: bool = False) -> s
     if after_key:
         query = query.where(Tuple(*_SINCE) > _AFTER)
     if by_provider:
-        query = query.where(_orders.payment_provider == NamedParameter("payment_provider"))
+        provider = normalized(_orders.payment_provider)
+        query = query.where(provider == NamedParameter("payment_provider"))
     if scoped:
         query = query.where(_in_scope())
     return str(query.orderby(*_SINCE).limit(_LIMIT))

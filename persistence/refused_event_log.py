@@ -5,9 +5,10 @@ from typing import Any, Final, TypeAlias
 
 from pypika import NamedParameter, Order, PostgreSQLQuery, Table, Tuple
 
-from persistence import queries
+from persistence import payment_states, queries
 from persistence.database import Database
 from persistence.models import OrderKey, RefusedEvent, RefusedFilter, Storefronts
+from persistence.payment_terms import normalized
 from persistence.queries import page_of_each_storefront
 
 # Any, because PyPika types its builders as those of no dialect.
@@ -21,12 +22,15 @@ _AFTER: Final = Tuple(NamedParameter("after_created_at"), NamedParameter("after_
 FILTERS: Final = {
     "order_id": _refused.order_id.eq,
     "reason": _refused.reason.eq,
-    "payment_provider": _refused.payment_provider.eq,
+    "payment_provider": normalized(_refused.payment_provider).eq,
     "storefront_id": _refused.storefront_id.eq,
     "refused_from": _refused.first_refused_at.gte,
     "refused_before": _refused.first_refused_at.lt,
 }
-"""What refused events can be listed by: the name of each parameter, and its condition."""
+"""What refused events can be listed by: the name of each parameter, and its condition.
+
+A provider is compared as ``payment_states.normalized`` returns it, by an index of that.
+"""
 
 
 class RefusedEventLog:
@@ -52,6 +56,8 @@ class RefusedEventLog:
         """
         filters = {name: getattr(wanted, name) for name in FILTERS}
         given = {name: value for name, value in filters.items() if value is not None}
+        if wanted.payment_provider is not None:
+            given["payment_provider"] = payment_states.normalized(wanted.payment_provider)
         scope = queries.scope_values(storefronts)
         query = list_refused(tuple(given), after_key=after is not None, scoped=bool(scope))
         values = {"limit": limit, **queries.after_values(after), **given, **scope}

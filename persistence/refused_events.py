@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from pypika import Parameter, PostgreSQLQuery, Table
 from pypika.functions import Count
@@ -11,10 +11,10 @@ from pypika.terms import ExistsCriterion
 
 from persistence import dialect as pg
 from persistence.database import Database
-from persistence.decision import Reason
+from persistence.decision import Reason, state_after
 from persistence.errors import PersistenceError, RefusalNotRecorded
 from persistence.models import PAYMENT_COLUMNS, Order, Origin, PaymentUpdate
-from persistence.payment_states import SETTLED, PaymentState
+from persistence.payment_states import SETTLED, Meaning, PaymentState, normalized
 
 # Any, because PyPika types its builders as those of no dialect.
 _Builder: TypeAlias = Any
@@ -26,21 +26,20 @@ _events = Table("order_payment_events")
 MAX_ROWS: Final = 1_000
 """Events of one order that have a row each. Further ones are counted by their reason alone."""
 
-# These have a row each, however many there are: they may tell of money that no order shows.
-MONEY: Final = (Reason.DUPLICATE, Reason.CURRENCY_MISMATCH)
+_OF_MONEY: Final = (Reason.DUPLICATE, Reason.CURRENCY_MISMATCH)
 
 # Equal events have these in common: not the key, time or etag, so that what a poller sends again
-# and again is one row.
+# and again is one row; nor the reason of an override.
 _DISTINGUISHED_BY: Final = (
-    "payment_provider",
     "payment_session_id",
     "payment_intent_id",
     "payment_transaction_id",
-    "payment_status",
     "captured_amount",
     "refunded_amount",
     "currency",
 )
+# In any spelling.
+_WORDS: Final = ("payment_provider", "payment_status")
 
 _REQUESTED: Final = (
     *PAYMENT_COLUMNS,
@@ -48,6 +47,7 @@ _REQUESTED: Final = (
     "captured_amount",
     "refunded_amount",
     "currency",
+    "override_reason",
 )
 _OF_ORDER: Final = (*PAYMENT_COLUMNS, "payment_state", "payment_event_time")
 _COLUMNS: Final = (
@@ -55,6 +55,7 @@ _COLUMNS: Final = (
     "storefront_id",
     "reason",
     "written",
+    "tells_of_money",
     "digest",
     "requested_state",
     "request_id",
@@ -64,42 +65,60 @@ _COLUMNS: Final = (
 )
 
 
+class Refusal(NamedTuple):
+    """An event that is refused, and why."""
+
+    reason: Reason
+    order_id: int
+    order: Order | None
+    """As it was judged; None if there is none with ``order_id``."""
+    update: PaymentUpdate
+    meaning: Meaning | None
+    """What the status of the update means; None without one."""
+
+    @property
+    def state(self) -> PaymentState | None:
+        """The state to which the update would lead; None without a status."""
+        if self.meaning is None or self.order is None:
+            return self.meaning and self.meaning.state
+        return state_after(self.order, self.meaning)
+
+    @property
+    def tells_of_money(self) -> bool:
+        """Whether the event may tell of money that no order shows.
+
+        What the word means counts, not the state: "returned" leads an open order to FAILED, and
+        money has moved.
+        """
+        is_settled = self.meaning is not None and self.meaning.state in SETTLED
+        return is_settled or self.reason in _OF_MONEY
+
+
 class RefusedEvents:
     """Records refused events, and looks them up."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def record(  # noqa: PLR0913, PLR0917 - what a record has
-        self,
-        order_id: int,
-        order: Order | None,
-        update: PaymentUpdate,
-        state: PaymentState | None,
-        reason: Reason,
-        origin: Origin,
-        *,
-        written: bool = False,
-    ) -> None:
-        """Record that ``order`` has refused ``update``, or count it if it is on record.
+    async def record(self, refusal: Refusal, origin: Origin, *, written: bool = False) -> None:
+        """Record ``refusal``, or count it if an equal one is on record.
 
-        ``order`` is None if there is none with ``order_id``. ``state`` is what the status of the
-        update means, ``written`` whether the update was made all the same. Raises
-        RefusalNotRecorded.
+        ``written`` is whether the update was made all the same. Raises RefusalNotRecorded.
         """
-        is_money = reason in MONEY or state in SETTLED
-        requested = [getattr(update, name) for name in _REQUESTED]
-        digest = refused_digest(order_id, reason, update, written=written)
+        order, state = refusal.order, refusal.state
+        requested = [getattr(refusal.update, name) for name in _REQUESTED]
+        digest = refused_digest(refusal, written=written)
         try:
-            if not is_money and await self._is_full(order_id, digest):
+            if not refusal.tells_of_money and await self._is_full(refusal.order_id, digest):
                 requested, state = [None] * len(_REQUESTED), None
-                digest = refused_digest(order_id, reason, None, written=written)
+                digest = _digest_of_further(refusal, written=written)
             await self._database.fetchrow(
                 _record(),
-                order_id,
+                refusal.order_id,
                 order and order.storefront_id,
-                reason.value,
+                refusal.reason.value,
                 written,
+                refusal.tells_of_money,
                 digest,
                 state,
                 origin.request_id,
@@ -108,7 +127,7 @@ class RefusedEvents:
                 *(order and getattr(order, name) for name in _OF_ORDER),
             )
         except PersistenceError as error:
-            raise RefusalNotRecorded(reason.value) from error
+            raise RefusalNotRecorded(refusal.reason.value) from error
 
     async def is_unseen(self, order_id: int, intent: str) -> bool:
         """Return whether ``intent`` may be that of a follow-up to the order's payment.
@@ -127,12 +146,28 @@ class RefusedEvents:
         return bool(row[0])
 
 
-def refused_digest(
-    order_id: int, reason: Reason, update: PaymentUpdate | None, *, written: bool
-) -> str:
-    """Return what is equal for equal events; without an update, for all that are only counted."""
-    parts: list[object] = [order_id, reason.value, written]
-    parts += ["further"] if update is None else [getattr(update, n) for n in _DISTINGUISHED_BY]
+def refused_digest(refusal: Refusal, *, written: bool) -> str:
+    """Return what is equal for equal events of an order."""
+    reason, update = refusal.reason.value, refusal.update
+    if refusal.order is None:
+        # The key of another order, with an id that no order has. A caller with a fault may send any
+        # number of such ids, and of values: there are no more rows than keys that orders have used.
+        return _hash("no order", reason, update.payment_idempotency_key)
+    words = [getattr(update, name) for name in _WORDS]
+    others = [getattr(update, name) for name in _DISTINGUISHED_BY]
+    return _hash(refusal.order_id, reason, written, *map(_as_compared, words), *others)
+
+
+def _digest_of_further(refusal: Refusal, *, written: bool) -> str:
+    """Return what is equal for all events of an order that have no row of their own."""
+    return _hash(refusal.order_id, refusal.reason.value, written, "further")
+
+
+def _as_compared(word: str | None) -> str | None:
+    return None if word is None else normalized(word)
+
+
+def _hash(*parts: object) -> str:
     text = "\0".join("" if part is None else f"={part}" for part in parts)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -165,7 +200,8 @@ def _is_unseen() -> str:
     had: _Builder = PostgreSQLQuery.from_(_events).select(_events.id)
     had = had.where(_events.order_id == order_id)
     refused: _Builder = PostgreSQLQuery.from_(_refused).select(_refused.id)
-    refused = refused.where(_refused.order_id == order_id)
+    # What was written all the same is in the history.
+    refused = refused.where(_refused.order_id == order_id).where(_refused.written.negate())
     duplicates = refused.where(_refused.reason == Reason.DUPLICATE.value).where(
         _refused.payment_intent_id.isnull()
         | ExistsCriterion(

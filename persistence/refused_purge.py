@@ -1,41 +1,34 @@
 """Deletion of refused events that are old: ``listings refused purge``.
 
 What counts is when an event was last refused. Those that may tell of money are deleted on request
-only: of a settled state, of a second payment, or of another currency.
+only: those with a settled word, of a second payment, or of another currency.
 """
 
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from persistence.maintenance import Connection, owner_session
-from persistence.payment_states import SETTLED
-from persistence.refused_events import MONEY
 
 _BATCH: Final = 1_000
 """Rows in one transaction."""
 
-_IS_MONEY: Final = """(reason = ANY ($2::text[])
-    OR requested_state IS NOT NULL AND requested_state = ANY ($3::smallint[]))"""
-
 # last_refused_at has no index. It is never before first_refused_at, which has one.
-_COUNT: Final = f"""
-    SELECT count(*) FILTER (WHERE NOT {_IS_MONEY}), count(*) FILTER (WHERE {_IS_MONEY})
+_COUNT: Final = """
+    SELECT count(*) FILTER (WHERE NOT tells_of_money), count(*) FILTER (WHERE tells_of_money)
     FROM refused_payment_events
     WHERE first_refused_at < $1 AND last_refused_at < $1
-"""  # noqa: S608 - of constants
+"""
 _NEXT_PAGE: Final = """
     SELECT first_refused_at, id FROM refused_payment_events
     WHERE first_refused_at < $1 AND (first_refused_at, id) > ($2, $3)
     ORDER BY first_refused_at, id LIMIT $4
 """
 # last_refused_at is checked again for a row that is counted once more at this moment.
-_DELETE: Final = f"""
-    DELETE FROM refused_payment_events WHERE id = ANY ($4::bigint[]) AND last_refused_at < $1
-    AND ($5::boolean OR NOT {_IS_MONEY})
+_DELETE: Final = """
+    DELETE FROM refused_payment_events WHERE id = ANY ($2::bigint[]) AND last_refused_at < $1
+    AND ($3::boolean OR NOT tells_of_money)
     RETURNING id
-"""  # noqa: S608 - of constants
-
-_MONEY_VALUES: Final = ([reason.value for reason in MONEY], sorted(SETTLED))
+"""
 
 
 class OldEvents(NamedTuple):
@@ -52,7 +45,7 @@ async def count(url: str, before: datetime) -> OldEvents:
     ``url`` is a libpq URL. Raises MaintenanceError or InvalidDatabaseURL.
     """
     async with owner_session(url) as connection:
-        row = await connection.fetchrow(_COUNT, before, *_MONEY_VALUES)
+        row = await connection.fetchrow(_COUNT, before)
     assert row is not None  # noqa: S101 - it is an aggregate
     return OldEvents(*row)
 
@@ -76,4 +69,4 @@ async def _delete(connection: Connection, before: datetime, ids: list[int], *, m
     async with connection.transaction():
         # The table's trigger refuses any other deletion.
         await connection.execute("SET LOCAL listings.purge = 'on'")
-        return len(await connection.fetch(_DELETE, before, *_MONEY_VALUES, ids, money))
+        return len(await connection.fetch(_DELETE, before, ids, money))

@@ -6,16 +6,16 @@ from tests.support.command_line import listings
 from tests.support.history import connect
 
 
-def refused(url: str, *events: tuple[int, str, int | None]) -> None:
-    """Add an event for each days since it was refused, reason and state."""
+def refused(url: str, *events: tuple[int, str, bool]) -> None:
+    """Add an event for each days since it was refused, reason, and whether it tells of money."""
     with connect(url) as connection:
-        for number, (days, reason, state) in enumerate(events):
+        for number, (days, reason, tells_of_money) in enumerate(events):
             connection.execute(
                 "INSERT INTO refused_payment_events (order_id, digest, reason, written,"
-                " requested_state, request_id, first_refused_at, last_refused_at) SELECT %s,"
+                " tells_of_money, request_id, first_refused_at, last_refused_at) SELECT %s,"
                 " gen_random_uuid(), %s, false, %s, 'r', age, age"
                 " FROM (SELECT now() - make_interval(days => %s)) t (age)",
-                (number, reason, state, days),
+                (number, reason, tells_of_money, days),
             )
 
 
@@ -34,9 +34,9 @@ def test_without_a_subcommand_the_help_is_printed() -> None:
 def test_purge(database_url: str) -> None:
     refused(
         database_url,
-        (401, "PAYMENT_EVENT_LATE", 2),
-        (401, "PAYMENT_DUPLICATE", 9),
-        (399, "PAYMENT_EVENT_LATE", 2),
+        (401, "PAYMENT_EVENT_LATE", False),
+        (401, "PAYMENT_DUPLICATE", True),
+        (399, "PAYMENT_EVENT_LATE", False),
     )
     asked = listings("refused", "purge", url=database_url, answer="n\n")
     assert (asked.returncode, left(database_url)) == (1, 3)

@@ -35,6 +35,7 @@ _TABLE = """
         requested_state               SMALLINT,
         order_payment_state           SMALLINT,
         written                       BOOLEAN      NOT NULL,
+        tells_of_money                BOOLEAN      NOT NULL,
         reason                        TEXT         NOT NULL,
         currency                      VARCHAR(3),
         payment_provider              VARCHAR(50),
@@ -49,6 +50,7 @@ _TABLE = """
         order_payment_idempotency_key VARCHAR(255),
         order_payment_status          VARCHAR(50),
         order_payment_transaction_id  VARCHAR(255),
+        override_reason               VARCHAR(500),
         request_id                    TEXT         NOT NULL,
         caller                        TEXT,
 
@@ -58,23 +60,29 @@ _TABLE = """
     )
 """
 
+# Providers are compared in any spelling. Up to PostgreSQL 15 at least, E'\\v' is the letter.
+_PROVIDER = (
+    r"translate(payment_provider, E'ABCDEFGHIJKLMNOPQRSTUVWXYZ-_ \t\n\r\f\x0b',"
+    " 'abcdefghijklmnopqrstuvwxyz')"
+)
+
 _AGE = "first_refused_at, id"
 _INDEXES = {
     "idx_refused_payment_events_first": f"INDEX {{}} ON refused_payment_events ({_AGE})",
     "idx_refused_payment_events_order": f"INDEX {{}} ON refused_payment_events (order_id, {_AGE})",
-    "idx_refused_payment_events_transaction_id": (
-        "INDEX {} ON refused_payment_events (transaction_id)"
+    "idx_refused_payment_events_storefront": (
+        f"INDEX {{}} ON refused_payment_events (storefront_id, {_AGE})"
     ),
+    "idx_refused_payment_events_transaction": "INDEX {} ON refused_payment_events (transaction_id)",
 } | {
     f"idx_refused_payment_events_{name}": f"INDEX {{}} ON refused_payment_events ({column}, {_AGE})"
     for name, column in {
-        "storefront": "storefront_id",
         "reason": "reason",
-        "provider": "payment_provider",
-        "session": "payment_session_id",
-        "intent": "payment_intent_id",
-        "key": "payment_idempotency_key",
-        "transaction": "payment_transaction_id",
+        "payment_provider": _PROVIDER,
+        "payment_session_id": "payment_session_id",
+        "payment_intent_id": "payment_intent_id",
+        "payment_idempotency_key": "payment_idempotency_key",
+        "payment_transaction_id": "payment_transaction_id",
     }.items()
 }
 

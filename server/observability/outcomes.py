@@ -9,7 +9,8 @@ from structlog.contextvars import bind_contextvars
 
 from persistence.decision import Reason
 from persistence.errors import EtagMismatch, IdempotencyKeyReused, PaymentEventRefused
-from persistence.models import PaymentUpdate, Update
+from persistence.models import PaymentUpdate
+from persistence.payment_updates import Update
 
 _OUTCOMES: Final = {
     Reason.KEY_REUSED: "key_reused",
@@ -62,7 +63,7 @@ class UpdateOutcomes:
             bind_contextvars(outcome="replayed")
             return
         self._applied.inc()
-        if isinstance(refusal := update.would_be_refused, PaymentEventRefused):
+        if (refusal := update.would_be_refused) is not None:
             self._record_refused(params, refusal, written=True)
 
     def record_refusal(

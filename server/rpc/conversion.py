@@ -151,6 +151,7 @@ def refused_event_message(event: RefusedRecord) -> RefusedPaymentEvent:
         request_id=event.request_id,
         caller=event.caller,
         written=event.written,
+        override_reason=event.override_reason,
     )
 
 

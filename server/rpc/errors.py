@@ -38,6 +38,10 @@ _TRANSIENT: Final = {
     errors.TransactionConflict: (Code.ABORTED, _NOT_WRITTEN, None),
 }
 
+# The reasons for which the metadata name the states that the order may move to: for others, it is
+# not the order's state that decides.
+_OF_MOVES: Final = (Reason.STATUS_REFUSED, Reason.STATUS_UNKNOWN)
+
 _ON_RECORD: Final = "the order was not changed; the event is on record"
 
 
@@ -98,13 +102,21 @@ def connect_error(error: Exception, method: MethodInfo[Any, Any]) -> ConnectErro
     """
     if refusal := _refusal(error):
         return refusal
-    for kind, (code, outcome, reason) in _TRANSIENT.items():
+    for kind, (code, outcome, _) in _TRANSIENT.items():
         if isinstance(error, kind):
             details: list[Message[Any]] = [] if code is Code.DEADLINE_EXCEEDED else [_RETRY_DELAY]
-            details += [_info(reason)] if reason else []
+            details += [_info(reason)] if (reason := _reason_of(error)) else []
             end = outcome if may_write(method) else _NOTHING_TO_WRITE
             return ConnectError(code, f"{error}; {end}", details)
     return ConnectError(Code.INTERNAL, "internal error")
+
+
+def _reason_of(error: BaseException | None) -> str | None:
+    """Return the reason of an error that may pass, None where the code says enough."""
+    if isinstance(error, errors.RefusalNotRecorded):
+        return _reason_of(error.__cause__)
+    reasons = (reason for kind, (_, _, reason) in _TRANSIENT.items() if isinstance(error, kind))
+    return next(reasons, None)
 
 
 def _refusal(error: Exception) -> ConnectError | None:
@@ -179,8 +191,9 @@ def _moves(error: errors.PaymentEventRefused) -> dict[str, str]:
         "order_id": str(error.order.id),
         "from": error.order.payment_status,
         "from_state": error.now.name.lower(),
-        "allowed": ",".join(state.name.lower() for state in allowed_after(error.now)),
     }
+    if error.reason in _OF_MOVES:
+        moves["allowed"] = ",".join(state.name.lower() for state in allowed_after(error.now))
     if error.update.payment_status is not None and error.new is not None:
         moves |= {"to": error.update.payment_status, "to_state": error.new.name.lower()}
     return moves

@@ -16,7 +16,7 @@ from persistence.models import Order, OrderFilter, OrderKey, Origin, PaymentUpda
 from persistence.orders import OrderRepository
 from persistence.payment_states import PaymentState
 from persistence.status_words import StatusWords
-from tests.support import databases
+from tests.support import databases, payment_model
 from tests.support.orders import Orders
 
 WORDS: Final = StatusWords.builtin()
@@ -81,19 +81,12 @@ def rows_and_url() -> Iterator[tuple[list[dict[str, Any]], str]]:
 
 
 def disagrees(row: dict[str, Any]) -> bool:
-    """As the contract has it: an amount that is not set disagrees with nothing."""
-    state, total = row["payment_state"], row["total_amount"]
-    captured, refunded = row["captured_amount"], row["refunded_amount"]
-    if captured is not None:
-        if captured > total or (state == PaymentState.PAID and captured != total):
-            return True
-        if refunded is not None and refunded > captured:
-            return True
-        if refunded is not None and state == PaymentState.REFUNDED and refunded != captured:
-            return True
-    if state == PaymentState.PARTIALLY_REFUNDED and refunded is not None:
-        return refunded <= 0 or (captured is not None and refunded >= captured)
-    return False
+    return payment_model.amounts_disagree(
+        payment_model.Order(
+            payment_state=payment_model.State[row["payment_state"].name],
+            **{name: row[name] for name in ("captured_amount", "refunded_amount", "total_amount")},
+        )
+    )
 
 
 def matches(row: dict[str, Any], wanted: OrderFilter) -> bool:

@@ -47,14 +47,14 @@ _FILL: Final = (
     """,
     """
     INSERT INTO refused_payment_events (
-        order_id, storefront_id, first_refused_at, digest, written, reason, payment_provider,
-        payment_session_id, payment_intent_id, payment_transaction_id, payment_idempotency_key,
-        order_payment_provider, request_id
+        order_id, storefront_id, first_refused_at, digest, written, tells_of_money, reason,
+        payment_provider, payment_session_id, payment_intent_id, payment_transaction_id,
+        payment_idempotency_key, order_payment_provider, request_id
     ) SELECT n, 1 + n % 200, timestamptz '2026-01-01 00:00+00' + n * interval '1 minute',
-        md5(n::text)::uuid, false,
+        md5(n::text)::uuid, false, false,
         CASE n % 1000 WHEN 0 THEN 'PAYMENT_DUPLICATE' ELSE 'PAYMENT_EVENT_LATE' END,
-        CASE n % 3 WHEN 0 THEN 'stripe' END, 'no_' || n, 'no_' || n, 'no_' || n, 'no_' || n,
-        'stripe', 'r'
+        CASE WHEN n <= 100 THEN 'Ca-sh' WHEN n % 3 = 0 THEN 'stripe' END,
+        'no_' || n, 'no_' || n, 'no_' || n, 'no_' || n, 'stripe', 'r'
     FROM generate_series(1, 100000) n
     """,
 )
@@ -132,6 +132,13 @@ def test_plans(cursor: psycopg.ClientCursor[Any], subtests: pytest.Subtests) -> 
                 name: touched(explain(cursor, read, ", ANALYZE, BUFFERS")) for name, read in finds()
             }
             assert {name: cost for name, cost in costs.items() if cost > 60} == {}
+    with subtests.test("of a rare provider, in any spelling, few are read"):
+        for after in (None, MIDDLE):
+            sql = list_refused(("payment_provider",), after_key=after is not None)
+            values = {"limit": 51, "payment_provider": "cash", **queries.after_values(after)}
+            plan = explain(cursor, Read(sql, values), ", ANALYZE, BUFFERS")
+            assert plan["Actual Rows"] == 51
+            assert touched(plan) < 150
     with subtests.test("of a reference of every order, few are read"):
         for reference in ("payment_session_id", "payment_intent_id"):
             read = Read(find_order(reference, by_provider=False), ("undefined",))

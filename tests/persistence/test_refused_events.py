@@ -7,12 +7,13 @@ import psycopg
 import pytest
 
 from persistence import errors, refused_events
+from persistence.decision import Reason
 from persistence.models import Origin, PaymentUpdate
 from persistence.orders import OrderRepository
 from persistence.payment_updates import Guard
 from persistence.roles import APPLICATION
 from tests.support import databases
-from tests.support.history import connect, opened
+from tests.support.history import connect, events, opened
 from tests.support.orders import Orders
 
 pytestmark = pytest.mark.anyio
@@ -79,10 +80,16 @@ async def test_a_refused_event_is_on_record(repository: OrderRepository, databas
 
 
 async def test_equal_events_are_counted(repository: OrderRepository, database_url: str) -> None:
-    """Whatever their key, time and etag are."""
+    """Whatever their key, time and etag are, and however words are spelled."""
     order_id = await paid(repository, database_url)
-    for number in range(3):
-        update = LATE_FAILURE._replace(payment_idempotency_key=f"evt_{number}")
+    for number, (provider, word) in enumerate(
+        [("stripe", "failed"), ("Stripe", "failed"), ("STR-ipe ", "Fai_led")]
+    ):
+        update = LATE_FAILURE._replace(
+            payment_idempotency_key=f"evt_{number}",
+            payment_provider=provider,
+            payment_status=word,
+        )
         assert await refuse(repository, order_id, update, Origin(f"{number}")) == (
             "PAYMENT_STATUS_REFUSED"
         )
@@ -92,6 +99,7 @@ async def test_equal_events_are_counted(repository: OrderRepository, database_ur
     assert (first["times"], first["payment_idempotency_key"], first["request_id"]) == (
         *(3, "evt_0", "0"),
     )
+    assert (first["payment_provider"], first["payment_status"]) == ("stripe", "failed")
     assert first["last_refused_at"] > first["first_refused_at"]
     assert (other["times"], other["payment_transaction_id"]) == (1, "other")
 
@@ -111,6 +119,109 @@ async def test_a_key_of_another_order_is_on_record(
         (other_id, 5),
         (10**15, None),
     ]
+
+
+async def test_a_key_with_ids_that_no_order_has_is_one_row(
+    repository: OrderRepository, database_url: str
+) -> None:
+    """So that there are no more rows than keys that orders have used."""
+    for key in ("evt_1", "evt_2"):
+        await repository.update_payment_info(
+            Orders(database_url).add(), PAID._replace(payment_idempotency_key=key), Origin("first")
+        )
+        for number in range(3):
+            for update in (LATE_FAILURE, SECOND):
+                keyed = update._replace(payment_idempotency_key=key)
+                reason = await refuse(repository, 10**15 + number, keyed)
+                assert reason == "IDEMPOTENCY_KEY_REUSED"
+
+    found = [
+        (row["order_id"], row["payment_idempotency_key"], row["payment_status"], row["times"])
+        for row in refused(database_url)
+    ]
+    assert found == [(10**15, "evt_1", "failed", 6), (10**15, "evt_2", "failed", 6)]
+
+
+def delete_history(url: str) -> None:
+    """Delete all events, as an owner can who disables the trigger that refuses it."""
+    with connect(url) as connection:
+        connection.execute("ALTER TABLE order_payment_events DISABLE TRIGGER USER")
+        connection.execute("DELETE FROM order_payment_events")
+        connection.execute("ALTER TABLE order_payment_events ENABLE TRIGGER USER")
+
+
+KEYED: Final = PAID._replace(payment_idempotency_key="evt_1")
+
+
+@pytest.mark.parametrize("status", ["pending", "paid"])
+async def test_a_key_that_only_the_column_of_another_order_has(
+    repository: OrderRepository, database_url: str, status: str
+) -> None:
+    """It belongs to that order, whatever the rules say of the event."""
+    await repository.update_payment_info(Orders(database_url).add(), KEYED, Origin("first"))
+    order_id = Orders(database_url).add(payment_status="paid", payment_state=9)
+    delete_history(database_url)
+
+    keyed = KEYED._replace(payment_status=status)
+    for each in (order_id, 10**15):
+        assert await refuse(repository, each, keyed) == "IDEMPOTENCY_KEY_REUSED"
+
+    assert [row["order_id"] for row in refused(database_url)] == [order_id, 10**15]
+    assert Orders(database_url).row(order_id)["payment_idempotency_key"] is None
+
+
+async def test_a_key_of_the_order_that_is_in_the_column_of_another_one(
+    repository: OrderRepository, database_url: str
+) -> None:
+    """As after a change by hand without the trigger of the history."""
+    order_id, other_id = (Orders(database_url).add() for _ in range(2))
+    await repository.update_payment_info(order_id, KEYED, Origin("first"))
+    later = PaymentUpdate(payment_status="refunded", payment_idempotency_key="evt_2")
+    await repository.update_payment_info(order_id, later, Origin("second"))
+    with connect(database_url) as connection:
+        connection.execute("ALTER TABLE orders DISABLE TRIGGER USER")
+        connection.execute(
+            "UPDATE orders SET payment_idempotency_key = 'evt_1' WHERE id = %s", [other_id]
+        )
+        connection.execute("ALTER TABLE orders ENABLE TRIGGER USER")
+
+    further = PaymentUpdate(payment_status="disputed", payment_idempotency_key="evt_1")
+    assert await refuse(repository, order_id, further) == "IDEMPOTENCY_KEY_REUSED"
+    repeated = await repository.update_payment_info(order_id, KEYED, Origin("again"))
+    assert repeated.replayed
+
+
+@pytest.mark.parametrize("status", ["paid", "refunded"])
+async def test_a_key_that_only_the_column_of_the_order_has_is_used_for_the_first_time(
+    repository: OrderRepository, database_url: str, status: str
+) -> None:
+    order_id = Orders(database_url).add()
+    await repository.update_payment_info(order_id, KEYED, Origin("first"))
+    delete_history(database_url)
+
+    keyed = KEYED._replace(payment_status=status)
+    for replayed in (False, True):
+        update = await repository.update_payment_info(order_id, keyed, Origin(f"{replayed}"))
+        assert (update.replayed, update.order.payment_status) == (replayed, status)
+    other = KEYED._replace(payment_status="charged_back")
+    assert not (await repository.update_payment_info(order_id, other, Origin("other"))).replayed
+
+    found = [(each["request_id"], each["payment_status_after"]) for each in events(database_url)]
+    assert found == [("False", status), ("other", "charged_back")]
+    # Another order does not get it.
+    assert await refuse(repository, Orders(database_url).add(), keyed) == "IDEMPOTENCY_KEY_REUSED"
+
+
+async def test_an_override_that_is_refused_has_its_reason_on_record(
+    repository: OrderRepository, database_url: str
+) -> None:
+    order_id = await paid(repository, database_url)
+    update = SECOND._replace(override_reason="the customer has called", currency="USD")
+    for reason in ("the customer has called", "he has called again"):
+        overridden = update._replace(override_reason=reason)
+        assert await refuse(repository, order_id, overridden) == "PAYMENT_CURRENCY_MISMATCH"
+    (row,) = refused(database_url)
+    assert (row["override_reason"], row["times"]) == ("the customer has called", 2)
 
 
 async def test_what_is_not_refused_is_not_on_record(
@@ -146,6 +257,59 @@ async def test_the_guard_in_shadow_and_off(database_url: str, guard: Guard, coun
     ]
 
 
+async def test_what_the_shadow_has_written_is_no_second_payment(database_url: str) -> None:
+    """A refund with an id of its own follows up on the payment that the order has."""
+    provider = "allsecure"  # whose refunds have one
+    paid = PAID._replace(payment_provider=provider)
+    second = PaymentUpdate(payment_session_id="cs_2", payment_status="paid")
+    refund = PaymentUpdate(
+        payment_session_id="cs_3", payment_intent_id="pi_3", payment_status="refunded"
+    )
+    async with opened(database_url) as database:
+        order_id = Orders(database_url).add()
+        shadow = OrderRepository(database, guard=Guard.SHADOW)
+        await shadow.update_payment_info(order_id, paid, Origin("first"))
+        update = await shadow.update_payment_info(order_id, second, Origin("second"))
+        assert update.would_be_refused is not None
+        assert update.would_be_refused.reason is Reason.DUPLICATE
+        found = await OrderRepository(database).update_payment_info(
+            order_id, refund, Origin("refund")
+        )
+    assert found.order.payment_status == "refunded"
+
+
+@pytest.mark.parametrize(
+    ("word", "tells_of_money"),
+    [
+        ("failed", False),
+        ("cancelled", False),
+        ("returned", True),  # it leads to FAILED
+        ("dispute_won", True),
+        ("refund_failed", True),
+    ],
+)
+async def test_what_tells_of_money_is_always_a_row(
+    repository: OrderRepository,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    word: str,
+    tells_of_money: bool,
+) -> None:
+    """By the meaning of the word, also on an order that is open."""
+    monkeypatch.setattr(refused_events, "MAX_ROWS", 0)
+    refused_events._is_full.cache_clear()
+    order_id = Orders(database_url).add()
+    await repository.update_payment_info(
+        order_id, PAID._replace(payment_status="processing"), Origin("first")
+    )
+    other = PaymentUpdate(payment_intent_id="pi_2", payment_status=word)
+    assert await refuse(repository, order_id, other) == "PAYMENT_ATTEMPT_NOT_CURRENT"
+    refused_events._is_full.cache_clear()
+    (row,) = refused(database_url)
+    assert row["tells_of_money"] == tells_of_money
+    assert row["payment_status"] == (word if tells_of_money else None)
+
+
 async def test_an_order_has_no_more_rows_than_the_limit(
     repository: OrderRepository, database_url: str
 ) -> None:
@@ -154,8 +318,8 @@ async def test_an_order_has_no_more_rows_than_the_limit(
     with connect(database_url) as connection:
         connection.execute(
             "INSERT INTO refused_payment_events"
-            " (order_id, digest, written, reason, request_id)"
-            " SELECT %s, md5(n::text)::uuid, false, 'PAYMENT_EVENT_LATE', 'request'"
+            " (order_id, digest, written, tells_of_money, reason, request_id)"
+            " SELECT %s, md5(n::text)::uuid, false, false, 'PAYMENT_EVENT_LATE', 'request'"
             " FROM generate_series(1, %s) n",
             (order_id, refused_events.MAX_ROWS - 1),
         )
@@ -211,8 +375,9 @@ def recorded(database_url: str) -> list[dict[str, Any]]:
     """The only row of the record."""
     with connect(database_url) as connection:
         connection.execute(
-            "INSERT INTO refused_payment_events (order_id, digest, written, reason, request_id)"
-            " VALUES (1, gen_random_uuid(), false, 'PAYMENT_DUPLICATE', 'request')"
+            "INSERT INTO refused_payment_events"
+            " (order_id, digest, written, tells_of_money, reason, request_id)"
+            " VALUES (1, gen_random_uuid(), false, true, 'PAYMENT_DUPLICATE', 'request')"
         )
     return refused(database_url)
 

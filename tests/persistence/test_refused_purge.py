@@ -12,21 +12,22 @@ from persistence.database import Database
 from persistence.decision import Reason
 from persistence.errors import MaintenanceError
 from persistence.models import Origin, PaymentUpdate
-from persistence.payment_states import PaymentState
-from persistence.refused_events import RefusedEvents
+from persistence.payment_states import Meaning, PaymentState
+from persistence.refused_events import Refusal, RefusedEvents
 from persistence.refused_purge import OldEvents, count, purge
 from tests.support import databases
 from tests.support.history import connect
 
 pytestmark = pytest.mark.anyio
 
-# Reason and state of what was refused: of money, then others.
+# Reason of what was refused, and what its status means: of money, then others.
 MONEY: Final = [
     (Reason.STATUS_REFUSED, PaymentState.PAID),
     (Reason.LATE, PaymentState.RETURNED),
     (Reason.DUPLICATE, PaymentState.AUTHORIZED),
     (Reason.CURRENCY_MISMATCH, PaymentState.PENDING),
     (Reason.CURRENCY_MISMATCH, None),
+    (Reason.KEY_REUSED, PaymentState.REFUNDED),
 ]
 OTHERS: Final = [
     (Reason.STATUS_UNKNOWN, PaymentState.UNKNOWN),
@@ -41,11 +42,13 @@ async def database(database_url: str) -> AsyncIterator[Database]:
         yield database
 
 
-async def refuse(database: Database, order_id: int, reason: Reason, state: object) -> None:
-    assert state is None or isinstance(state, PaymentState)
-    await RefusedEvents(database).record(
-        order_id, None, PaymentUpdate(payment_status="x"), state, reason, Origin("r")
-    )
+async def refuse(
+    database: Database, order_id: int, reason: Reason, state: PaymentState | None
+) -> None:
+    update = PaymentUpdate(payment_idempotency_key=f"evt_{order_id}")
+    meaning = None if state is None else Meaning(state)
+    refusal = Refusal(reason, order_id, None, update, meaning)
+    await RefusedEvents(database).record(refusal, Origin("r"))
 
 
 def left(url: str) -> list[int]:

@@ -72,6 +72,9 @@ def test_an_unknown_reference_is_not_found(read: Call, number: int) -> None:
         failure = refused(read, find(field, f"nobody's {number}"))
 
         assert failure == Failure("not_found", f"no order has had this {field}")
+        of_provider = find(field, f"nobody's {number}", payment_provider="stripe")
+        text = f"no order has had this {field} from this payment_provider"
+        assert refused(read, of_provider) == Failure("not_found", text)
         assert broken_rules(read, find(field, "x" * 256)) == [(field, "STRING_MAX_LEN")]
 
 

@@ -5,15 +5,19 @@ from typing import Any
 
 import pytest
 
+from server.gen.google.rpc.error_details_pb import ErrorInfo, RetryInfo
 from server.gen.listings.v1.orders_pb import (
     ListRefusedPaymentEventsRequest,
     Order,
     UpdateOrderPaymentRequest,
 )
 from tests.support.callers import Call, grpcio, json_client, path
+from tests.support.history import connect
 from tests.support.orders import Orders
 from tests.support.reading import broken_rules, pages, refused, state, time
 from tests.support.service import Service
+from tests.support.updates import refused_events
+from tests.support.waiting import eventually
 
 HOUR = timedelta(hours=1)
 PAID = {"payment_status": "paid", "payment_state": 9}
@@ -113,6 +117,91 @@ def test_filters(read: Call, running: Service, orders: Orders, number: int) -> N
     ):
         values: dict[str, Any] = dict(filters)
         assert ids(read(ListRefusedPaymentEventsRequest(**values))) == expected
+
+
+def test_a_provider_in_any_spelling(
+    read: Call, running: Service, orders: Orders, number: int
+) -> None:
+    made = [orders.add(storefront_id=number, **PAID) for _ in range(2)]
+    for order_id, provider in zip(
+        made, (f"All-Secure {number}", f"allsecure{number}"), strict=True
+    ):
+        refuse(running, order_id, payment_status="pending", payment_provider=provider)
+    for provider in (f"ALLSECURE_{number}", f"allsecure{number}"):
+        request = ListRefusedPaymentEventsRequest(payment_provider=provider)
+        assert ids(read(request)) == made[::-1]
+
+
+def test_an_override_that_is_refused(
+    read: Call, running: Service, orders: Orders, number: int
+) -> None:
+    """For its currency, say."""
+    order_id = orders.add(storefront_id=number, **PAID)
+    refuse(running, order_id, payment_status="pending", override_reason="why", currency="USD")
+    refuse(running, order_id, payment_status="pending")
+    without, overridden = read(ListRefusedPaymentEventsRequest(order_id=order_id)).events
+    assert (overridden.reason, overridden.override_reason) == ("PAYMENT_CURRENCY_MISMATCH", "why")
+    assert not without.has_field("override_reason")
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "reasons"),
+    [
+        ("53100", ["DATABASE_FULL"]),
+        ("25006", ["DATABASE_READ_ONLY"]),
+        ("57P01", []),
+        ("55P03", []),
+        ("42501", []),
+    ],
+)
+def test_a_refusal_that_cannot_be_recorded(
+    call: Call, orders: Orders, number: int, sqlstate: str, reasons: list[str]
+) -> None:
+    """The answer tells why PostgreSQL has not recorded it."""
+    order_id = orders.add(storefront_id=number, **PAID)
+    trigger = f"fail_{number}"
+    with connect(orders.url) as connection:
+        connection.execute(
+            f"CREATE FUNCTION {trigger}() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $$ BEGIN RAISE 'no' USING ERRCODE = '{sqlstate}'; END $$"
+        )
+        connection.execute(
+            f"CREATE TRIGGER {trigger} BEFORE INSERT ON refused_payment_events FOR EACH ROW"
+            f" WHEN (NEW.order_id = {order_id}) EXECUTE FUNCTION {trigger}()"
+        )
+    failure = refused(call, UpdateOrderPaymentRequest(order_id=order_id, payment_status="pending"))
+    assert failure.code == "unavailable"
+    assert failure.message == (
+        "the event is refused (PAYMENT_STATUS_REFUSED), which cannot be recorded at present;"
+        " nothing was written; try again"
+    )
+    assert isinstance(failure.details[0], RetryInfo)
+    infos = [each for each in failure.details if isinstance(each, ErrorInfo)]
+    assert [each.reason for each in infos] == reasons
+    assert refused_events(orders.url, order_id) == []
+
+
+def test_the_log_names_the_order_that_is_asked_for(
+    running: Service, orders: Orders, number: int
+) -> None:
+    """And none where there is none."""
+    order_id = orders.add(storefront_id=number)
+    requests = {
+        f"one-{number}": ListRefusedPaymentEventsRequest(order_id=order_id),
+        f"all-{number}": ListRefusedPaymentEventsRequest(storefront_id=number),
+    }
+    with json_client(running.base_url) as client:
+        for name, request in requests.items():
+            headers = {"x-request-id": name}
+            assert client.post(path(request), content=request.to_json(), headers=headers).is_success
+
+    def logged() -> list[object]:
+        entries = [running.logged(event="rpc", request_id=name) for name in requests]
+        return [each.get("order_id") for found in entries for each in found]
+
+    eventually(lambda: len(logged()) == len(requests))
+    assert logged() == [order_id, None]
+    assert "order_id" not in running.logged(event="rpc", request_id=f"all-{number}")[0]
 
 
 def test_times(read: Call, running: Service, orders: Orders, number: int) -> None:

@@ -47,6 +47,8 @@ def test_stuck_payments(read: Call, orders: Orders, number: int) -> None:
         LONG_AGO - SECOND,
         LONG_AGO,
     }
+    spelled = ListStuckPaymentsRequest(older_than=DAY, payment_provider=f"P-{number} ")
+    assert ids(read(spelled)) == ids(response)
     everything = pages(read, ListStuckPaymentsRequest(older_than=DAY), [1_000])
     found = [each for page in everything for each in ids(page)]
     assert [each for each in found if each >= same_age[0]] == [longest, *same_age, other]

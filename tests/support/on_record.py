@@ -9,12 +9,12 @@ from psycopg.rows import dict_row
 from persistence.models import PAYMENT_COLUMNS
 from persistence.payment_states import PaymentState
 from tests.support import by_model
-from tests.support.payment_model import Request
+from tests.support.payment_model import Request, plain
 from tests.support.payment_shop import Refused, Shop
 
 _REQUESTED: Final = (
     *PAYMENT_COLUMNS,
-    *("payment_event_time", "captured_amount", "refunded_amount", "currency"),
+    *("payment_event_time", "captured_amount", "refunded_amount", "currency", "override_reason"),
 )
 _OF_ORDER: Final = (*PAYMENT_COLUMNS, "payment_event_time", "payment_state")
 
@@ -42,7 +42,8 @@ def in_table(connection: psycopg.Connection[Any], names: Mapping[int, str]) -> d
         time = by_model.microseconds(row["payment_event_time"])
         values = {name: row[name] for name in _REQUESTED} | {"payment_event_time": time}
         entry = Entry(row["times"], Request(**values), _order_in(row))
-        key = (names[row["order_id"]], row["reason"], row["written"], _told_by(entry.request))
+        told_by = _told_by(entry.request, entry.found)
+        key = (names[row["order_id"]], row["reason"], row["written"], told_by)
         assert key not in found  # equal events are one row
         found[key] = entry
     return found
@@ -51,7 +52,7 @@ def in_table(connection: psycopg.Connection[Any], names: Mapping[int, str]) -> d
 def in_model(shop: Shop) -> dict[Digest, Entry]:
     """Return the same of the model's orders."""
     return {
-        (each.order, str(each.reason), each.written, _told_by(each.request)): Entry(
+        (each.order, str(each.reason), each.written, _told_by(each.request, each.found)): Entry(
             each.times, _as_kept(each.request), _order_of(each)
         )
         for each in shop.refused
@@ -59,11 +60,19 @@ def in_model(shop: Shop) -> dict[Digest, Entry]:
 
 
 def _as_kept(request: Request) -> Request:
-    return request.as_compared()
+    return request.as_compared()._replace(override_reason=request.override_reason)
 
 
-def _told_by(request: Request) -> Request:
-    return _as_kept(request)._replace(payment_idempotency_key=None, payment_event_time=None)
+def _told_by(request: Request, found: object) -> Request:
+    if found is None:
+        return Request(payment_idempotency_key=request.payment_idempotency_key)
+    provider, status = request.payment_provider, request.payment_status
+    return request.as_compared()._replace(
+        payment_idempotency_key=None,
+        payment_event_time=None,
+        payment_provider=None if provider is None else plain(provider),
+        payment_status=None if status is None else plain(status),
+    )
 
 
 def _order_in(row: Mapping[str, Any]) -> tuple[object, ...] | None:

@@ -169,8 +169,8 @@ class AccessLog:
 def bind_request(request: Message[Any]) -> None:
     """Add the order id to log entries while ``request`` is served, and mask its identifiers."""
     set_current_request(request)
-    order_id = getattr(request, "order_id", None)
-    if order_id is not None:
+    order_id = getattr(request, "order_id", 0)
+    if order_id:  # unset, it reads as 0, which is the id of no order
         bind_contextvars(order_id=order_id)
 
 
