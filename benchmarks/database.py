@@ -129,15 +129,16 @@ def postgres() -> Iterator[str]:
 def prepared(server: str, orders: int, *, schema: str | None = None) -> Iterator[OrderDatabase]:
     """Create the database, and drop it at the end.
 
-    Its schema is the newest, or that of the migration ``schema``.
+    Its schema is the newest, or that of the migration ``schema``. The newest is filled, and then
+    rolled back, so that the orders are the same.
     """
     with ExitStack() as stack:
         url = stack.enter_context(_own_database(server))
         migrations.up(url)
-        if schema is not None:
-            migrations.down(url, schema)
         connection = stack.enter_context(psycopg.connect(url, autocommit=True))
         fill(connection, orders)
+        if schema is not None:
+            migrations.down(url, schema)
         yield OrderDatabase(
             stack.enter_context(_for_service(connection, url)),
             orders,

@@ -5,15 +5,20 @@ versions alternate over the same orders, some at a time.
 """
 
 import asyncio
+import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import asyncpg
+
 from benchmarks.database import prepared
 from benchmarks.errors import BenchmarkError
 from persistence.database import Database
+from persistence.dsn import asyncpg_dsn
 from persistence.models import PAYMENT_COLUMNS, Origin, PaymentUpdate
 from persistence.models import Order as OrderRecord
 from persistence.orders import OrderRepository
@@ -52,6 +57,9 @@ def measure(server: str, orders: int, rounds: int) -> Costs:
     with ExitStack() as stack:
         before = stack.enter_context(prepared(server, orders, schema=_SCHEMA_BEFORE))
         now = stack.enter_context(prepared(server, orders))
+        for database in (before, now):
+            # A rollback leaves the space of the columns that it drops.
+            database.connection.execute("VACUUM FULL ANALYZE orders, order_payment_events")
         new = [row[0] for row in now.connection.execute(_NEW_ORDERS)]
         return asyncio.run(_measure(before.url, now.url, new, rounds))
 
@@ -60,37 +68,55 @@ async def _measure(before: str, now: str, new: list[int], rounds: int) -> Costs:
     costs: Costs = {}
     flows = [flow + more for flow in FLOWS for more in ("", WITH_AMOUNTS)]
     rounds = min(rounds + _ROUNDS_TO_WARM_UP, len(new) // len(flows) // _ORDERS_A_ROUND)
-    async with _database(before) as old, _database(now) as current:
-        versions = [_Version(BEFORE, old), _Version(NOW, current)]
-        for version in versions:
-            await version.find_backend()
-        for number in range(rounds):
-            for flow in flows:
-                ids = [new.pop() for _ in range(_ORDERS_A_ROUND)]
-                for version in versions if number % 2 else reversed(versions):
-                    cost = await version.cost(flow, ids)
-                    if number >= _ROUNDS_TO_WARM_UP:
-                        costs.setdefault(flow, {}).setdefault(version.name, []).append(cost)
+    async with _database(now) as database:
+        # Version 0.1 does nothing to the memory of its connections.
+        old = await asyncpg.connect(dsn=asyncpg_dsn(before))
+        try:
+            versions = [_Before(old), _Now(database)]
+            for version in versions:
+                await version.find_backend()
+            await _measure_rounds(versions, flows, new, rounds, costs)
+        finally:
+            await old.close()
     return costs
+
+
+async def _measure_rounds(
+    versions: "Sequence[_Version]", flows: Sequence[str], new: list[int], rounds: int, costs: Costs
+) -> None:
+    for number in range(rounds):
+        for flow in flows:
+            ids = [new.pop() for _ in range(_ORDERS_A_ROUND)]
+            for version in versions if number % 2 else reversed(versions):
+                cost = await version.cost(flow, ids)
+                if number >= _ROUNDS_TO_WARM_UP:
+                    costs.setdefault(flow, {}).setdefault(version.name, []).append(cost)
 
 
 def _database(url: str) -> Database:
     return Database(url, max_connections=1, connect_timeout=10, statement_timeout=60)
 
 
-class _Version:
-    def __init__(self, name: str, database: Database) -> None:
-        self.name = name
-        self._database = database
-        self._repository = OrderRepository(database)
+class _Version(ABC):
+    name: str
+
+    def __init__(self, connection: "asyncpg.Connection[Any] | Database") -> None:
+        self._connection = connection
         self._backend = Path()
 
+    @abstractmethod
+    async def update(self, order_id: int, update: PaymentUpdate) -> None:
+        """Make an update."""
+
     async def find_backend(self) -> None:
-        row = await self._database.fetchrow("SELECT pg_backend_pid()")
+        row = await self._connection.fetchrow("SELECT pg_backend_pid()")
         assert row is not None
         self._backend = Path(f"/proc/{row[0]}/schedstat")
         if not self._backend.exists():
             raise BenchmarkError("updates: PostgreSQL does not run on this machine")
+        # On the same processor for each version: one may be slower than another, as where other
+        # machines share it.
+        os.sched_setaffinity(row[0], {max(os.sched_getaffinity(0))})
 
     async def cost(self, flow: str, ids: Sequence[int]) -> float:
         """Return the CPU for all updates of an order, in seconds."""
@@ -98,18 +124,30 @@ class _Version:
         before = self._cpu()
         for number in range(len(updates[0][1])):
             for order_id, steps in updates:
-                await self._update(order_id, steps[number])
+                await self.update(order_id, steps[number])
         return (self._cpu() - before) / len(ids)
 
     def _cpu(self) -> float:
         return int(self._backend.read_text().split()[0]) / 1e9
 
-    async def _update(self, order_id: int, update: PaymentUpdate) -> None:
-        if self.name == NOW:
-            await self._repository.update_payment_info(order_id, update, _ORIGIN)
-            return
+
+class _Now(_Version):
+    name = NOW
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._repository = OrderRepository(database)
+
+    async def update(self, order_id: int, update: PaymentUpdate) -> None:
+        await self._repository.update_payment_info(order_id, update, _ORIGIN)
+
+
+class _Before(_Version):
+    name = BEFORE
+
+    async def update(self, order_id: int, update: PaymentUpdate) -> None:
         given = {name: getattr(update, name) for name in PAYMENT_COLUMNS if getattr(update, name)}
-        row = await self._database.fetchrow(
+        row = await self._connection.fetchrow(
             _update_before(tuple(given)),
             order_id,
             *_ORIGIN,
