@@ -17,6 +17,7 @@ all_: Final = CustomFunction("ALL", ["array"])
 
 # https://www.postgresql.org/docs/current/functions-conditional.html
 greatest: Final = CustomFunction("greatest", ["first", "second"])
+least: Final = CustomFunction("least", ["first", "second"])
 
 # https://www.postgresql.org/docs/current/functions-binarystring.html
 get_bit: Final = CustomFunction("get_bit", ["bytes", "n"])

@@ -61,6 +61,10 @@ PAYMENT_COLUMNS: Final = (
 """The columns of a payment that are texts, and that an update sets to what it has."""
 
 
+AMOUNT_COLUMNS: Final = ("captured_amount", "refunded_amount")
+"""The columns of a payment that are amounts."""
+
+
 class PaymentUpdate(NamedTuple):
     """What ``OrderRepository.update_payment_info`` sets, by columns; None for what is not set.
 
@@ -85,12 +89,21 @@ class PaymentUpdate(NamedTuple):
     """Why the update is made although the rules refuse it."""
 
 
+RECORDED_FIELDS: Final = (
+    *PAYMENT_COLUMNS,
+    *AMOUNT_COLUMNS,
+    "payment_event_time",
+    "currency",
+    "override_reason",
+)
+"""The fields of an update whose bits are set, from the lowest, in ``PaymentEvent.named_fields``."""
+
 _NO_VERSION: Final = 2**64 - 1
 """The greatest transaction id, which no transaction has."""
 
 
 def etag_of(order: Order) -> str:
-    """Return a text that changes with each update and each change of the payment.
+    """Return a text that changes with each change of the payment, its state and its amounts.
 
     It does not change with the rest of the order.
     """
@@ -118,17 +131,6 @@ class Origin(NamedTuple):
 
     request_id: str
     caller: str | None = None
-
-
-class Update(NamedTuple):
-    """The result of an update."""
-
-    order: Order
-    """As it stands after the update."""
-    replayed: bool
-    """Whether an earlier request with the same key had made the update."""
-    would_be_refused: Exception | None = None
-    """A PaymentEventRefused, where the rules are only tried out."""
 
 
 class FoundOrder(NamedTuple):
@@ -181,6 +183,9 @@ class PaymentEvent(NamedTuple):
     """The key under which the change was made, where an earlier event of the order had it."""
     request_digest: UUID | None
     """Of a request with a key: what distinguishes it from others with the same key."""
+    named_fields: int | None
+    """A bit for each of ``RECORDED_FIELDS`` that the request set; None for a change by something
+    else than this version of the service."""
 
 
 class RefusedEvent(NamedTuple):
@@ -223,6 +228,7 @@ class RefusedEvent(NamedTuple):
     caller: str | None
     written: bool
     """Whether the update was made all the same, because the rules are only tried out."""
+    override_reason: str | None
 
 
 class OrderPayment(NamedTuple):

@@ -18,10 +18,9 @@ from persistence.models import (
     Origin,
     PaymentUpdate,
     Storefronts,
-    Update,
 )
 from persistence.payment_states import normalized
-from persistence.payment_updates import Guard, PaymentUpdates
+from persistence.payment_updates import Guard, PaymentUpdates, Update
 from persistence.status_words import StatusWords
 
 
@@ -107,7 +106,8 @@ class OrderRepository:
         wanted = () if provider is None else (normalized(provider),)
         rows = await self._database.fetch(sql, value, *wanted, *scope)
         if not rows:
-            raise PaymentNotFound(f"no order has had this {reference}")
+            searched = f"{reference} from this payment_provider" if provider else reference
+            raise PaymentNotFound(f"no order has had this {searched}")
         found = [FoundOrder(self._order(row[:-1]), row[-1]) for row in rows]
         if len(found) > 1:
             raise PaymentAmbiguous(reference, sorted(each.order.id for each in found))
@@ -143,8 +143,9 @@ class OrderRepository:
     ) -> list[Order]:
         """Return up to ``limit`` orders whose payment is open or unknown, longest first.
 
-        Only those whose state has not changed since the aware time ``unchanged_since``. The time in
-        ``after`` is the ``payment_status_since`` of an order.
+        Only those whose state has not changed since the aware time ``unchanged_since``, and of the
+        ``provider``, in any spelling. The time in ``after`` is the ``payment_status_since`` of an
+        order.
         """
         scope = queries.scope_values(storefronts)
         query = list_queries.list_stuck(
@@ -153,7 +154,7 @@ class OrderRepository:
         values = {"limit": limit, "unchanged_since": unchanged_since}
         values |= list_queries.stuck_values(self._words) | queries.after_values(after) | scope
         if provider is not None:
-            values["payment_provider"] = provider
+            values["payment_provider"] = normalized(provider)
         return [self._order(row.values()) for row in await self._database.fetch_all(query, values)]
 
     def _order(self, row: Iterable[Any]) -> Order:

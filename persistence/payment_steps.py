@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 from persistence.decision import Reason
-from persistence.models import PaymentEvent, RefusedEvent
+from persistence.models import RECORDED_FIELDS, PaymentEvent, RefusedEvent
 from persistence.payment_states import normalized
 
 SESSION: Final = "payment_session_id"
@@ -60,11 +60,11 @@ def step_before(event: PaymentEvent) -> Step | None:
 
 
 def step_taken(event: PaymentEvent) -> Step:
-    """Return an event of the history. It names the ids that it has changed."""
+    """Return an event of the history. By hand, it names the ids that it has changed."""
     ids = {}
     for name in IDS:
         before, after = getattr(event, f"{name}_before"), getattr(event, f"{name}_after")
-        if after is not None and after != before:
+        if after is not None and (after != before or _is_named(event, name)):
             ids[name] = after
     return Step(
         event,
@@ -78,6 +78,10 @@ def step_taken(event: PaymentEvent) -> Step:
         event.captured_amount,
         event.refunded_amount,
     )
+
+
+def _is_named(event: PaymentEvent, field: str) -> bool:
+    return bool((event.named_fields or 0) >> RECORDED_FIELDS.index(field) & 1)
 
 
 def step_refused(event: RefusedEvent) -> Step:

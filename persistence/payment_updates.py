@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final, NamedTuple
 
 from persistence import decision, queries
@@ -24,16 +24,16 @@ from persistence.errors import (
 )
 from persistence.models import (
     PAYMENT_COLUMNS,
+    RECORDED_FIELDS,
     Order,
     Origin,
     PaymentEvent,
     PaymentUpdate,
     Storefronts,
-    Update,
     version_of,
 )
 from persistence.payment_states import Meaning, PaymentState, Reversal
-from persistence.refused_events import RefusedEvents
+from persistence.refused_events import Refusal, RefusedEvents
 from persistence.status_words import StatusWords
 from persistence.update_statement import Recorded, Rules, Second, arguments, statement
 from persistence.update_terms import Shape
@@ -42,24 +42,18 @@ from persistence.update_terms import Shape
 _KEY_INDEXES: Final = (
     "idx_orders_idempotency_key",
     "idx_order_payment_events_idempotency_key",
-    "idx_order_payment_events_further_key",
+    "idx_order_payment_events_further_idempotency_key",
 )
 
 # The second try is part of the usual way. There are more where the reason for which nothing was
 # written is gone by the time it is looked for.
 _MAX_TRIES: Final = 8
 
-# What the history keeps of a request as it came.
-_DETAILS: Final = (
-    "payment_event_time",
-    "captured_amount",
-    "refunded_amount",
-    "currency",
-    "override_reason",
-)
-
 _TEXTS: Final = len(PAYMENT_COLUMNS)
 """How many of the fields of a ``PaymentUpdate`` come first: by position, they are found faster."""
+
+# What the history keeps of a request as it came.
+_DETAILS: Final = RECORDED_FIELDS[_TEXTS:]
 
 # What the same request has in common with its repetition.
 _IDENTITY: Final = tuple(
@@ -79,6 +73,17 @@ class Guard(Enum):
     """It is written, and recorded as one that would be refused."""
     OFF = "off"
     """It is written."""
+
+
+class Update(NamedTuple):
+    """The result of an update."""
+
+    order: Order
+    """As it stands after the update."""
+    replayed: bool
+    """Whether an earlier request with the same key had made the update."""
+    would_be_refused: PaymentEventRefused | None = None
+    """Why it would be refused, where the rules are only tried out."""
 
 
 @dataclass(frozen=True)
@@ -102,14 +107,23 @@ class _Try(NamedTuple):
     """The ``payment_version`` that the order must have; None for any."""
     is_second: bool = False
     is_key_used: bool = False
-    """Whether a unique index has the key."""
+    """Whether the first try has failed, because a unique index has the key."""
     is_further_use: bool = False
-    """Whether an earlier event of the order has the key, and is another request."""
+    """Whether the key is the order's by an earlier event, which is another request."""
     would_be_refused: PaymentEventRefused | None = None
 
 
 class _KeyUsed(Exception):
     """A unique index has the key of the request."""
+
+
+class _UseOfKey(NamedTuple):
+    """What the key of a request was used for."""
+
+    order_id: int | None = None
+    """The order that the key belongs to; None if it belongs to none."""
+    is_same_request: bool = False
+    """Whether an earlier event of the request's order is the same request."""
 
 
 class _Known(NamedTuple):
@@ -167,15 +181,17 @@ class PaymentUpdates:
         for _ in range(_MAX_TRIES):
             try:
                 row = await self._run(request, how)
+                if row is not None and (not how.is_second or row[-1]):
+                    return await self._written(request, how, _order(row))
+                if not how.is_second:
+                    how = how._replace(is_second=True)
+                    continue
+                order = None if row is None else self._words.classified(_order(row))
             except _KeyUsed:
-                how = how._replace(is_second=True, is_key_used=True, is_further_use=False)
-                continue
-            if row is not None and (not how.is_second or row[-1]):
-                return await self._written(request, how, _order(row))
-            if not how.is_second:
-                how = how._replace(is_second=True)
-                continue
-            order = None if row is None else self._words.classified(_order(row))
+                if not how.is_second:
+                    how = how._replace(is_second=True, is_key_used=True)
+                    continue
+                order = await self._get_order(order_id, storefronts)
             found = await self._resolve(request, order)
             if isinstance(found, Update):
                 return found
@@ -214,11 +230,13 @@ class PaymentUpdates:
             how.version,
             self._second(how),
         )
+        details = _details(update) if is_rich else {}
         recorded = Recorded(
             request.origin.request_id,
             request.origin.caller or "",
-            request.digest,
-            _details(update) if is_rich else "",
+            _bits((*request.columns, *details)),
+            request.digest or "",
+            json.dumps(details, default=str) if details else "",
         )
         try:
             return await self._batcher.fetchrow(
@@ -234,16 +252,18 @@ class PaymentUpdates:
     def _second(self, how: _Try) -> Second | None:
         if not how.is_second:
             return None
-        return Second(self._words.states_json, not how.is_key_used, how.is_further_use)
+        is_used = how.is_key_used or how.is_further_use
+        return Second(self._words.states_json, not is_used, how.is_further_use)
 
     async def _written(self, request: _Request, how: _Try, order: Order) -> Update:
-        if how.would_be_refused is not None:
+        if (error := how.would_be_refused) is not None:
+            refusal = _refusal(request, error.order, error.reason)
             with suppress(RefusalNotRecorded):  # what is written is acknowledged in any case
-                await self._record(request, how.would_be_refused, written=True)
+                await self._refused.record(refusal, request.origin, written=True)
         return Update(order, replayed=False, would_be_refused=how.would_be_refused)
 
     async def _resolve(self, request: _Request, order: Order | None) -> _Try | Update:
-        """Find out why nothing was written, given the ``order`` that the second try has returned.
+        """Find out why nothing was written, given the ``order`` as it stood after that.
 
         Return the replay of an earlier update, or how to try again; or raise why it is refused,
         once that is on record. The order of the checks is that of the contract.
@@ -252,72 +272,47 @@ class PaymentUpdates:
         of a key. The order is of the second try's snapshot: where another transaction is about to
         change it, the refusal comes before that change.
         """
-        order_id, update = request.order_id, request.update
         if order is None and request.storefronts is not None:
-            raise OrderNotFound(order_id)
-        uses = await self._uses_of_key(request)
-        if uses and uses[0].order_id != order_id:
-            await self._refused.record(
-                order_id,
-                order,
-                update,
-                self._state(request, order),
-                Reason.KEY_REUSED,
-                request.origin,
-            )
-            raise IdempotencyKeyReused(order_id, used_for=uses[0].order_id)
-        if any(_is_same_request(event, request) for event in uses):
-            return Update(await self._get_order(order_id, None), replayed=True)
+            raise OrderNotFound(request.order_id)
+        use = await self._use_of_key(request, order)
+        if use.is_same_request:
+            return Update(await self._get_order(request.order_id, None), replayed=True)
+        if use.order_id is not None and use.order_id != request.order_id:
+            refusal = _refusal(request, order, Reason.KEY_REUSED)
+            await self._refused.record(refusal, request.origin)
+            raise IdempotencyKeyReused(request.order_id, used_for=use.order_id)
         if order is None:
-            raise OrderNotFound(order_id)
-        version = order.payment_version or 0
-        if update.etag is not None and version_of(update.etag) != version:
-            raise EtagMismatch(order_id)
+            raise OrderNotFound(request.order_id)
         how = _Try(
             self._guard is not Guard.OFF,
-            None if update.etag is None else version,
+            _expected_version(request, order),
             is_second=True,
-            is_key_used=bool(uses),
-            is_further_use=bool(uses),
+            is_further_use=use.order_id is not None,
         )
-        reason = decision.judge(order, update, request.meaning, guarded=how.guarded)
+        return await self._judge(request, order, how)
+
+    async def _judge(self, request: _Request, order: Order, how: _Try) -> _Try:
+        """Return how to write what the rules of payments take: ``how``, or without the rules.
+
+        Without them, only to the order as it was judged here. Raises PaymentEventRefused, once it
+        is on record.
+        """
+        judge = partial(decision.judge, order, request.update, request.meaning)
+        reason = judge(guarded=how.guarded)
         if reason is None:
             return how
+        as_judged = how._replace(guarded=False, version=order.payment_version or 0)
         if await self._is_follow_up(request, order, reason):
-            reason = decision.judge(
-                order, update, request.meaning, attempt=Attempt.OWN, guarded=how.guarded
-            )
+            reason = judge(attempt=Attempt.OWN, guarded=how.guarded)
             if reason is None:
-                return how._replace(guarded=False, version=version)
-        refusal = PaymentEventRefused(reason, order, update, self._state(request, order))
+                return as_judged
         if self._guard is Guard.SHADOW:
-            reason = decision.judge(order, update, request.meaning, guarded=False)
+            passed_over, reason = reason, judge(guarded=False)
             if reason is None:
-                return how._replace(guarded=False, version=version, would_be_refused=refusal)
-            refusal = PaymentEventRefused(reason, order, update, refusal.new)
-        await self._record(request, refusal)
-        raise refusal
-
-    async def _record(
-        self, request: _Request, refusal: PaymentEventRefused, *, written: bool = False
-    ) -> None:
-        await self._refused.record(
-            request.order_id,
-            refusal.order,
-            request.update,
-            refusal.new,
-            refusal.reason,
-            request.origin,
-            written=written,
-        )
-
-    def _state(self, request: _Request, order: Order | None) -> PaymentState | None:
-        """Return the state that the request would lead to, None if it has no status."""
-        if request.meaning is None:
-            return None
-        if order is None:
-            return request.meaning.state
-        return decision.state_after(order, request.meaning)
+                error = _refused(request, order, passed_over)
+                return as_judged._replace(would_be_refused=error)
+        await self._refused.record(_refusal(request, order, reason), request.origin)
+        raise _refused(request, order, reason)
 
     async def _is_follow_up(self, request: _Request, order: Order, reason: Reason) -> bool:
         """Return whether a refund, dispute or chargeback with an unseen intent is the order's."""
@@ -331,15 +326,48 @@ class PaymentUpdates:
             and await self._refused.is_unseen(order.id, update.payment_intent_id)
         )
 
-    async def _uses_of_key(self, request: _Request) -> list[PaymentEvent]:
-        """Return the event with the first use of the key, then one of the same request, if any."""
-        if request.update.payment_idempotency_key is None:
-            return []
-        rows = await self._database.fetch(
-            queries.get_events_by_key(), request.update.payment_idempotency_key, request.digest
-        )
+    async def _use_of_key(self, request: _Request, order: Order | None) -> _UseOfKey:
+        """Return what the request's key was used for before, given the ``order`` of the request.
+
+        The history tells, and for a key without an event in it (which somebody has deleted) the
+        column of the orders, which is unique, too.
+        """
+        order_id, key = request.order_id, request.update.payment_idempotency_key
+        if key is None:
+            return _UseOfKey()
+        rows = await self._database.fetch(queries.get_events_by_key(), key, request.digest)
         events = [PaymentEvent._make(row) for row in rows]
-        return sorted(events, key=lambda event: event.idempotency_key is None)
+        if any(each.order_id == order_id and _is_same_request(each, request) for each in events):
+            return _UseOfKey(order_id, is_same_request=True)
+        owners = {each.order_id for each in events}
+        if others := owners - {order_id}:
+            return _UseOfKey(min(others))
+        if order is not None and order.payment_idempotency_key == key:
+            return _UseOfKey(order_id)
+        row = await self._database.fetchrow(queries.get_order_id_by_key(), key)
+        # Where it is this order by now, its event tells what for: in the next try.
+        if row is not None and row[0] != order_id:
+            return _UseOfKey(row[0])
+        return _UseOfKey(order_id if owners else None)
+
+
+def _expected_version(request: _Request, order: Order) -> int | None:
+    """Return the version that the order must have; None for any. Raises EtagMismatch."""
+    etag, version = request.update.etag, order.payment_version or 0
+    if etag is None:
+        return None
+    if version_of(etag) != version:
+        raise EtagMismatch(order.id)
+    return version
+
+
+def _refusal(request: _Request, order: Order | None, reason: Reason) -> Refusal:
+    return Refusal(reason, request.order_id, order, request.update, request.meaning)
+
+
+def _refused(request: _Request, order: Order, reason: Reason) -> PaymentEventRefused:
+    new = _refusal(request, order, reason).state
+    return PaymentEventRefused(reason, order, request.update, new)
 
 
 def request_digest(update: PaymentUpdate) -> str:
@@ -351,10 +379,14 @@ def request_digest(update: PaymentUpdate) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _details(update: PaymentUpdate) -> str:
+def _details(update: PaymentUpdate) -> dict[str, object]:
     given = {name: getattr(update, name) for name in _DETAILS}
-    details = {name: value for name, value in given.items() if value is not None}
-    return json.dumps(details, default=str) if details else ""
+    return {name: value for name, value in given.items() if value is not None}
+
+
+@cache
+def _bits(fields: tuple[str, ...]) -> int:
+    return sum(1 << RECORDED_FIELDS.index(name) for name in fields)
 
 
 def _is_same_request(event: PaymentEvent, request: _Request) -> bool:

@@ -87,6 +87,13 @@ def get_events_by_key() -> str:
 
 
 @cache
+def get_order_id_by_key() -> str:
+    """Return the SELECT of the id of the order with the present idempotency key ``$1``."""
+    query: _Builder = PostgreSQLQuery.from_(_orders).select(_orders.id)
+    return str(query.where(_orders.payment_idempotency_key == Parameter("$1")))
+
+
+@cache
 def list_events(*, scoped: bool = False) -> str:
     """Return the SELECT of ``:limit`` events of the order ``:order_id``, ids above ``:after_id``.
 

@@ -17,7 +17,7 @@ from persistence.errors import SeedError
 from persistence.models import PAYMENT_COLUMNS, Order
 from persistence.payment_states import PaymentState
 from persistence.payment_updates import request_digest
-from persistence.refused_events import refused_digest
+from persistence.refused_events import Refusal, refused_digest
 from persistence.status_words import StatusWords
 
 _BATCH = 5_000  # orders
@@ -53,6 +53,7 @@ _REFUSED: Final = (
     "storefront_id",
     "reason",
     "written",
+    "tells_of_money",
     "digest",
     "requested_state",
     "request_id",
@@ -276,13 +277,15 @@ def _event(taken: Taken) -> tuple[object, ...]:
 def _refused(taken: Taken, reason: Reason) -> tuple[object, ...]:
     """Return the values of ``_REFUSED``."""
     step, order, update = taken.step, taken.after, taken.step.update
+    refusal = Refusal(reason, order.id, order, update, taken.meaning)
     return (
         order.id,
         order.storefront_id,
         reason.value,
         False,
-        refused_digest(order.id, reason, update, written=False),
-        taken.requested_state,
+        refusal.tells_of_money,
+        refused_digest(refusal, written=False),
+        refusal.state,
         _REQUEST_ID,
         step.at,
         step.at,

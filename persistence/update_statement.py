@@ -62,10 +62,19 @@ class Recorded(NamedTuple):
 
     request_id: str
     caller: str
-    digest: str | None
-    """Of a request with a key."""
+    named: int
+    """The bits of ``named_fields``: which fields the request has set."""
+    digest: str
+    """Of a request with a key; else empty."""
     details: str
     """JSON of the columns of the history that have their values as the request has them."""
+
+    @property
+    def text(self) -> str:
+        """The setting ``listings.payment_event``, which the trigger reads."""
+        return (
+            f"{self.request_id}\x1f{self.caller}\x1f{self.named}\x1f{self.digest}\x1f{self.details}"
+        )
 
 
 def arguments(
@@ -76,30 +85,31 @@ def arguments(
     scope: Sequence[object],
 ) -> list[object]:
     """Return the values of the parameters of ``statement(shape)``, without the first, the id."""
-    values: list[object] = [recorded.request_id, recorded.caller]
+    values: list[object] = [recorded.text]
     values += [value for value in update[: len(PAYMENT_COLUMNS)] if value is not None]
     values.append(rules.refusals)
     if rules.targets is not None:
         values.append(rules.targets)
     if update.payment_provider is not None:
         values.append(normalized(update.payment_provider))
-    if recorded.digest is not None:
+    if recorded.digest:
         values.append(recorded.digest)
     if shape.is_rich:
-        if rules.targets is not None:
+        if shape.has_fixed_state:
+            # A plain PAID keeps no time: pollers report it with their own clock, and nothing that
+            # it follows can be taken for what follows it.
+            is_paid = rules.targets is PaymentState.PAID
+            values.append(None if is_paid else update.payment_event_time)
+        elif rules.targets is not None:
             values += [update.payment_event_time, rules.is_reversal]
-        values += [
-            _late_limit(update.payment_event_time),
-            rules.is_reversal or update.override_reason is not None,
-            update.captured_amount,
-            update.refunded_amount,
-            update.currency,
-            rules.version,
-            recorded.details,
-        ]
+        values.append(_late_limit(update.payment_event_time))
+        is_set = rules.is_reversal or update.override_reason is not None
+        for amount in (update.captured_amount, update.refunded_amount):
+            values += [amount, amount if is_set else None]
+        values += [update.currency, rules.version]
     if rules.second is not None:
         values.append(rules.second.states)
-        if recorded.digest is not None:
+        if recorded.digest:
             values += [rules.second.may_be_first_use, rules.second.is_further_use]
     return [*values, *scope]
 

@@ -7,7 +7,7 @@ it: so there are few of them.
 
 from collections.abc import Iterator
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pypika import Case, Parameter, Table
 from pypika.functions import Cast, Coalesce, NullIf
@@ -16,9 +16,16 @@ from pypika.terms import Bracket, Criterion, Interval, Term
 from persistence import dialect as pg
 from persistence import payment_terms
 from persistence.decision import LATE, Attempt
+from persistence.models import AMOUNT_COLUMNS
 from persistence.payment_states import CONTESTED, SETTLED, UNPAID, PaymentState
 
 _orders = Table("orders")
+
+# By the id of an attempt: whether it is one that an earlier attempt has left. The intent decides.
+_STALE: Final = {
+    "payment_intent_id": _orders.payment_intent_stale,
+    "payment_session_id": _orders.payment_session_stale,
+}
 
 
 class Shape(NamedTuple):
@@ -41,7 +48,7 @@ class UpdateTerms:
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
         parameter = map(Parameter, (f"${number}" for number in count(1)))
-        self.order_id, self.request_id, self.caller = (next(parameter) for _ in range(3))
+        self.order_id, self.recorded = next(parameter), next(parameter)
         # A cast, because one parameter in SET and in a comparison would have two types.
         self.values = {name: Cast(next(parameter), "VARCHAR") for name in shape.columns}
         self.refusals = Cast(next(parameter), "BYTEA")
@@ -57,7 +64,10 @@ class UpdateTerms:
             Cast(next(parameter), "TEXT") if "payment_idempotency_key" in self.values else None
         )
         has_status = self.targets is not None
-        self.rich = _Rich(parameter, has_status=has_status) if shape.is_rich else None
+        may_reverse = has_status and not shape.has_fixed_state
+        self.rich = None
+        if shape.is_rich:
+            self.rich = _Rich(parameter, has_status=has_status, may_reverse=may_reverse)
         self.second = None
         if shape.is_second:
             self.second = _Second(parameter, has_key=self.digest is not None)
@@ -93,10 +103,7 @@ class UpdateTerms:
         case, known = Case(), []
         if (other := self._is_other_provider()) is not None:
             case = case.when(other, Attempt.OTHER.value)
-        for name, stale in (
-            ("payment_intent_id", _orders.payment_intent_stale),
-            ("payment_session_id", _orders.payment_session_stale),
-        ):
+        for name, stale in _STALE.items():
             if (given := self.values.get(name)) is not None:
                 of_equal = Case().when(stale, Attempt.OTHER.value).else_(Attempt.OWN.value)
                 case = case.when(_orders[name] == given, of_equal)
@@ -121,7 +128,9 @@ class UpdateTerms:
                 yield _orders[name], Case().when(is_equal, _orders[name]).else_(value)
             else:
                 yield _orders[name], value
-        yield _orders.payment_version, pg.pg_current_xact_id()
+        is_same = Criterion.all(list(self._unchanged()))
+        version = Case().when(is_same, _orders.payment_version).else_(pg.pg_current_xact_id())
+        yield _orders.payment_version, version
         yield from self._stale()
         if self.new is None:
             yield _orders.payment_state, self.now
@@ -134,13 +143,32 @@ class UpdateTerms:
             since = Case().when(is_kept, _orders.payment_status_since).else_(pg.clock_timestamp())
         yield _orders.payment_status_since, since
         if self.rich is not None:
-            for column in (_orders.captured_amount, _orders.refunded_amount):
-                yield column, self.rich.amount(column)
+            for name in AMOUNT_COLUMNS:
+                yield _orders[name], self.rich.amount(_orders[name])
         # clock_timestamp(), because now() is the start of the transaction: after a wait for a row
         # lock, it would write an earlier time over a later one. greatest(), because clocks step
         # back.
         later = _orders.updated_at + Interval(microseconds=1)
         yield _orders.updated_at, pg.greatest(pg.clock_timestamp(), later)
+
+    def _unchanged(self) -> Iterator[Criterion]:
+        """Yield on which conditions the payment stays as it is; null is as good as false.
+
+        A time that changes alone is that of a reversal.
+        """
+        for name, value in self.values.items():
+            yield (
+                payment_terms.normalized(_orders[name]) == self.provider
+                if name == "payment_provider"
+                else _orders[name] == value
+            )
+        if self.new is not None:
+            yield self.now == self.new
+        for name, stale in _STALE.items():
+            if name in self.values:
+                yield stale.negate()
+        if self.rich is not None:
+            yield from self.rich.unchanged()
 
     def _stale(self) -> Iterator[tuple[Term, Any]]:
         """Yield what becomes of the ids that another attempt leaves in the order."""
@@ -173,11 +201,12 @@ class UpdateTerms:
             is_moved |= Bracket(is_other & (self.now < min(SETTLED)))
         if self.rich is None:
             return Case().when(current.notnull() & Bracket(is_moved).negate(), current)
-        time, is_reversal = self.rich.event_time, self.rich.is_reversal
-        is_moved |= Bracket(is_reversal & time.notnull())
-        # A plain PAID keeps no time: pollers report it with their own clock, and nothing that it
-        # follows can be taken for what follows it.
-        is_kept = time.notnull() & Bracket((self.new != PaymentState.PAID.value) | is_reversal)
+        time: Any = self.rich.event_time
+        is_kept = time.notnull()
+        if self.rich.is_reversal is not None:
+            is_moved |= Bracket(self.rich.is_reversal & time.notnull())
+            is_plain_paid = (self.new == PaymentState.PAID.value) & self.rich.is_reversal.negate()
+            is_kept &= Bracket(is_plain_paid).negate()
         moved = Case().when(is_kept, pg.greatest(time, current))
         return Case().when(is_moved, moved).else_(current)
 
@@ -197,8 +226,7 @@ class UpdateTerms:
             yield from self._key_conditions(self.digest)
         if self.shape.is_scoped:
             yield _orders.storefront_id == pg.any_(self.storefronts)
-        yield set_local("listings.request_id", self.request_id)
-        yield set_local("listings.caller", self.caller)
+        yield set_local("listings.payment_event", self.recorded)
 
     def _key_conditions(self, digest: Term) -> Iterator[Criterion]:
         """Yield that the request is none that was made with this key before.
@@ -216,25 +244,23 @@ class UpdateTerms:
             is_further = Bracket(self.second.is_further_use | is_further)
             yield set_local("listings.further_use", Case().when(is_further, "on").else_("off"))
         yield Bracket(Bracket(is_first) | is_further)
-        yield set_local("listings.request_digest", digest)
 
 
 class _Rich:
     """The terms of what only the rich statements have."""
 
-    def __init__(self, parameter: Iterator[Parameter], *, has_status: bool) -> None:
+    def __init__(
+        self, parameter: Iterator[Parameter], *, has_status: bool, may_reverse: bool
+    ) -> None:
         def typed(name: str) -> Term:
             return Cast(next(parameter), name)
 
-        if has_status:
-            self.event_time = typed("TIMESTAMPTZ")
-            self.is_reversal: Any = typed("BOOLEAN")
+        self.event_time: Any = typed("TIMESTAMPTZ") if has_status else None
+        self.is_reversal: Any = typed("BOOLEAN") if may_reverse else None
         self._late_limit = typed("TIMESTAMPTZ")
-        self._sets_amounts: Any = typed("BOOLEAN")
-        self._amounts = {name: typed("BIGINT") for name in ("captured_amount", "refunded_amount")}
+        self._amounts = {name: (typed("BIGINT"), typed("BIGINT")) for name in AMOUNT_COLUMNS}
         self._currency = typed("VARCHAR")
         self._version = typed("XID8")
-        self._details = typed("TEXT")
 
     @property
     def lateness(self) -> Term:
@@ -242,16 +268,23 @@ class _Rich:
         return Case().when(is_late, LATE).else_(0)
 
     def amount(self, column: Any) -> Term:
-        """Return what becomes of a total: it grows, or a reversal or an override sets it."""
-        given = self._amounts[column.name]
-        is_set = self._sets_amounts & given.notnull()
-        return Case().when(is_set, given).else_(pg.greatest(column, given))
+        """Return what becomes of a total: it grows, unless it is limited to what it is set to."""
+        given, limit = self._amounts[column.name]
+        return pg.greatest(pg.least(column, limit), given)
+
+    def unchanged(self) -> Iterator[Criterion]:
+        """Yield on which conditions the amounts, and the time of a reversal, stay as they are."""
+        for name in AMOUNT_COLUMNS:
+            column = _orders[name]
+            yield pg.is_distinct_from(self.amount(column), column).negate()
+        if self.is_reversal is not None:
+            is_earlier = self.event_time <= _orders.payment_event_time
+            yield Bracket(self.is_reversal.negate() | self.event_time.isnull() | is_earlier)
 
     def conditions(self) -> Iterator[Criterion]:
-        yield Bracket(self._currency.isnull() | (_orders.currency == self._currency))
+        yield _orders.currency == Coalesce(self._currency, _orders.currency)
         version = Coalesce(_orders.payment_version, Cast("0", "XID8"))
         yield Bracket(self._version.isnull() | (version == self._version))
-        yield set_local("listings.request_details", self._details)
 
 
 class _Second:

@@ -5,8 +5,9 @@ in an order whose payment has not begun, and after a change of the word by hand,
 the version before. ``status_words`` has the meanings by which the orders have been classified.
 
 ``payment_version`` changes with each change of the payment. The service writes it, as the id of its
-transaction. Where a payment changes and its version does not, something else has made the change:
-then the trigger writes the version, and what the word's change leaves undecided.
+transaction, and sets ``listings.payment_event`` for the history. Where that is not set, something
+else has made the change: then the trigger writes the version, and what the word's change leaves
+undecided.
 
 In the history, an event keeps what its request asked for where that may differ from what the order
 then has: time, amounts, currency. ``request_digest`` distinguishes the requests with one key. The
@@ -25,14 +26,14 @@ it was 93 seconds, 2.1 GB and 382 ms. With 2,000 consecutive orders in a batch i
 6.4 GB and 614 ms, and the indexes were twice as large afterwards.
 """
 
-import time
+from functools import partial
 
 from psycopg import Connection
 from yoyo import step
 
 from persistence.migration_support import (
+    change_rows,
     change_table,
-    commit_without_wait,
     create_indexes,
     set_lock_timeout,
 )
@@ -93,11 +94,16 @@ _EVENT_COLUMNS = {
     "payment_state_after": "SMALLINT",
     "currency": "VARCHAR(3)",
     "further_idempotency_key": "VARCHAR(255)",
+    "named_fields": "SMALLINT",
     "override_reason": "VARCHAR(500)",
 }
 
+# The bits of the amounts and of the reason of an override in named_fields. From the lowest, they
+# are those of the six fields, captured and refunded amount, time, currency, override_reason.
+_RECORDED_ALWAYS = 0b100_1100_0000
+
 _INDEXES = {
-    "idx_order_payment_events_further_key": (
+    "idx_order_payment_events_further_idempotency_key": (
         "UNIQUE INDEX {} ON order_payment_events (further_idempotency_key, request_digest)"
         " WHERE further_idempotency_key IS NOT NULL"
     ),
@@ -134,53 +140,81 @@ def _record(schema: str) -> str:
     values |= {
         "payment_state_before": "OLD.payment_state",
         "payment_state_after": "NEW.payment_state",
-        "idempotency_key": """
-            CASE WHEN NEW.payment_idempotency_key IS DISTINCT FROM OLD.payment_idempotency_key
-            AND NOT is_further THEN NEW.payment_idempotency_key END""",
-        "further_idempotency_key": "CASE WHEN is_further THEN NEW.payment_idempotency_key END",
-        "request_digest": "nullif(current_setting('listings.request_digest', true), '')::uuid",
-        "request_fields": """
-            string_to_array(nullif(current_setting('listings.request_fields', true), ''), ',')""",
-        "request_id": "nullif(current_setting('listings.request_id', true), '')",
-        "caller": "nullif(current_setting('listings.caller', true), '')",
     }
-    with_details = values | {
+    requested = values | {
+        "idempotency_key": "CASE WHEN is_first THEN NEW.payment_idempotency_key END",
+        "further_idempotency_key": "CASE WHEN is_further THEN NEW.payment_idempotency_key END",
+        "request_id": "request[1]",
+        "caller": "nullif(request[2], '')",
+        "named_fields": "named",
+        "request_digest": "nullif(request[4], '')::uuid",
         "payment_event_time": "(details ->> 'payment_event_time')::timestamptz",
         "captured_amount": "(details ->> 'captured_amount')::bigint",
         "refunded_amount": "(details ->> 'refunded_amount')::bigint",
         "currency": "details ->> 'currency'",
         "override_reason": "details ->> 'override_reason'",
     }
+    # Of what is changed by hand, the new value is what was asked for.
+    by_hand = values | {
+        "idempotency_key": _if_changed("payment_idempotency_key"),
+        "request_fields": """
+            string_to_array(nullif(current_setting('listings.request_fields', true), ''), ',')""",
+        "request_id": "nullif(current_setting('listings.request_id', true), '')",
+        "caller": "nullif(current_setting('listings.caller', true), '')",
+        **{name: _if_changed(name) for name in (*_AMOUNTS, "payment_event_time")},
+    }
     return f"""
         CREATE OR REPLACE FUNCTION record_payment_change() RETURNS trigger
         LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
         DECLARE
+            -- Of the service: id of the request, caller, fields, digest, details.
+            request text[] :=
+                string_to_array(current_setting('listings.payment_event', true), E'\\x1f');
+            named integer := request[3];
+            details jsonb;
+            is_first boolean := false;
             is_further boolean := false;
             is_other_state boolean;
             is_other_word boolean;
-            details jsonb;
         BEGIN
-            IF current_setting('listings.request_digest', true) <> '' THEN
-                -- An update with a key has an event even if it changes nothing, by which a
-                -- repetition is recognized. Further: the order has the key already, or its history.
-                is_further :=
-                    NEW.payment_idempotency_key IS NOT DISTINCT FROM OLD.payment_idempotency_key
-                    OR coalesce(current_setting('listings.further_use', true), '') = 'on';
-            ELSIF TG_OP = 'UPDATE' AND NOT ({_differ((*_FIELDS, *_AMOUNTS))}
-                -- Also without the word: by hand, or because the word means something else by
-                -- now. But not in what derives a state that was null, and in the UPDATE below.
-                OR (OLD.payment_state <> NEW.payment_state) IS TRUE
+            IF named IS NOT NULL THEN
+                IF request[4] <> '' THEN
+                    -- The order has the key already, or its history.
+                    is_further :=
+                        NEW.payment_idempotency_key IS NOT DISTINCT FROM OLD.payment_idempotency_key
+                        OR coalesce(current_setting('listings.further_use', true), '') = 'on';
+                    is_first := NOT is_further;
+                ELSIF NEW.payment_version IS NOT DISTINCT FROM OLD.payment_version
+                    AND named & {_RECORDED_ALWAYS} = 0
+                THEN
+                    -- It changes nothing. With a key, there is an event all the same, by which a
+                    -- repetition is recognized; and of amounts and overrides, what was asked for.
+                    RETURN NULL;
+                END IF;
+                IF request[5] <> '' THEN
+                    details := request[5];
+                END IF;
+                {_insert(schema, requested)};
+                RETURN NULL;
+            END IF;
+
+            -- By hand, by an INSERT, or by a worker of the version before.
+            {_check_by_hand()}
+            is_other_state := NEW.payment_state IS DISTINCT FROM OLD.payment_state;
+            IF TG_OP = 'UPDATE' AND NOT ({_differ((*_FIELDS, *_AMOUNTS))}
+                -- Also without the word: because it means something else by now, say. But not what
+                -- derives a state that was null, and what the UPDATE below makes of it.
+                OR (is_other_state AND OLD.payment_state IS NOT NULL AND (
+                    NEW.payment_state IS NOT NULL
+                    OR NEW.payment_version IS NOT DISTINCT FROM OLD.payment_version))
                 OR (OLD.payment_event_time IS DISTINCT FROM NEW.payment_event_time
                     AND NEW.payment_state IS NOT NULL))
             THEN
-                {_check_by_hand()}
                 RETURN NULL;
             END IF;
             IF TG_OP = 'INSERT' OR NEW.payment_version IS NOT DISTINCT FROM OLD.payment_version THEN
-                {_check_by_hand()}
                 -- An INSERT has the time already, unless a later trigger has brought the payment.
                 IF TG_OP = 'UPDATE' OR NEW.payment_status_since IS NULL THEN
-                    is_other_state := NEW.payment_state IS DISTINCT FROM OLD.payment_state;
                     is_other_word := TG_OP = 'UPDATE' AND NOT is_other_state
                         AND NEW.payment_status IS DISTINCT FROM OLD.payment_status;
                     IF is_other_word THEN
@@ -191,6 +225,7 @@ def _record(schema: str) -> str:
                     UPDATE {schema}.orders SET
                         payment_version = pg_current_xact_id(),
                         payment_state = NEW.payment_state,
+                        contested_from = CASE WHEN NOT is_other_word THEN contested_from END,
                         payment_event_time = CASE WHEN NOT is_other_word
                             THEN payment_event_time END,
                         payment_status_since = CASE
@@ -211,16 +246,15 @@ def _record(schema: str) -> str:
                     PERFORM pg_notify('order_payment_events', '');
                 END IF;
             END IF;
-            IF current_setting('listings.request_details', true) <> '' THEN
-                details := current_setting('listings.request_details', true);
-                {_insert(schema, with_details)};
-            ELSE
-                {_insert(schema, values)};
-            END IF;
+            {_insert(schema, by_hand)};
             RETURN NULL;
         END
         $$
     """
+
+
+def _if_changed(column: str) -> str:
+    return f"CASE WHEN NEW.{column} IS DISTINCT FROM OLD.{column} THEN NEW.{column} END"
 
 
 def _check_by_hand() -> str:
@@ -312,6 +346,7 @@ _NO_TRIGGERS_BEFORE = """
 
 _GRANT = f"""
     GRANT UPDATE ({", ".join(_NEW_ORDER_COLUMNS)}) ON orders TO listings_app;
+    GRANT EXECUTE ON FUNCTION is_other_payment_request TO listings_app;
     REVOKE EXECUTE ON FUNCTION begin_payment(), record_payment_change() FROM public;
 """
 
@@ -367,19 +402,21 @@ def _schema(connection: Connection) -> str:
 
 def _classify(connection: Connection) -> None:
     """Set the state of each order whose payment has begun, and since when it has it."""
+
+    def following(last: int) -> list[int]:
+        return [row[0] for row in connection.execute(_NEXT, (last,))]
+
+    def classify(batch: list[int]) -> None:
+        locked = [row[0] for row in connection.execute(_LOCK, (batch,))]
+        connection.execute(_CLASSIFY, (locked,))
+
     ids = [0]
     while ids:
-        ids = [row[0] for row in connection.execute(_NEXT, (ids[-1],))]
+        ids = change_rows(connection, partial(following, ids[-1]))
         # Not the orders of a page at once, for which it would have no room: then each would move to
         # another page, with a new entry in each index. Those of one pass leave room for the next.
         for batch in (ids[first::_PASSES] for first in range(min(_PASSES, len(ids)))):
-            began = time.monotonic()
-            with connection.transaction():
-                commit_without_wait(connection)
-                locked = [row[0] for row in connection.execute(_LOCK, (batch,))]
-                connection.execute(_CLASSIFY, (locked,))
-            # Half of the time is for others: the processor, the disk, and who follows the WAL.
-            time.sleep(time.monotonic() - began)
+            change_rows(connection, partial(classify, batch))
 
 
 def remove(connection: Connection) -> None:

@@ -13,8 +13,9 @@ import pytest
 
 from persistence import errors
 from persistence.batcher import BatchSpan
-from persistence.models import Origin, Update
+from persistence.models import Origin
 from persistence.orders import OrderRepository
+from persistence.payment_updates import Update
 from tests.support import databases
 from tests.support.history import update
 from tests.support.orders import Orders

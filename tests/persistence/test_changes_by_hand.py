@@ -113,6 +113,44 @@ async def test_a_change_of_another_column_of_the_payment(
     assert (event["payment_state_before"], event["payment_state_after"]) == (12, 12)
 
 
+async def test_a_state_that_is_to_be_derived_anew(database_url: str) -> None:
+    """It is visible that it may have changed, as by a word."""
+    orders, before = Orders(database_url), await disputed(database_url)
+
+    orders.change(before["id"], payment_state=None)
+
+    after = orders.row(before["id"])
+    assert (after["payment_state"], after["payment_status"]) == (None, "disputed")
+    assert after["payment_version"] > before["payment_version"]
+    _, event = events(database_url, before["id"])
+    assert (event["payment_state_before"], event["payment_state_after"]) == (12, None)
+
+
+async def test_a_word_has_no_state_to_lead_back_to(database_url: str) -> None:
+    orders, before = Orders(database_url), await disputed(database_url)
+    assert before["contested_from"] == PaymentState.PAID
+
+    orders.change(before["id"], payment_status="paid")
+
+    assert orders.row(before["id"])["contested_from"] is None
+
+
+async def test_what_is_set_is_what_the_event_asks_for(database_url: str) -> None:
+    orders, before = Orders(database_url), await disputed(database_url)
+    values = {"captured_amount": 700, "payment_event_time": NOON.replace(hour=13)}
+
+    orders.change(before["id"], **values)
+    orders.change(before["id"], refunded_amount=0)
+
+    names = ("captured_amount", "refunded_amount", "payment_event_time")
+    _, *by_hand = events(database_url, before["id"])
+    assert [[event[name] for name in names] for event in by_hand] == [
+        [700, None, values["payment_event_time"]],
+        [None, 0, None],
+    ]
+    assert [event["named_fields"] for event in by_hand] == [None, None]
+
+
 async def test_a_change_of_the_columns_of_the_shop(database_url: str) -> None:
     orders, before = Orders(database_url), await disputed(database_url)
     changed = {

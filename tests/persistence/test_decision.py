@@ -209,7 +209,7 @@ async def check(copy: Copy, request: Request, guard: Guard) -> None:
     for number, row in written.items():
         before = MODELLED[number]
         after = RULES.apply(before, request)
-        assert by_model.order(row._asdict()) == after._replace(taken=0), (before, request)
+        assert by_model.order(row._asdict()) == after._replace(changes=0), (before, request)
         is_moved = before.payment_state != after.payment_state
         assert (row.payment_status_since != SINCE) == is_moved, (before, request)
 
@@ -308,4 +308,4 @@ async def test_a_state_that_is_null_is_that_of_the_word(database_url: str) -> No
         expected = RULES.judge(before, request)
         assert (given and given.value) == expected, (before, request)
         after = before if expected else RULES.apply(before, request)
-        assert by_model.order(orders.row(order_id)) == after._replace(taken=0)
+        assert by_model.order(orders.row(order_id)) == after._replace(changes=0)

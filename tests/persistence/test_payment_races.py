@@ -126,7 +126,7 @@ async def test_the_history_is_a_serial_one_that_explains_every_answer(
     assert len(calls) == WRITERS * UPDATES
     history = History(starts, events, {call.request_id: call for call in calls})
     for order_id in order_ids:
-        assert by_model.order(orders.row(order_id)) == history.last(order_id)._replace(taken=0)
+        assert by_model.order(orders.row(order_id)) == history.last(order_id)._replace(changes=0)
     for call in calls:
         history.explain(call)
     made = {each.call.request_id for events_ in history.events.values() for each in events_}

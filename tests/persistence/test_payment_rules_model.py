@@ -16,6 +16,7 @@ from tests.support.payment_model import (
 from tests.support.payment_shop import Guard, Shop
 
 PAID = Request("paid", "stripe", payment_intent_id="pi_1")
+REFUNDED = Request("refunded")
 FAILED = Request("failed", payment_intent_id="pi_1")
 PAID_TWICE = Request("paid", "stripe", payment_intent_id="pi_2")
 
@@ -92,14 +93,14 @@ def test_an_order_that_is_not_there_leaves_no_trace(request_: Request) -> None:
     assert guarded.keys == {}
 
 
-def test_an_etag_changes_with_each_event_that_is_taken_and_with_no_other() -> None:
+def test_an_etag_changes_with_each_change_and_with_nothing_else() -> None:
     guarded = shop()
     keyed = PAID._replace(payment_idempotency_key="k1")
     etags = []
-    for each in (keyed, keyed, FAILED, PAID._replace(etag="another"), PAID):
+    for each in (keyed, keyed, FAILED, PAID._replace(etag="another"), PAID, REFUNDED):
         guarded.update("a", each)
         etags.append(guarded.orders["a"].etag)
-    assert etags[0] == etags[1] == etags[2] == etags[3] != etags[4]
+    assert etags[0] == etags[1] == etags[2] == etags[3] == etags[4] != etags[5]
 
 
 def test_words_are_a_parameter() -> None:
@@ -135,6 +136,9 @@ def test_case_is_that_of_ascii() -> None:
         (State.PAID, 100, None, False),
         (State.PAID, 99, None, True),
         (State.PAID, 100, 0, False),
+        (State.PAID, 100, 1, True),
+        (State.PAID, None, 1, True),
+        (State.DISPUTED, 100, 1, False),
         (State.AUTHORIZED, 0, None, False),
         (State.AUTHORIZED, 101, None, True),
         (State.DISPUTED, 50, 51, True),

@@ -19,9 +19,10 @@ from persistence.errors import (
     PaymentEventRefused,
     TransactionConflict,
 )
-from persistence.models import Origin, PaymentUpdate, Update, etag_of
+from persistence.models import Origin, PaymentUpdate, etag_of
 from persistence.orders import OrderRepository
 from persistence.payment_states import PaymentState
+from persistence.payment_updates import Update
 from tests.support import databases, pooler, version_0_1
 from tests.support.history import after, before, events
 from tests.support.orders import Orders

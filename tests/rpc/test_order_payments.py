@@ -94,6 +94,23 @@ def test_an_intent_that_an_earlier_attempt_has_left(
     ]
 
 
+def test_a_session_that_each_of_its_events_names(
+    read: Call, running: Service, orders: Orders
+) -> None:
+    """It is that of both intents, although the second one has not changed it."""
+    order_id = orders.add()
+    send(
+        running,
+        order_id,
+        event("failed", "cs_1", "pi_1", **STRIPE),
+        event("paid", "cs_1", "pi_2", **STRIPE),
+    )
+
+    (payment,) = read(ListOrderPaymentsRequest(order_id=order_id)).payments
+
+    assert shown(payment) == (["cs_1"], ["pi_1", "pi_2"], "paid", True, 2, 0)
+
+
 def test_the_same_id_of_two_providers(read: Call, running: Service, orders: Orders) -> None:
     order_id = orders.add()
     send(

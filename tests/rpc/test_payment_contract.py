@@ -151,11 +151,21 @@ class TestEventTime:
 class TestEtag:
     def test_an_update_of_what_was_read(self, call: Call, orders: Orders) -> None:
         order_id = orders.add()
-        for status in ("pending", "processing", "paid"):
+        for status in ("processing", "authorized", "paid"):
             read = etag(call, order_id)
             response = call(update(order_id, payment_status=status, etag=read))
             assert response.order.payment_status == status
             assert response.order.etag == etag(call, order_id) != read
+
+    def test_an_update_that_changed_nothing_since(self, call: Call, orders: Orders) -> None:
+        order_id = orders.add()
+        call(update(order_id, payment_status="paid", captured_amount=700))
+        read = etag(call, order_id)
+        assert call(update(order_id, payment_status="paid")).order.etag == read
+
+        response = call(update(order_id, captured_amount=1_400, etag=read))
+
+        assert response.order.captured_amount == 1_400
 
     def test_an_update_of_what_has_changed_since(self, call: Call, orders: Orders) -> None:
         order_id = orders.add()

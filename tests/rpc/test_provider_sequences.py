@@ -133,7 +133,7 @@ def _differences(
         yield f"{name} is answered {answers}, not {expected}"
     for each, order in shop.orders.items():
         row = by_model.order(orders.row(trial.ids[each]))
-        if row != order._replace(taken=0):
+        if row != order._replace(changes=0):
             yield f"{name}: {each} is {row}, not {order}"
     state = by_model.order(orders.row(trial.ids[ORDER])).payment_state
     if state != trial.sequence.state:

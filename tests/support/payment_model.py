@@ -101,13 +101,17 @@ class Order(NamedTuple):
     intent_stale: bool = False
     currency: str = "EUR"
     total_amount: int = 10_000
-    taken: int = 0
-    """How many events were taken."""
+    changes: int = 0
+    """How many changes of the payment there were."""
 
     @property
     def etag(self) -> str:
-        """A token that changes with every event that is taken."""
-        return str(self.taken)
+        """A token that changes with every change of the payment."""
+        return str(self.changes)
+
+    def counted(self, before: "Order") -> "Order":
+        """Return the order with one more change, if it differs from the one ``before``."""
+        return self if self == before else self._replace(changes=before.changes + 1)
 
 
 class Request(NamedTuple):
@@ -269,7 +273,7 @@ class Rules:
             named.pop("payment_provider", None)  # at most another spelling
         lost_session = moved and order.payment_session_id is not None
         lost_intent = other and order.payment_intent_id is not None
-        return order._replace(
+        after = order._replace(
             **named,
             payment_state=new or order.payment_state,
             payment_event_time=self._time_after(order, request),
@@ -279,8 +283,8 @@ class Rules:
             session_stale=request.payment_session_id is None
             and (order.session_stale or lost_session),
             intent_stale=request.payment_intent_id is None and (order.intent_stale or lost_intent),
-            taken=order.taken + 1,
         )
+        return after.counted(order)
 
     def state_by_hand(self, word: str) -> State:
         """Return the state of a word that is set by hand: nothing is reversed."""
@@ -417,7 +421,7 @@ def amounts_disagree(order: Order) -> bool:
         return True
     match order.payment_state:
         case State.PAID:
-            return captured is not None and captured != order.total_amount
+            return (captured is not None and captured != order.total_amount) or bool(refunded)
         case State.REFUNDED:
             return captured is not None and refunded is not None and refunded != captured
         case State.PARTIALLY_REFUNDED if refunded is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from tests.support.payment_model import Known, Order, Reason, Request, Rules
+from tests.support.payment_model import Known, Order, Reason, Request, Rules, plain
 
 OK: Final = "ok"
 REPLAYED: Final = "replayed"
@@ -48,14 +48,19 @@ class Refused:
     times: int = 1
 
     def digest(self) -> tuple[object, ...]:
-        """Return what makes two refusals equal: not the key, the time or the etag."""
-        request = self.request.as_compared()
-        return (
-            self.order,
-            self.reason,
-            self.written,
-            request._replace(payment_idempotency_key=None, payment_event_time=None),
+        """Return what makes two refusals equal: not the key, the time or the etag.
+
+        For orders that there are not, the key alone.
+        """
+        if self.found is None:
+            return (self.reason, self.request.payment_idempotency_key)
+        request = self.request.as_compared()._replace(
+            payment_idempotency_key=None,
+            payment_event_time=None,
+            payment_provider=_plain(self.request.payment_provider),
+            payment_status=_plain(self.request.payment_status),
         )
+        return (self.order, self.reason, self.written, request)
 
 
 @dataclass
@@ -99,11 +104,14 @@ class Shop:
         after = after._replace(
             session_stale=before.session_stale and _is_same(before, after, "payment_session_id"),
             intent_stale=before.intent_stale and _is_same(before, after, "payment_intent_id"),
-            taken=before.taken + 1,
         )
         if not _is_same(before, after, "payment_status"):
-            state = self.rules.state_by_hand(after.payment_status)
-            after = after._replace(payment_state=state, payment_event_time=None)
+            after = after._replace(
+                payment_state=self.rules.state_by_hand(after.payment_status),
+                payment_event_time=None,
+                contested_from=None,
+            )
+        after = after.counted(before)
         self.orders[name] = after
         self.history.append(Taken(name, Request(), before, after))
 
@@ -152,7 +160,7 @@ class Shop:
         )
 
     def _known(self, name: str) -> Known:
-        seen = self.refused[: self.seen]
+        seen = [each for each in self.refused[: self.seen] if not each.written]
         had = {each.after.payment_intent_id for each in self.history if each.order == name}
         told = {
             each.request.payment_intent_id
@@ -165,6 +173,10 @@ class Shop:
             if each.order == name and each.reason is Reason.DUPLICATE
         )
         return Known({intent for intent in had | told if intent is not None}, duplicate)
+
+
+def _plain(text: str | None) -> str | None:
+    return None if text is None else plain(text)
 
 
 def _is_same(before: Order, after: Order, column: str) -> bool:
