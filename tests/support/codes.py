@@ -108,8 +108,12 @@ def _connect(
 
 
 def _connect_code(status: int, content: bytes, *, is_stream: bool) -> str:
+    """Return the code of the error; the HTTP status where the content is no Connect error."""
     if status != 200:
-        return str(json.loads(content)["code"])
+        try:
+            return str(json.loads(content)["code"])
+        except ValueError:
+            return f"http {status}"
     if is_stream and content[0] & 0x02:  # its end
         return str(json.loads(content[5:]).get("error", {}).get("code", OK))
     return OK
