@@ -190,7 +190,6 @@ def test_other_calls_go_on_while_a_large_one_waits(running: Service, orders: Ord
 
     with orders.locked(held):
         asyncio.run(call())
-    assert orders.row(held)["payment_status"] == "pending"
 
 
 @given(
