@@ -8,6 +8,7 @@ from persistence.status_words import StatusWords
 from tests.support import databases, fork_server, service
 from tests.support.command_line import listings
 from tests.support.orders import Orders
+from tests.support.waiting import eventually, sessions
 
 
 @pytest.fixture
@@ -119,6 +120,8 @@ def test_apply_is_refused_while_a_process_has_another_table(
     settings = {"payment_statuses": str(words)}
     log = tmp_path / "log"
     with service.running(database_url, log, status_guard="shadow"):
+        shown = f"listings words={StatusWords.builtin().digest}"
+        eventually(lambda: shown in sessions(database_url))
         done = listings("statuses", "apply", url=database_url, settings=settings)
         assert done.returncode == 1
         assert "the service has another table than this environment: 1 with " in done.stderr

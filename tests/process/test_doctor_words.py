@@ -13,7 +13,7 @@ from tests.support.databases import with_role
 from tests.support.doctor import examined, problem
 from tests.support.history import connect
 from tests.support.orders import Orders
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, sessions
 
 
 @pytest.fixture
@@ -117,11 +117,3 @@ def test_processes_with_different_tables(database_url: str, words: Path, tmp_pat
                 f"2 with {own}, 1 with {builtin}; here it is {own}. "
                 "If no rolling deployment is under way, restart those that were forgotten"
             )
-
-
-def sessions(url: str) -> list[str]:
-    with connect(url) as connection:
-        rows = connection.execute(
-            "SELECT application_name FROM pg_stat_activity WHERE datname = current_database()"
-        )
-        return [row["application_name"] for row in rows]

@@ -45,3 +45,12 @@ def lock_waits(url: str) -> int:
         ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def sessions(url: str) -> list[str]:
+    """Return the ``application_name`` of each session on the database at ``url``."""
+    with psycopg.connect(url, autocommit=True) as observer:
+        rows = observer.execute(
+            "SELECT application_name FROM pg_stat_activity WHERE datname = current_database()"
+        ).fetchall()
+    return [name for (name,) in rows]
