@@ -13,6 +13,7 @@ Reading and writing:
 ``models``, ``errors``                rows as values; exceptions
 ``orders``                            the repository
 ``payment_updates``, ``batcher``      updates, and why one has written nothing; shared commits
+``idempotency_keys``                  what the keys of updates were used for
 ``refused_events``                    the record of what was refused; read by ``refused_event_log``
 ``history``, ``positions``, ``watch`` events of payments, and streams of them
 

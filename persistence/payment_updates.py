@@ -1,6 +1,5 @@
 """Updates of payments: written in one statement, or resolved when that has written nothing."""
 
-import hashlib
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -22,12 +21,12 @@ from persistence.errors import (
     TransactionConflict,
     UniqueViolation,
 )
+from persistence.idempotency_keys import IdempotencyKeys, request_digest
 from persistence.models import (
     PAYMENT_COLUMNS,
     RECORDED_FIELDS,
     Order,
     Origin,
-    PaymentEvent,
     PaymentUpdate,
     Storefronts,
     version_of,
@@ -54,12 +53,6 @@ _TEXTS: Final = len(PAYMENT_COLUMNS)
 
 # What the history keeps of a request as it came.
 _DETAILS: Final = RECORDED_FIELDS[_TEXTS:]
-
-# What the same request has in common with its repetition.
-_IDENTITY: Final = tuple(
-    name for name in PaymentUpdate._fields if name not in ("etag", "override_reason")
-)
-
 
 _NOTHING_RICH: Final = PaymentUpdate()[_TEXTS:]
 
@@ -117,15 +110,6 @@ class _KeyUsed(Exception):
     """A unique index has the key of the request."""
 
 
-class _UseOfKey(NamedTuple):
-    """What the key of a request was used for."""
-
-    order_id: int | None = None
-    """The order that the key belongs to; None if it belongs to none."""
-    is_same_request: bool = False
-    """Whether an earlier event of the request's order is the same request."""
-
-
 class _Known(NamedTuple):
     """What follows from the meaning of a status alone, for the statement."""
 
@@ -164,6 +148,7 @@ class PaymentUpdates:
         self._words = words
         self._guard = guard
         self._batcher = batcher
+        self._keys = IdempotencyKeys(database)
         self._refused = RefusedEvents(database)
 
     async def write(
@@ -274,7 +259,7 @@ class PaymentUpdates:
         """
         if order is None and request.storefronts is not None:
             raise OrderNotFound(request.order_id)
-        use = await self._use_of_key(request, order)
+        use = await self._keys.use(request.order_id, request.update, request.digest, order)
         if use.is_same_request:
             return Update(await self._get_order(request.order_id, None), replayed=True)
         if use.order_id is not None and use.order_id != request.order_id:
@@ -326,30 +311,6 @@ class PaymentUpdates:
             and await self._refused.is_unseen(order.id, update.payment_intent_id)
         )
 
-    async def _use_of_key(self, request: _Request, order: Order | None) -> _UseOfKey:
-        """Return what the request's key was used for before, given the ``order`` of the request.
-
-        The history tells, and for a key without an event in it (which somebody has deleted) the
-        column of the orders, which is unique, too.
-        """
-        order_id, key = request.order_id, request.update.payment_idempotency_key
-        if key is None:
-            return _UseOfKey()
-        rows = await self._database.fetch(queries.get_events_by_key(), key, request.digest)
-        events = [PaymentEvent._make(row) for row in rows]
-        if any(each.order_id == order_id and _is_same_request(each, request) for each in events):
-            return _UseOfKey(order_id, is_same_request=True)
-        owners = {each.order_id for each in events}
-        if others := owners - {order_id}:
-            return _UseOfKey(min(others))
-        if order is not None and order.payment_idempotency_key == key:
-            return _UseOfKey(order_id)
-        row = await self._database.fetchrow(queries.get_order_id_by_key(), key)
-        # Where it is this order by now, its event tells what for: in the next try.
-        if row is not None and row[0] != order_id:
-            return _UseOfKey(row[0])
-        return _UseOfKey(order_id if owners else None)
-
 
 def _expected_version(request: _Request, order: Order) -> int | None:
     """Return the version that the order must have; None for any. Raises EtagMismatch."""
@@ -370,15 +331,6 @@ def _refused(request: _Request, order: Order, reason: Reason) -> PaymentEventRef
     return PaymentEventRefused(reason, order, request.update, new)
 
 
-def request_digest(update: PaymentUpdate) -> str:
-    """Return what distinguishes a request with a key from others with the same key."""
-    given = zip(PaymentUpdate._fields, update, strict=True)
-    text = "\0".join(
-        f"{name}={value}" for name, value in given if value is not None and name in _IDENTITY
-    )
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
 def _details(update: PaymentUpdate) -> dict[str, object]:
     given = {name: getattr(update, name) for name in _DETAILS}
     return {name: value for name, value in given.items() if value is not None}
@@ -387,19 +339,6 @@ def _details(update: PaymentUpdate) -> dict[str, object]:
 @cache
 def _bits(fields: tuple[str, ...]) -> int:
     return sum(1 << RECORDED_FIELDS.index(name) for name in fields)
-
-
-def _is_same_request(event: PaymentEvent, request: _Request) -> bool:
-    if event.request_digest is not None:
-        return event.request_digest.hex == request.digest
-    # Of the version before. An event that was made from a payment older than the history does not
-    # have the fields.
-    update = {name: getattr(request.update, name) for name in _IDENTITY}
-    given = {name: value for name, value in update.items() if value is not None}
-    fields = given.keys() if event.request_fields is None else set(event.request_fields)
-    return fields == given.keys() and all(
-        getattr(event, f"{name}_after", None) == value for name, value in given.items()
-    )
 
 
 def _order(row: Sequence[Any]) -> Order:

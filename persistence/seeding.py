@@ -14,9 +14,9 @@ from persistence.decision import Reason
 from persistence.demo_payments import LIVES, Life, Payment, Taken, live
 from persistence.dsn import asyncpg_dsn
 from persistence.errors import SeedError
+from persistence.idempotency_keys import request_digest
 from persistence.models import PAYMENT_COLUMNS, Order
 from persistence.payment_states import PaymentState
-from persistence.payment_updates import request_digest
 from persistence.refused_events import Refusal, refused_digest
 from persistence.status_words import StatusWords
 

@@ -23,7 +23,7 @@ from server.gen.listings.v1.orders_pb import (
 )
 from tests.support.callers import CALLERS, READERS, Call, Failure
 from tests.support.orders import Orders
-from tests.support.reading import NOBODY, find, ids, pages, refused
+from tests.support.reading import MISSING_ORDER_ID, find, ids, pages, refused
 from tests.support.service import Service
 from tests.support.tokens import READ, WRITE, Issuer, bearer
 from tests.support.updates import refused_events
@@ -70,7 +70,7 @@ def test_one_order(read: Call, orders: Orders, number: int) -> None:
         assert refused(read, request(order_id=theirs)) == Failure(
             "not_found", f"there is no order {theirs}"
         )
-        assert refused(read, request(order_id=NOBODY)).code == "not_found"
+        assert refused(read, request(order_id=MISSING_ORDER_ID)).code == "not_found"
     assert refused(read, find("payment_intent_id", f"pi_{theirs}")).code == "not_found"
 
 
@@ -149,8 +149,8 @@ def test_refused_events(
             assert refused(write, pending).code == "failed_precondition"
         key = f"evt_{number}"
         write(UpdateOrderPaymentRequest(order_id=made[0], payment_idempotency_key=key))
-        nobody = UpdateOrderPaymentRequest(order_id=NOBODY, payment_idempotency_key=key)
-        assert refused(write, nobody).code == "already_exists"
+        missing = UpdateOrderPaymentRequest(order_id=MISSING_ORDER_ID, payment_idempotency_key=key)
+        assert refused(write, missing).code == "already_exists"
     ours = [order_id for n, order_id in enumerate(made) if n % 3 != 2]
 
     for wanted, expected in (
@@ -158,7 +158,7 @@ def test_refused_events(
         (ListRefusedPaymentEventsRequest(reason="PAYMENT_STATUS_REFUSED"), ours),
         (ListRefusedPaymentEventsRequest(storefront_id=number + 1), made[1::3]),
         (ListRefusedPaymentEventsRequest(order_id=made[2]), []),
-        (ListRefusedPaymentEventsRequest(order_id=NOBODY), []),
+        (ListRefusedPaymentEventsRequest(order_id=MISSING_ORDER_ID), []),
     ):
         walk = pages(read, wanted, [1, 4])
         assert [each.order_id for page in walk for each in page.events] == expected[::-1]
@@ -298,7 +298,7 @@ class TestWriting:
         theirs = orders.add(storefront_id=number + 1, payment_status="refunded")
         used = orders.add(storefront_id=number)
         orders.change(used, payment_idempotency_key=f"evt_{used}")
-        for key in (f"evt_{used}", "nobody's"):
+        for key in (f"evt_{used}", "unknown"):
             request = UpdateOrderPaymentRequest(
                 order_id=theirs, payment_idempotency_key=key, payment_status="pending"
             )

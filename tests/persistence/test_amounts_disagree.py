@@ -6,7 +6,8 @@ from typing import Final
 import psycopg
 
 from persistence.payment_states import PaymentState
-from tests.support.payment_model import Order, State, amounts_disagree
+from tests.support.payment_model import Order, amounts_disagree
+from tests.support.payment_words import State
 
 TOTAL: Final = 3
 AMOUNTS: Final = (None, *range(TOTAL + 2))

@@ -16,7 +16,7 @@ from persistence.models import Order, OrderFilter, OrderKey, Origin, PaymentUpda
 from persistence.orders import OrderRepository
 from persistence.payment_states import PaymentState
 from persistence.status_words import StatusWords
-from tests.support import databases, payment_model
+from tests.support import databases, payment_model, payment_words
 from tests.support.orders import Orders
 
 WORDS: Final = StatusWords.builtin()
@@ -83,7 +83,7 @@ def rows_and_url() -> Iterator[tuple[list[dict[str, Any]], str]]:
 def disagrees(row: dict[str, Any]) -> bool:
     return payment_model.amounts_disagree(
         payment_model.Order(
-            payment_state=payment_model.State[row["payment_state"].name],
+            payment_state=payment_words.State[row["payment_state"].name],
             **{name: row[name] for name in ("captured_amount", "refunded_amount", "total_amount")},
         )
     )

@@ -26,7 +26,7 @@ from persistence.status_words import StatusWords
 from tests.support import databases
 from tests.support.orders import Orders
 
-NOBODY: Final = 10**15
+MISSING_ORDER_ID: Final = 10**15
 NAMES: Final = ("a", "b", "c")
 
 UPDATES: Final = st.fixed_dictionaries(
@@ -60,7 +60,7 @@ def test_nothing_that_was_sent_is_lost(
     url: str, sent: list[tuple[int, dict[str, str]]], guard: Guard
 ) -> None:
     """To two orders, and to one that there is not. Ids are prefixed with those of the orders."""
-    order_ids = [Orders(url).add(), Orders(url).add(), NOBODY]
+    order_ids = [Orders(url).add(), Orders(url).add(), MISSING_ORDER_ID]
     prefix = f"{order_ids[0]} "
     updates = [
         (order_ids[n], {name: _prefixed(prefix, name, value) for name, value in fields.items()})
@@ -82,7 +82,7 @@ async def _check(
         digests = set()
         for order_id, fields in updates:
             outcome = await _sent(repository, order_id, fields)
-            if outcome is None or order_id == NOBODY:
+            if outcome is None or order_id == MISSING_ORDER_ID:
                 continue
             digest = (order_id, outcome, *_distinguishing(fields))
             for name in REFERENCES:

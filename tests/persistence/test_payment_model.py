@@ -18,8 +18,9 @@ from persistence.payment_states import PaymentState
 from persistence.payment_updates import Guard as ServiceGuard
 from tests.support import by_model, databases, on_record
 from tests.support.orders import Orders
-from tests.support.payment_model import SETTLED, Order, Request, Reversal, State, plain
+from tests.support.payment_model import Order, Request
 from tests.support.payment_shop import ETAG_MISMATCH, NOT_FOUND, OK, REPLAYED, Guard, Shop, Taken
+from tests.support.payment_words import SETTLED, Reversal, State, plain
 from tests.support.payments_given import (
     CURRENT,
     NAMES,

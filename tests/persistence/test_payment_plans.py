@@ -93,7 +93,7 @@ WANTED: Final[dict[str, object]] = {
 def finds() -> Iterator[tuple[str, Read]]:
     for reference, provider, scope in product(REFERENCES, ((), ("stripe",)), ((), (SOME,))):
         sql = find_order(reference, by_provider=bool(provider), scoped=bool(scope))
-        for value in ("new_50007", "old_50007", "no_50007", "nobody's"):
+        for value in ("new_50007", "old_50007", "no_50007", "unknown"):
             name = f"{reference} {value} {provider} {scope}"
             yield name, Read(sql, (value, *provider, *scope))
 

@@ -2,18 +2,9 @@
 
 import pytest
 
-from tests.support.payment_model import (
-    Known,
-    Order,
-    Reason,
-    Request,
-    Reversal,
-    Rules,
-    State,
-    amounts_disagree,
-    plain,
-)
+from tests.support.payment_model import Known, Order, Reason, Request, Rules, amounts_disagree
 from tests.support.payment_shop import Guard, Shop
+from tests.support.payment_words import Reversal, State, plain
 
 PAID = Request("paid", "stripe", payment_intent_id="pi_1")
 REFUNDED = Request("refunded")

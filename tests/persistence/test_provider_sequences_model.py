@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.support.payment_model import DEFAULT_WORDS, State, amounts_disagree, plain
+from tests.support.payment_model import amounts_disagree
+from tests.support.payment_words import DEFAULT_WORDS, State, plain
 from tests.support.provider_sequences import DISPUTED, SEQUENCES, Sequence
 from tests.support.provider_sequences.played import play
 from tests.support.provider_sequences.sequence import ORDER

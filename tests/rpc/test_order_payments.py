@@ -187,10 +187,10 @@ def test_events_refused_for_an_order_that_there_never_was(
     read: Call, running: Service, orders: Orders, number: int
 ) -> None:
     orders.add(payment_idempotency_key=f"evt_{number}")
-    nobody = 10**15 + number
-    send(running, nobody, {"payment_idempotency_key": f"evt_{number}"})
+    missing = 10**15 + number
+    send(running, missing, {"payment_idempotency_key": f"evt_{number}"})
 
-    assert refused(read, ListOrderPaymentsRequest(order_id=nobody)).code == "not_found"
+    assert refused(read, ListOrderPaymentsRequest(order_id=missing)).code == "not_found"
 
 
 def test_attempts_outlive_their_order(read: Call, running: Service, orders: Orders) -> None:

@@ -14,7 +14,7 @@ from server.gen.listings.v1.orders_pb import (
 from tests.support.callers import Call, Failure
 from tests.support.orders import Orders
 from tests.support.reading import (
-    NOBODY,
+    MISSING_ORDER_ID,
     REFERENCES,
     broken_rules,
     columns,
@@ -44,9 +44,9 @@ def test_all_fields_of_an_order_are_returned(read: Call, orders: Orders, number:
     "method", [GetOrderRequest, ListOrderPaymentEventsRequest, ListOrderPaymentsRequest]
 )
 def test_a_missing_order_is_not_found(read: Call, method: Any) -> None:
-    failure = refused(read, method(order_id=NOBODY))
+    failure = refused(read, method(order_id=MISSING_ORDER_ID))
 
-    assert failure == Failure("not_found", f"there is no order {NOBODY}")
+    assert failure == Failure("not_found", f"there is no order {MISSING_ORDER_ID}")
     assert broken_rules(read, method(order_id=0)) == [("order_id", "INT64_GT")]
 
 
@@ -69,10 +69,10 @@ def test_an_order_is_found_by_current_and_past_references(
 
 def test_an_unknown_reference_is_not_found(read: Call, number: int) -> None:
     for field in REFERENCES:
-        failure = refused(read, find(field, f"nobody's {number}"))
+        failure = refused(read, find(field, f"unknown {number}"))
 
         assert failure == Failure("not_found", f"no order has had this {field}")
-        of_provider = find(field, f"nobody's {number}", payment_provider="stripe")
+        of_provider = find(field, f"unknown {number}", payment_provider="stripe")
         text = f"no order has had this {field} from this payment_provider"
         assert refused(read, of_provider) == Failure("not_found", text)
         assert broken_rules(read, find(field, "x" * 256)) == [(field, "STRING_MAX_LEN")]
@@ -90,7 +90,7 @@ def test_the_provider_selects_among_orders_with_the_same_reference(
     for provider, order_id in (("stripe", first), ("allsecure", second)):
         found = read(find("payment_intent_id", value, payment_provider=provider)).order
         assert found.id == order_id
-    for provider in ("cash", "nobody"):
+    for provider in ("cash", "unknown"):
         failure = refused(read, find("payment_intent_id", value, payment_provider=provider))
         assert failure.code == "not_found"
 

@@ -84,12 +84,12 @@ def test_a_key_of_another_order_is_on_record_for_one_that_there_is_not(
     read: Call, running: Service, orders: Orders, number: int
 ) -> None:
     orders.add(payment_idempotency_key=f"evt_{number}")
-    nobody = 10**15 + number
-    request = UpdateOrderPaymentRequest(order_id=nobody, payment_idempotency_key=f"evt_{number}")
+    missing = 10**15 + number
+    request = UpdateOrderPaymentRequest(order_id=missing, payment_idempotency_key=f"evt_{number}")
     with grpcio(running.base_url) as call:
         assert refused(call, request).code == "already_exists"
 
-    (event,) = read(ListRefusedPaymentEventsRequest(order_id=nobody)).events
+    (event,) = read(ListRefusedPaymentEventsRequest(order_id=missing)).events
 
     assert event.reason == "IDEMPOTENCY_KEY_REUSED"
     assert not event.has_field("storefront_id")

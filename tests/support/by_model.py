@@ -7,7 +7,8 @@ from typing import Any, Final
 from persistence.models import PAYMENT_COLUMNS, PaymentUpdate
 from persistence.payment_states import Meaning, PaymentState
 from persistence.status_words import StatusWords
-from tests.support.payment_model import Order, Request, Reversal, Rules, State, Words
+from tests.support.payment_model import Order, Request, Rules
+from tests.support.payment_words import Reversal, State, Words
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)

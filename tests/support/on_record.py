@@ -9,8 +9,9 @@ from psycopg.rows import dict_row
 from persistence.models import PAYMENT_COLUMNS
 from persistence.payment_states import PaymentState
 from tests.support import by_model
-from tests.support.payment_model import Request, plain
+from tests.support.payment_model import Request
 from tests.support.payment_shop import Refused, Shop
+from tests.support.payment_words import plain
 
 _REQUESTED: Final = (
     *PAYMENT_COLUMNS,

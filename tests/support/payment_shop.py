@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from tests.support.payment_model import Known, Order, Reason, Request, Rules, plain
+from tests.support.payment_model import Known, Order, Reason, Request, Rules
+from tests.support.payment_words import plain
 
 OK: Final = "ok"
 REPLAYED: Final = "replayed"

@@ -22,7 +22,7 @@ from server.gen.listings.v1.orders_pb import (
 )
 from tests.support.callers import Call, Failure
 
-NOBODY: Final = 2**63 - 1
+MISSING_ORDER_ID: Final = 2**63 - 1
 """An id that no buyer, storefront or order has."""
 REFERENCES: Final = (
     "payment_session_id",

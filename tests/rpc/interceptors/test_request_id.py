@@ -8,7 +8,7 @@ from server.gen.listings.v1.orders_pb import (
 )
 from tests.support.callers import json_client, path
 from tests.support.orders import Orders
-from tests.support.reading import NOBODY, lists
+from tests.support.reading import MISSING_ORDER_ID, lists
 from tests.support.service import Service
 
 
@@ -17,7 +17,7 @@ def test_the_request_id_is_returned(running: Service, orders: Orders, id_: str) 
     """With responses and errors, by POST and by GET."""
     requests = [
         GetOrderRequest(order_id=orders.add()),
-        GetOrderRequest(order_id=NOBODY),
+        GetOrderRequest(order_id=MISSING_ORDER_ID),
         GetOrderRequest(),
         FindOrderByPaymentRequest(),
         *lists(),
@@ -39,7 +39,7 @@ def test_an_id_is_generated_for_a_request_without_one(running: Service) -> None:
     with json_client(running.base_url) as client:
         answers = [
             client.post(path(request), content=request.to_json())
-            for request in (GetOrderRequest(order_id=NOBODY), *lists())
+            for request in (GetOrderRequest(order_id=MISSING_ORDER_ID), *lists())
         ]
 
     given = [answer.headers["x-request-id"] for answer in answers]

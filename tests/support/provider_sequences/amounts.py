@@ -267,7 +267,7 @@ AMOUNTS: Final = (
         {"refunded_amount": 0},
     ),
     Sequence(
-        "Stripe: a refund fails, and nobody says what has been refunded",
+        "Stripe: a refund fails, without the total that has been refunded",
         sources.STRIPE_REFUNDS,
         (
             event("succeeded", STRIPE, intent="pi_1").totals(10_000, 0),

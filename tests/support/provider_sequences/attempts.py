@@ -72,7 +72,7 @@ ATTEMPTS: Final = (
         "PROCESSING",
     ),
     Sequence(
-        "Stripe: a word that nobody knows, then an abandoned session expires",
+        "Stripe: an unknown word, then an abandoned session expires",
         sources.STRIPE_SESSIONS,
         (
             event("in_review", STRIPE, "S2"),
@@ -114,7 +114,7 @@ ATTEMPTS: Final = (
         "PAID",
     ),
     Sequence(
-        "Stripe: a word that nobody knows does not open an authorization to an old attempt",
+        "Stripe: an unknown word does not open an authorization to an old attempt",
         sources.STRIPE_HOLD,
         (
             event("authorized", STRIPE, "S2", "pi2"),

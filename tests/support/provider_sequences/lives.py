@@ -135,7 +135,7 @@ LIVES: Final = (
         "FAILED",
     ),
     Sequence(
-        "Stripe: nobody captures, and the intent is cancelled after seven days",
+        "Stripe: no capture, and the intent is cancelled after seven days",
         sources.STRIPE_HOLD,
         (
             event("requires_capture", STRIPE, intent="pi_1").at(0),
@@ -313,7 +313,7 @@ LIVES: Final = (
         "FAILED",
     ),
     Sequence(
-        "Stripe: a word that nobody knows does not stop a direct debit",
+        "Stripe: an unknown word does not stop a direct debit",
         sources.STRIPE_SEPA,
         (
             event("processing", STRIPE, "cs_1", "pi_1"),
