@@ -90,7 +90,7 @@ def change_table(connection: Connection, table: str, *statements: str) -> None:
 
 
 def change_rows(connection: Connection, change: Callable[[], _T]) -> _T:
-    """Run ``change``, which locks some rows of a table in use, in one transaction.
+    """Run ``change``, which reads or locks rows of a table in use, in one transaction.
 
     While it waits for a row, others wait for the rows that it has locked. So it waits for 200 ms,
     and ``change`` is called again after a pause, for five minutes; also after a deadlock. After the
@@ -115,7 +115,7 @@ def change_rows(connection: Connection, change: Callable[[], _T]) -> _T:
 
 
 def _repeated(change: Callable[[], _T], seconds: float) -> _T:
-    """Return what ``change`` does, which is called again while locks keep it from ending."""
+    """Return what ``change`` returns. It is called again while a lock or a deadlock stops it."""
     end = time.monotonic() + seconds
     while True:
         try:

@@ -171,7 +171,8 @@ class PaymentEvent(NamedTuple):
     caller: str | None
     database_role: str
     payment_event_time: datetime | None
-    """As the request has it. So are the amounts, the currency and the reason of an override."""
+    """As the request has it; of a change by hand, the new value where it differs. So are the
+    amounts; currency and reason of an override are those of a request."""
     captured_amount: int | None
     refunded_amount: int | None
     currency: str | None

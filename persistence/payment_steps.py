@@ -60,7 +60,10 @@ def step_before(event: PaymentEvent) -> Step | None:
 
 
 def step_taken(event: PaymentEvent) -> Step:
-    """Return an event of the history. By hand, it names the ids that it has changed."""
+    """Return an event of the history, with the ids that its request named.
+
+    Of a change by hand, or by version 0.1, those that it has changed.
+    """
     ids = {}
     for name in IDS:
         before, after = getattr(event, f"{name}_before"), getattr(event, f"{name}_after")

@@ -151,8 +151,8 @@ def refused_digest(refusal: Refusal, *, written: bool) -> str:
     reason, update = refusal.reason.value, refusal.update
     if refusal.order is None:
         # The key of another order, with an id that no order has. A caller with a fault may send any
-        # number of such ids, and of values: there are no more rows than keys that orders have used.
-        return _hash("no order", reason, update.payment_idempotency_key)
+        # number of such ids, and of values: there are two rows at most for a key that was used.
+        return _hash("no order", reason, update.payment_idempotency_key, refusal.tells_of_money)
     words = [getattr(update, name) for name in _WORDS]
     others = [getattr(update, name) for name in _DISTINGUISHED_BY]
     return _hash(refusal.order_id, reason, written, *map(_as_compared, words), *others)

@@ -213,7 +213,7 @@ class UpdateTerms:
     # WHERE
 
     def conditions(self) -> Iterator[Criterion]:
-        """Yield the conditions on which it does."""
+        """Yield the conditions on which the statement writes."""
         yield _orders.id == self.order_id
         attempt: Any = self._attempt() or 0
         if self.rich is not None:

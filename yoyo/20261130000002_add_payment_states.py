@@ -10,9 +10,10 @@ else has made the change: then the trigger writes the version, and what the word
 undecided.
 
 In the history, an event keeps what its request asked for where that may differ from what the order
-then has: time, amounts, currency. ``request_digest`` distinguishes the requests with one key. The
-first event with a key has it in ``idempotency_key``, which is unique; further ones have it in
-``further_idempotency_key``, unique with the digest.
+then has: time, amounts, currency; of a change by hand, the new time and amounts.
+``request_digest`` distinguishes the requests with one key. The first event with a key has it in
+``idempotency_key``, which is unique; further ones have it in ``further_idempotency_key``, unique
+with the digest.
 
 A table in use stays writable, also for workers of the version before, which may go on meanwhile and
 afterwards. The columns come without a rewrite; then the triggers; then the orders whose payment has
@@ -131,8 +132,8 @@ def _differ(columns: tuple[str, ...]) -> str:
 def _record(schema: str) -> str:
     """Return the trigger function. Of a trigger of INSERT, the columns of OLD are null.
 
-    The condition of the trigger would do for what it begins with. But PostgreSQL reads the text of
-    such a condition anew for each statement: 13 us of the 150 that an update takes.
+    Whether anything has changed could be the condition of the trigger. But PostgreSQL reads the
+    text of such a condition anew for each statement: 13 us of the 150 that an update takes.
     """
     values = {"order_id": "NEW.id", "storefront_id": "NEW.storefront_id"}
     for field in _FIELDS:
@@ -206,7 +207,8 @@ def _record(schema: str) -> str:
                 -- derives a state that was null, and what the UPDATE below makes of it.
                 OR (is_other_state AND OLD.payment_state IS NOT NULL AND (
                     NEW.payment_state IS NOT NULL
-                    OR NEW.payment_version IS NOT DISTINCT FROM OLD.payment_version))
+                    OR (NEW.payment_version IS NOT DISTINCT FROM OLD.payment_version
+                        AND NEW.payment_version IS DISTINCT FROM pg_current_xact_id())))
                 OR (OLD.payment_event_time IS DISTINCT FROM NEW.payment_event_time
                     AND NEW.payment_state IS NOT NULL))
             THEN

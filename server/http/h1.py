@@ -67,8 +67,8 @@ class H1Protocol(ZttpProtocol):
         before = self.cycle
         try:
             super().handle_events(event)
-            if self.cycle is not before:
-                # uvicorn makes the cycle, and runs the application with its ``send`` afterwards.
+            if self.cycle is not before and self.cycle.more_body:
+                # uvicorn has made the cycle, and runs the application with its ``send`` later.
                 self.cycle.send = partial(  # type: ignore[method-assign]
                     self._send, self.cycle, self.cycle.send
                 )

@@ -34,8 +34,9 @@ class Limits:
     """Of a response that waits for HTTP/2 flow control, before the application's send waits."""
 
     max_read_ahead: int = 64 * _KIB
-    """Over HTTP/1.1: received before the response to the request ahead is complete, and body
-    received after the response. zttp's own bound is 8 MiB: 8 GiB on a thousand connections."""
+    """Over HTTP/1.1: received before the response to the request ahead is complete, and the
+    longest body whose rest is discarded after an early response. zttp's own bound is 8 MiB:
+    8 GiB on a thousand connections."""
 
     # HTTP/1.1
 

@@ -123,7 +123,6 @@ def _value_faults(field: _Field, given: object, spelled: str, path: str) -> Iter
 
 
 @cache
-@cache
 def _fields(message: DescMessage) -> Mapping[str, _Field]:
     """Map each field's two names in JSON to the field."""
     fields = {}

@@ -207,6 +207,19 @@ async def test_several_changes_in_one_transaction(database_url: str) -> None:
     ]
 
 
+async def test_an_amount_then_a_word_in_one_transaction(database_url: str) -> None:
+    """Each has one event: the state that the word leaves to be derived has none of its own."""
+    before = await disputed(database_url)
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE orders SET captured_amount = 1")
+        connection.execute("UPDATE orders SET payment_status = 'failed'")
+    _, *by_hand = events(database_url, before["id"])
+    assert [(each["payment_status_before"], each["payment_status_after"]) for each in by_hand] == [
+        ("disputed", "disputed"),
+        ("disputed", "failed"),
+    ]
+
+
 @pytest.mark.parametrize(
     "values",
     [

@@ -19,8 +19,17 @@ from persistence.payment_updates import Guard as ServiceGuard
 from tests.support import by_model, databases, on_record
 from tests.support.orders import Orders
 from tests.support.payment_model import Order, Request
-from tests.support.payment_shop import ETAG_MISMATCH, NOT_FOUND, OK, REPLAYED, Guard, Shop, Taken
-from tests.support.payment_words import SETTLED, Reversal, State, plain
+from tests.support.payment_shop import (
+    ETAG_MISMATCH,
+    NOT_FOUND,
+    OK,
+    REPLAYED,
+    Guard,
+    Shop,
+    Taken,
+    tells_of_money,
+)
+from tests.support.payment_words import State, plain
 from tests.support.payments_given import (
     CURRENT,
     NAMES,
@@ -323,7 +332,7 @@ class Life:
                 word is not None
                 and call.order != MISSING
                 and call.request.etag is None
-                and _is_money(word)
+                and tells_of_money(word, RULES.words)
             ):
                 assert (call.order, plain(word)) in words
                 assert transaction is None or (call.order, transaction) in transactions
@@ -332,11 +341,6 @@ class Life:
 def _without_order(entries: dict[on_record.Digest, on_record.Entry]) -> dict[object, object]:
     """Leave out the order then: of calls at once, it may be that before another's write."""
     return {key: entry._replace(found=None) for key, entry in entries.items()}
-
-
-def _is_money(word: str) -> bool:
-    meaning = RULES.words.get(plain(word))
-    return isinstance(meaning, Reversal) or meaning in SETTLED
 
 
 def _explains(shop: Shop, turns: tuple[Answered, ...]) -> bool:

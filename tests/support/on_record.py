@@ -10,8 +10,9 @@ from persistence.models import PAYMENT_COLUMNS
 from persistence.payment_states import PaymentState
 from tests.support import by_model
 from tests.support.payment_model import Request
-from tests.support.payment_shop import Refused, Shop
-from tests.support.payment_words import plain
+from tests.support.payment_shop import Refused, Shop, told_by
+
+_WORDS: Final = by_model.words()
 
 _REQUESTED: Final = (
     *PAYMENT_COLUMNS,
@@ -43,8 +44,8 @@ def in_table(connection: psycopg.Connection[Any], names: Mapping[int, str]) -> d
         time = by_model.microseconds(row["payment_event_time"])
         values = {name: row[name] for name in _REQUESTED} | {"payment_event_time": time}
         entry = Entry(row["times"], Request(**values), _order_in(row))
-        told_by = _told_by(entry.request, entry.found)
-        key = (names[row["order_id"]], row["reason"], row["written"], told_by)
+        told = told_by(entry.request, entry.found, _WORDS)
+        key = (names[row["order_id"]], row["reason"], row["written"], told)
         assert key not in found  # equal events are one row
         found[key] = entry
     return found
@@ -53,27 +54,18 @@ def in_table(connection: psycopg.Connection[Any], names: Mapping[int, str]) -> d
 def in_model(shop: Shop) -> dict[Digest, Entry]:
     """Return the same of the model's orders."""
     return {
-        (each.order, str(each.reason), each.written, _told_by(each.request, each.found)): Entry(
-            each.times, _as_kept(each.request), _order_of(each)
-        )
+        (
+            each.order,
+            str(each.reason),
+            each.written,
+            told_by(each.request, each.found, _WORDS),
+        ): Entry(each.times, _as_kept(each.request), _order_of(each))
         for each in shop.refused
     }
 
 
 def _as_kept(request: Request) -> Request:
     return request.as_compared()._replace(override_reason=request.override_reason)
-
-
-def _told_by(request: Request, found: object) -> Request:
-    if found is None:
-        return Request(payment_idempotency_key=request.payment_idempotency_key)
-    provider, status = request.payment_provider, request.payment_status
-    return request.as_compared()._replace(
-        payment_idempotency_key=None,
-        payment_event_time=None,
-        payment_provider=None if provider is None else plain(provider),
-        payment_status=None if status is None else plain(status),
-    )
 
 
 def _order_in(row: Mapping[str, Any]) -> tuple[object, ...] | None:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from tests.support.payment_model import Known, Order, Reason, Request, Rules
-from tests.support.payment_words import plain
+from tests.support.payment_words import SETTLED, Reversal, Words, plain
 
 OK: Final = "ok"
 REPLAYED: Final = "replayed"
@@ -48,20 +48,10 @@ class Refused:
     """Whether the event was taken all the same: the guard is a shadow."""
     times: int = 1
 
-    def digest(self) -> tuple[object, ...]:
-        """Return what makes two refusals equal: not the key, the time or the etag.
-
-        For orders that there are not, the key alone.
-        """
-        if self.found is None:
-            return (self.reason, self.request.payment_idempotency_key)
-        request = self.request.as_compared()._replace(
-            payment_idempotency_key=None,
-            payment_event_time=None,
-            payment_provider=_plain(self.request.payment_provider),
-            payment_status=_plain(self.request.payment_status),
-        )
-        return (self.order, self.reason, self.written, request)
+    def digest(self, words: Words) -> tuple[object, ...]:
+        """Return what makes two refusals equal; for orders that there are not, of all of them."""
+        order = None if self.found is None else self.order
+        return (order, self.reason, self.written, told_by(self.request, self.found, words))
 
 
 @dataclass
@@ -147,8 +137,9 @@ class Shop:
         self, name: str, reason: Reason, request: Request, *, written: bool = False
     ) -> Reason:
         record = Refused(name, reason, request, self.orders.get(name), written)
+        words = self.rules.words
         for earlier in self.refused:
-            if earlier.digest() == record.digest():
+            if earlier.digest(words) == record.digest(words):
                 earlier.times += 1
                 return reason
         self.refused.append(record)
@@ -174,6 +165,29 @@ class Shop:
             if each.order == name and each.reason is Reason.DUPLICATE
         )
         return Known({intent for intent in had | told if intent is not None}, duplicate)
+
+
+def told_by(request: Request, found: object, words: Words) -> Request:
+    """Return what makes refused events of an order equal: not the key, the time or the etag.
+
+    ``found`` is None if there is no such order: then the key, and whether it tells of money.
+    """
+    if found is None:
+        key, word = request.payment_idempotency_key, request.payment_status
+        money = tells_of_money(word, words)
+        return Request("money" if money else None, payment_idempotency_key=key)
+    return request.as_compared()._replace(
+        payment_idempotency_key=None,
+        payment_event_time=None,
+        payment_provider=_plain(request.payment_provider),
+        payment_status=_plain(request.payment_status),
+    )
+
+
+def tells_of_money(word: str | None, words: Words) -> bool:
+    """Tell whether a word means that money has moved."""
+    meaning = None if word is None else words.get(plain(word))
+    return isinstance(meaning, Reversal) or meaning in SETTLED
 
 
 def _plain(text: str | None) -> str | None:

@@ -20,5 +20,6 @@ def received(
         client.sendall(sent)
         records = [client.recv(65_536)]
         while not ends(records[-1]):
+            assert records[-1], "the connection ended before the response did"
             records.append(client.recv(65_536))
     return records

@@ -15,14 +15,13 @@ from protobuf import (
     DescOneof,
     Message,
 )
-from protobuf.wkt import Timestamp
+from protobuf.wkt import Duration, Timestamp
 
 from server.gen.google.rpc.error_details_pb import BadRequest
 from server.rpc.json_fields import member_names
 
-# https://protobuf.dev/reference/protobuf/google.protobuf/#timestamp
-_FIRST_SECOND: Final = -62_135_596_800
-_LAST_SECOND: Final = 253_402_300_799
+# Also of a duration, since no request takes a negative one.
+_WITH_NANOS: Final = ("google.protobuf.Timestamp", "google.protobuf.Duration")
 
 _MAX_VIOLATIONS: Final = 20  # gRPC clients accept a few KiB of trailers
 
@@ -67,31 +66,28 @@ def _invalid(found: list[BadRequest.FieldViolation]) -> ConnectError:
 
 @cache
 def _times(message: DescMessage) -> tuple[str, ...]:
-    """Return the names of the fields of ``message`` that are timestamps."""
+    """Return the names of the fields of ``message`` that are timestamps or durations."""
     return tuple(
         field.name
         for field in message.fields
         if isinstance(field.value, DescFieldValueMessage)
-        and field.value.message.type_name == "google.protobuf.Timestamp"
+        and field.value.message.type_name in _WITH_NANOS
     )
 
 
 def _invalid_times(request: Message[Any]) -> Iterator[str]:
-    """Yield the timestamps of ``request`` that JSON could not express: binary has any numbers."""
+    """Yield the times of ``request`` with nanos that only the binary format can express."""
     for name in _times(request.desc()):
-        time: Timestamp | None = getattr(request, name)
-        if time is not None and not (
-            _FIRST_SECOND <= time.seconds <= _LAST_SECOND and 0 <= time.nanos < 10**9
-        ):
+        time: Timestamp | Duration | None = getattr(request, name)
+        if time is not None and not 0 <= time.nanos < 10**9:
             yield name
 
 
 def _out_of_range(name: str) -> BadRequest.FieldViolation:
     return BadRequest.FieldViolation(
         field=name,
-        description="must be from 0001-01-01T00:00:00Z to 9999-12-31T23:59:59.999999999Z, with "
-        "nanos from 0 to 999999999",
-        reason="TIMESTAMP_RANGE",
+        description="must have nanos from 0 to 999999999",
+        reason="TIMESTAMP_NANOS",
     )
 
 
