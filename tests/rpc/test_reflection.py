@@ -28,12 +28,6 @@ SERVICES = {
 VERSIONS = ["v1", "v1alpha"]
 
 
-@pytest.fixture
-def channel(running: Service) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(f"127.0.0.1:{running.port}") as channel:
-        yield channel
-
-
 def method(channel: grpc.Channel, version: str) -> grpc.StreamStreamMultiCallable:
     """Return ServerReflectionInfo; the messages of both versions are the same on the wire."""
     return channel.stream_stream(
