@@ -6,10 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.support.callers import PATH
+
+ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
+"""The variable that turns telemetry on."""
+
+TRACE: Final = "0af7651916cd43dd8448eb211c80319c"
+CALLER_SPAN: Final = "b7ad6b7169203331"
+"""A span of the caller, within ``TRACE``."""
+
+SPAN_OF_AN_UPDATE: Final = PATH.lstrip("/")
+ERROR: Final = 2  # https://opentelemetry.io/docs/specs/otel/trace/api/#set-status
 
 
 @dataclass
