@@ -16,7 +16,7 @@ _MAX_JOINED: Final = 64 * 1024
 
 
 class JoinedWrites:
-    """An ``asyncio.Transport`` that writes to another one, joined, at the start of the next iteration."""
+    """An ``asyncio.Transport`` that writes to another one, once an iteration of the loop."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
