@@ -15,13 +15,10 @@ from protobuf import (
     DescOneof,
     Message,
 )
-from protobuf.wkt import Duration, Timestamp
+from protobuf.wkt import Timestamp
 
 from server.gen.google.rpc.error_details_pb import BadRequest
 from server.rpc.json_fields import member_names
-
-# Also of a duration, since no request takes a negative one.
-_WITH_NANOS: Final = ("google.protobuf.Timestamp", "google.protobuf.Duration")
 
 _MAX_VIOLATIONS: Final = 20  # gRPC clients accept a few KiB of trailers
 
@@ -66,19 +63,19 @@ def _invalid(found: list[BadRequest.FieldViolation]) -> ConnectError:
 
 @cache
 def _times(message: DescMessage) -> tuple[str, ...]:
-    """Return the names of the fields of ``message`` that are timestamps or durations."""
+    """Return the names of the fields of ``message`` that are timestamps."""
     return tuple(
         field.name
         for field in message.fields
         if isinstance(field.value, DescFieldValueMessage)
-        and field.value.message.type_name in _WITH_NANOS
+        and field.value.message.type_name == "google.protobuf.Timestamp"
     )
 
 
 def _invalid_times(request: Message[Any]) -> Iterator[str]:
-    """Yield the times of ``request`` with nanos that only the binary format can express."""
+    """Yield the timestamps of ``request`` with nanos that only the binary format can express."""
     for name in _times(request.desc()):
-        time: Timestamp | Duration | None = getattr(request, name)
+        time: Timestamp | None = getattr(request, name)
         if time is not None and not 0 <= time.nanos < 10**9:
             yield name
 

@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
-from protobuf.wkt import Duration, Timestamp
+from protobuf.wkt import Timestamp
 
 from server.gen.listings.v1.orders_pb import (
     ListOrdersRequest,
     ListRefusedPaymentEventsRequest,
-    ListStuckPaymentsRequest,
     UpdateOrderPaymentRequest,
 )
 from server.rpc.interceptors.validation import validate
@@ -19,18 +18,17 @@ from server.rpc.interceptors.validation import validate
 
 @pytest.mark.parametrize("nanos", [-1, 10**9])
 @pytest.mark.parametrize(
-    ("kind", "field", "time"),
+    ("kind", "field"),
     [
-        (UpdateOrderPaymentRequest, "payment_event_time", Timestamp),
-        (ListOrdersRequest, "created_from", Timestamp),
-        (ListOrdersRequest, "created_before", Timestamp),
-        (ListRefusedPaymentEventsRequest, "refused_from", Timestamp),
-        (ListRefusedPaymentEventsRequest, "refused_before", Timestamp),
-        (ListStuckPaymentsRequest, "older_than", Duration),
+        (UpdateOrderPaymentRequest, "payment_event_time"),
+        (ListOrdersRequest, "created_from"),
+        (ListOrdersRequest, "created_before"),
+        (ListRefusedPaymentEventsRequest, "refused_from"),
+        (ListRefusedPaymentEventsRequest, "refused_before"),
     ],
 )
-def test_nanos_that_json_cannot_express(kind: Any, field: str, time: Any, nanos: int) -> None:
-    given = kind(**{field: time(seconds=3_600, nanos=nanos)})
+def test_nanos_that_json_cannot_express(kind: Any, field: str, nanos: int) -> None:
+    given = kind(**{field: Timestamp(seconds=3_600, nanos=nanos)})
     with pytest.raises(ConnectError, match=f"{field} must have nanos from 0") as caught:
         validate(kind.from_binary(given.to_binary()))
     assert caught.value.code is Code.INVALID_ARGUMENT
