@@ -325,8 +325,15 @@ async def _keep_memory(connection: "asyncpg.Connection[Any]") -> None:
     allocated by mmap, and freed: here 1 MB, for a moment.
     """
     allocated = connection.execute("SELECT length(repeat(' ', 1000000))")
-    # In a context of its own: it is not of the call that needs the connection, nor in its trace.
-    await asyncio.create_task(allocated, context=Context())
+    try:
+        # In a context of its own: it is neither of the call that needs the connection, nor in its
+        # trace.
+        await asyncio.create_task(allocated, context=Context())
+    except asyncio.CancelledError:
+        # Works around asyncpg's pool, which closes the connection then, and waits until PostgreSQL
+        # has confirmed that the statement is cancelled: the call that is cancelled must end now.
+        connection.terminate()
+        raise
 
 
 async def _no_reset(_connection: object) -> None:

@@ -7,10 +7,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from protobuf import Message, Oneof
 from protobuf.wkt import Duration
 
+from persistence.database import Database
 from server.gen.listings.v1.orders_pb import (
     FindOrderByPaymentRequest,
     GetOrderRequest,
@@ -34,6 +36,7 @@ from tests.support.load import (
 )
 from tests.support.pool import SERVICE, assert_whole
 from tests.support.trial import Trial
+from tests.support.waiting import eventually_async
 
 pytestmark = pytest.mark.anyio
 
@@ -44,6 +47,8 @@ WATCHERS = 3  # at once, to each of the deadlines
 POOL_SIZE = 8  # far fewer than the calls: the others wait for a connection, or are refused
 
 SESSION: Any = Oneof("payment_session_id", "cs_0")
+
+_WAITING = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'pg_proc'::regclass"
 
 SETTINGS = {
     "statement_timeout": str(STATEMENT_TIMEOUT),
@@ -105,6 +110,24 @@ def late(log: Log) -> list[str]:
         for each in log
         if each.seconds > min(each.deadline or STATEMENT_TIMEOUT, STATEMENT_TIMEOUT) + GRACE
     ]
+
+
+async def test_a_call_ends_while_its_connection_is_new() -> None:
+    with cluster.running() as postgres:
+        url = cluster.url_of(postgres)
+        database = Database(
+            url, max_connections=1, connect_timeout=60, statement_timeout=60, eager=False
+        )
+        with psycopg.connect(url) as other:
+            # A new session looks up the functions of its first statement, and waits here.
+            other.execute("LOCK TABLE pg_proc IN ACCESS EXCLUSIVE MODE")
+            async with database:
+                call = asyncio.create_task(database.fetchrow("SELECT 1"))
+                await eventually_async(lambda: other.execute(_WAITING).rowcount)
+                with postgres.suspended():
+                    call.cancel()
+                    done, _ = await asyncio.wait([call], timeout=GRACE)
+                assert done == {call}
 
 
 async def test_every_call_ends_while_postgresql_is_stopped(tmp_path: Path, trial: Trial) -> None:
