@@ -151,6 +151,30 @@ async def test_asyncpg_keeps_a_cancelled_task_until_postgresql_answers(
             await cancelled
 
 
+async def test_asyncpg_keeps_a_task_cancelled_in_init_until_postgresql_answers(
+    database_url: str, tmp_path: Path
+) -> None:
+    """database.py: _keep_memory terminates the connection."""
+    is_new = asyncio.Event()
+
+    async def init(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        counts.answering.clear()
+        is_new.set()
+        await connection.execute("SELECT 1")
+
+    # The pool opens its connection with the first statement.
+    options = {"min_size": 0, "init_size": 0, "init": init}
+    async with wire.counted(database_url, tmp_path) as (url, counts), pool(url, **options) as plain:
+        cancelled = asyncio.create_task(plain.fetchval("SELECT 2"))
+        await is_new.wait()
+        cancelled.cancel()
+        await asyncio.wait([cancelled], timeout=0.5)
+        assert not cancelled.done()
+        counts.answering.set()
+        with suppress(asyncio.CancelledError):
+            await cancelled
+
+
 async def test_asyncpg_keeps_a_connection_to_a_server_that_takes_no_writes(
     database_url: str,
 ) -> None:
