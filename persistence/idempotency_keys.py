@@ -7,10 +7,9 @@ from persistence import queries
 from persistence.database import Database
 from persistence.models import Order, PaymentEvent, PaymentUpdate
 
-# What the same request has in common with its repetition.
-_IDENTITY: Final = tuple(
-    name for name in PaymentUpdate._fields if name not in ("etag", "override_reason")
-)
+# What the same request has in common with its repetition: all fields but etag and override_reason,
+# which are the last.
+_IDENTITY: Final = PaymentUpdate._fields[: PaymentUpdate._fields.index("etag")]
 
 
 class UseOfKey(NamedTuple):
@@ -58,10 +57,8 @@ class IdempotencyKeys:
 
 def request_digest(update: PaymentUpdate) -> str:
     """Return what distinguishes a request with a key from others with the same key."""
-    given = zip(PaymentUpdate._fields, update, strict=True)
-    text = "\0".join(
-        f"{name}={value}" for name, value in given if value is not None and name in _IDENTITY
-    )
+    given = zip(_IDENTITY, update, strict=False)
+    text = "\0".join([f"{name}={value}" for name, value in given if value is not None])
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

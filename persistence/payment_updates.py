@@ -3,7 +3,6 @@
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum
 from functools import cache, partial
 from typing import Any, Final, NamedTuple
@@ -79,8 +78,7 @@ class Update(NamedTuple):
     """Why it would be refused, where the rules are only tried out."""
 
 
-@dataclass(frozen=True)
-class _Request:
+class _Request(NamedTuple):
     """An update, and what follows from it alone."""
 
     order_id: int
@@ -186,9 +184,8 @@ class PaymentUpdates:
     def _request(
         self, order_id: int, update: PaymentUpdate, origin: Origin, storefronts: Storefronts
     ) -> _Request:
-        columns = tuple(
-            name for name, value in zip(PAYMENT_COLUMNS, update, strict=False) if value is not None
-        )
+        texts = zip(PAYMENT_COLUMNS, update, strict=False)
+        columns = tuple([name for name, value in texts if value is not None])
         if not columns and update.captured_amount is None and update.refunded_amount is None:
             raise ValueError("no payment column and no amount is set")
         meaning = None

@@ -52,8 +52,14 @@ def datetime_from(timestamp: Timestamp, *, round_up: bool = False) -> datetime:
     return _EPOCH + timedelta(microseconds=timestamp.seconds * 1_000_000 + nanos)
 
 
-def _timestamp(time: datetime | None) -> Timestamp | None:
-    return None if time is None else Timestamp.from_datetime(time)
+def _timestamp(time: datetime) -> Timestamp:
+    # By protobuf-py's own from_datetime, a message takes 60 % longer, and an order has three.
+    since = time - _EPOCH
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1_000)
+
+
+def _optional(time: datetime | None) -> Timestamp | None:
+    return None if time is None else _timestamp(time)
 
 
 def order_message(order: OrderRecord) -> Order:
@@ -71,16 +77,16 @@ def order_message(order: OrderRecord) -> Order:
         tax_amount=order.tax_amount,
         discount_amount=order.discount_amount,
         total_amount=order.total_amount,
-        created_at=Timestamp.from_datetime(order.created_at),
-        updated_at=Timestamp.from_datetime(order.updated_at),
+        created_at=_timestamp(order.created_at),
+        updated_at=_timestamp(order.updated_at),
         payment_provider=order.payment_provider,
         payment_session_id=order.payment_session_id,
         payment_intent_id=order.payment_intent_id,
         payment_idempotency_key=order.payment_idempotency_key,
         payment_transaction_id=order.payment_transaction_id,
         payment_state=Order.PaymentState(order.payment_state),
-        payment_event_time=_timestamp(order.payment_event_time),
-        payment_status_since=_timestamp(order.payment_status_since),
+        payment_event_time=_optional(order.payment_event_time),
+        payment_status_since=_optional(order.payment_status_since),
         captured_amount=order.captured_amount,
         refunded_amount=order.refunded_amount,
         etag=etag_of(order),
@@ -92,14 +98,14 @@ def event_message(event: EventRecord) -> OrderPaymentEvent:
     return OrderPaymentEvent(
         id=event.id,
         order_id=event.order_id,
-        created_at=Timestamp.from_datetime(event.created_at),
+        created_at=_timestamp(event.created_at),
         before=_payment_state(event, "{}_before"),
         after=_payment_state(event, "{}_after"),
         payment_idempotency_key=event.idempotency_key or event.further_idempotency_key,
         caller=event.caller,
         request_id=event.request_id,
         database_role=event.database_role,
-        payment_event_time=_timestamp(event.payment_event_time),
+        payment_event_time=_optional(event.payment_event_time),
         override_reason=event.override_reason,
         captured_amount=event.captured_amount,
         refunded_amount=event.refunded_amount,
@@ -119,8 +125,8 @@ def payment_message(payment: PaymentRecord) -> OrderPayment:
         payment_transaction_ids=list(payment.payment_transaction_ids),
         payment_status=payment.payment_status,
         payment_state=Order.PaymentState(payment.payment_state or 0),
-        first_event_at=Timestamp.from_datetime(payment.first_event_at),
-        last_event_at=Timestamp.from_datetime(payment.last_event_at),
+        first_event_at=_timestamp(payment.first_event_at),
+        last_event_at=_timestamp(payment.last_event_at),
         captured_amount=payment.captured_amount,
         refunded_amount=payment.refunded_amount,
         current=payment.is_current,
@@ -136,18 +142,18 @@ def refused_event_message(event: RefusedRecord) -> RefusedPaymentEvent:
         order_id=event.order_id,
         storefront_id=event.storefront_id,
         reason=event.reason,
-        first_refused_at=Timestamp.from_datetime(event.first_refused_at),
-        last_refused_at=Timestamp.from_datetime(event.last_refused_at),
+        first_refused_at=_timestamp(event.first_refused_at),
+        last_refused_at=_timestamp(event.last_refused_at),
         times=event.times,
         requested=_payment_state(event, "{}"),
         requested_state=Order.PaymentState(event.requested_state or 0),
-        payment_event_time=_timestamp(event.payment_event_time),
+        payment_event_time=_optional(event.payment_event_time),
         captured_amount=event.captured_amount,
         refunded_amount=event.refunded_amount,
         currency=event.currency,
         order_payment=_payment_state(event, "order_{}"),
         order_payment_state=Order.PaymentState(event.order_payment_state or 0),
-        order_payment_event_time=_timestamp(event.order_payment_event_time),
+        order_payment_event_time=_optional(event.order_payment_event_time),
         request_id=event.request_id,
         caller=event.caller,
         written=event.written,
