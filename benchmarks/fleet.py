@@ -72,7 +72,7 @@ def run(job: Job, alive: Callable[[], bool]) -> Timing:
         expected = job.calls / (job.rate or _SLOWEST)
         _race(commands, directory, lanes, time.monotonic() + expected * 2 + _GRACE, alive)
         for lane in range(processes):
-            _check(directory / f"output{lane}", requests, PROTOCOLS[job.protocol])
+            check(directory / f"output{lane}", requests, PROTOCOLS[job.protocol])
         logs = [_calls(directory / f"log{lane}") for lane in range(processes)]
         return _timing(logs, _SETTLING if job.rate else 0.0)
 
@@ -152,7 +152,7 @@ def _spawn(command: Sequence[str], output: IO[bytes]) -> "subprocess.Popen[bytes
     )
 
 
-def _check(output: Path, requests: int, protocol: Protocol) -> None:
+def check(output: Path, requests: int, protocol: Protocol) -> None:
     """Raise BenchmarkError unless each request was answered with an order."""
     text = output.read_text(errors="replace")
     found = _COUNTS.search(text)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final
 
+from benchmarks.reads import FAST, OFF
+from benchmarks.reads import Costs as ReadCosts
 from benchmarks.rounds import Results
 from benchmarks.series import Series
 from benchmarks.targets import Target, targets
@@ -40,6 +42,7 @@ class Run:
     memory: Series = field(default_factory=dict)
     tokens: Costs = field(default_factory=dict)
     updates: UpdateCosts = field(default_factory=dict)
+    reads: ReadCosts = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Table:
 
 def tables(run: Run) -> list[Table]:
     """Return all tables that are not empty."""
-    reached = targets(run.rounds, run.table_size, run.connections, run.memory)
+    reached = targets(run.rounds, run.table_size, run.connections, run.memory, run.reads)
     all_tables = [
         Table("Targets", [_TARGET_HEAD, *(_target(each) for each in reached)]),
         *_rounds(run.rounds),
@@ -80,6 +83,7 @@ def tables(run: Run) -> list[Table]:
         _series("Memory by calls", "calls", run.memory),
         _tokens(run.tokens),
         _updates(run.updates),
+        _reads(run.reads),
     ]
     return [each for each in all_tables if len(each.lines) > 1]
 
@@ -139,19 +143,25 @@ def _tokens(costs: Costs) -> Table:
 
 
 def _updates(costs: UpdateCosts) -> Table:
-    lines = [["", "version 0.1, µs", "now, µs", "ratio"]]
-    for flow, versions in costs.items():
-        before, now = versions[BEFORE], versions[NOW]
-        ratios = [new / old for new, old in zip(now, before, strict=True)]
+    title = "PostgreSQL's CPU for the updates of an order, each with a key"
+    return _compared(title, costs, {BEFORE: "version 0.1, µs", NOW: "now, µs"})
+
+
+def _reads(costs: ReadCosts) -> Table:
+    title = "Server CPU a call of reads over gRPC"
+    return _compared(title, costs, {OFF: "fast path off, µs", FAST: "fast path on, µs"})
+
+
+def _compared(title: str, costs: dict[str, dict[str, list[float]]], two: dict[str, str]) -> Table:
+    """Return a table of ``two`` kinds of costs, with their headings, and the second's ratio."""
+    lines = [["", *two.values(), "ratio"]]
+    for name, kinds in costs.items():
+        base, compared = (kinds[kind] for kind in two)
+        ratios = [new / old for new, old in zip(compared, base, strict=True)]
         lines.append(
-            [
-                flow,
-                _spread(before, 1e6, 0),
-                _spread(now, 1e6, 0),
-                _spread(ratios, 1, 2),
-            ]
+            [name, _spread(base, 1e6, 0), _spread(compared, 1e6, 0), _spread(ratios, 1, 2)]
         )
-    return Table("PostgreSQL's CPU for the updates of an order, each with a key", lines)
+    return Table(title, lines)
 
 
 def _spread(figures: Sequence[float], factor: float, decimals: int) -> str:

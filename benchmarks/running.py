@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks import pgbench, rounds, series, updates
+from benchmarks import pgbench, reads, rounds, series, updates
 from benchmarks.contestants import Contestant, contestants, select
 from benchmarks.database import OrderDatabase, postgres, prepared
 from benchmarks.environment import check_tools, environment
@@ -17,7 +17,16 @@ from benchmarks.report import Run
 from benchmarks.series import Plan, Series
 from benchmarks.tokens import token_costs
 
-PARTS: Final = ("rounds", "latency", "table-size", "connections", "memory", "tokens", "updates")
+PARTS: Final = (
+    "rounds",
+    "latency",
+    "table-size",
+    "connections",
+    "memory",
+    "tokens",
+    "updates",
+    "reads",
+)
 
 _UPDATE_ROUNDS: Final = 5  # short ones, for each of the others
 
@@ -82,6 +91,9 @@ def measured(wanted: Wanted, say: Say, keep: Callable[[Run], object]) -> Run:
         if "updates" in wanted.parts:
             say("Cost of an update to that of version 0.1")
             run.updates = updates.measure(server, wanted.orders[0], _UPDATE_ROUNDS * wanted.rounds)
+            keep(run)
+        if "reads" in wanted.parts:
+            run.reads = reads.measure(bench, wanted.plan, database)
             keep(run)
     return run
 

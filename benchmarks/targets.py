@@ -8,6 +8,8 @@ from typing import Final
 
 from benchmarks import pgbench
 from benchmarks.contestants import BARE, FASTAPI, GO_GRPC, GRPC_AIO, LISTINGS, PER_CORE
+from benchmarks.reads import FAST, GET, OFF
+from benchmarks.reads import Costs as ReadCosts
 from benchmarks.rounds import Results
 from benchmarks.series import CONNECTED, CONNECTIONS, REMEMBERING, SIZES, Series
 
@@ -46,7 +48,9 @@ def ratios(results: Results, measure: str, ours: str, other: str, others: str = 
     return [our_figure / other_figure for our_figure, other_figure in pairs]
 
 
-def targets(results: Results, sizes: Series, connections: Series, memory: Series) -> list[Target]:
+def targets(
+    results: Results, sizes: Series, connections: Series, memory: Series, reads: ReadCosts
+) -> list[Target]:
     """Return all targets with their measured figures."""
     both = LISTINGS + PER_CORE
     first = [
@@ -96,7 +100,7 @@ def targets(results: Results, sizes: Series, connections: Series, memory: Series
             ratios(results, "p99", LISTINGS, GRPC_AIO, "same_p99"),
         ),
     ]
-    return first + _growth(sizes, connections) + _memory(memory)
+    return first + _growth(sizes, connections) + _memory(memory) + _fast_reads(reads)
 
 
 def _growth(sizes: Series, connections: Series) -> list[Target]:
@@ -141,3 +145,10 @@ def _memory(memory: Series) -> list[Target]:
         grown = [sizes[-1] / sizes[0]] if len(sizes) > 1 else []
         found.append(Target("8", text, 1.05, grown))
     return found
+
+
+def _fast_reads(reads: ReadCosts) -> list[Target]:
+    ways = reads.get(GET, {})
+    pairs = zip(ways.get(FAST, ()), ways.get(OFF, ()), strict=True)
+    text = f"server CPU a call, {GET} over gRPC, to that with the fast path off"
+    return [Target("9", text, 0.6, [fast / off for fast, off in pairs])]

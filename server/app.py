@@ -195,11 +195,13 @@ def create_app(  # noqa: PLR0913 - its parts
         metrics.poll()
         shedder.poll()
 
-    updates = [f"{orders.path}/UpdateOrderPayment"]
+    fast_path = None
+    if settings.grpc_fast_path:
+        fast_path = create_fast_path(orders, shedder, settings.max_request_bytes)
     return Application(
         app,
         GrpcRejection(shedder, orders.path, rejections),
-        create_fast_path(orders, updates, shedder, settings.max_request_bytes),
+        fast_path,
         every_second,
     )
 

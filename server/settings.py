@@ -131,6 +131,9 @@ class Settings(BaseSettings):
     log_sample: float = Field(
         1.0, ge=0, le=1, description="share of the successful calls that are logged"
     )
+    grpc_fast_path: bool = Field(
+        True, description="answer unary gRPC calls without ASGI in between; on or off"
+    )
     max_request_bytes: int = Field(
         64 * 1024, ge=1024, le=4 * 1024 * 1024, description="largest request, decompressed"
     )

@@ -72,6 +72,7 @@ def test_values(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LISTINGS_CORS_ORIGINS", "https://a.example,https://b:port", "port from 0 to 65535"),
         ("LISTINGS_CORS_ORIGINS", "null", "expected origins"),
         ("LISTINGS_INSECURE", "maybe", "boolean"),
+        ("LISTINGS_GRPC_FAST_PATH", "sometimes", "boolean"),
     ],
 )
 def test_a_wrong_value_names_the_variable(

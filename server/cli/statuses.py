@@ -30,10 +30,12 @@ def statuses_group(context: click.Context) -> None:
 def apply() -> None:
     """Classify orders anew, after the table of words has changed.
 
-    First restart all processes of the service, so that they have the new table: while one has
-    another, nothing is done. Orders change whose
-    word means something else than the last time, or whose state is UNKNOWN or yet to be derived;
-    their history has it. It may run while the service does, and again after an interruption.
+    First restart all processes of the service, so that they have the new table. While a process
+    has another table, this command does nothing.
+
+    It changes an order if its word means something else than at the last run, or if its state is
+    UNKNOWN or not derived yet. Each change is an event in the order's history. The command may run
+    while the service does, and again after an interruption.
     """
     from server.process.database import owner_url
     from server.process.status_words import apply_words, described, read_status_words

@@ -114,17 +114,16 @@ class FlowControlledH2Protocol(ZttpH2Protocol):
         Works around zttp and uvicorn, which keep unsent bytes without a limit.
         """
         await send(message)
-        pending = self.sent(
-            cycle, len(message["body"]) if message["type"] == "http.response.body" else 0
-        )
-        while (
-            pending
-            and pending > self.limits.max_unsent
-            and not (cycle.disconnected or self.transport.is_closing())
+        if self.sent(cycle, len(message["body"]) if message["type"] == "http.response.body" else 0):
+            await self.wait_until_read(cycle)
+
+    async def wait_until_read(self, exchange: Exchange) -> None:
+        """Wait while too much of a response is unsent, and its client can still read it."""
+        while (exchange.stream.pending_bytes or 0) > self.limits.max_unsent and not (
+            exchange.disconnected or self.transport.is_closing()
         ):
             self.input_received.clear()
             await self.input_received.wait()
-            pending = cycle.stream.pending_bytes or 0
 
     def sent(self, exchange: Exchange, size: int) -> int:
         """Count ``size`` bytes of a response. Returns how many wait for flow control."""

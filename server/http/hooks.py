@@ -104,6 +104,9 @@ class H2Connection(Protocol):
     def sent(self, exchange: Exchange, size: int) -> int:
         """Count ``size`` bytes of a response. Returns how many wait for flow control."""
 
+    async def wait_until_read(self, exchange: Exchange) -> None:
+        """Wait while too much of a response is unsent, and its client can still read it."""
+
     def hand_over(self, request: zttp.Request, exchange: Exchange) -> None:
         """Run the application for ``request``, with the body that ``exchange`` has received."""
 

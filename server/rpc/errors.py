@@ -163,7 +163,7 @@ def _explanation(error: errors.PaymentEventRefused) -> str:
     now, new = error.now.name, "nothing" if error.new is None else error.new.name
     match error.reason:
         case Reason.ATTEMPT_NOT_CURRENT:
-            return f"it is about another attempt than the one at which the order is {now}"
+            return f"the event is about another attempt than the one at which the order is {now}"
         case Reason.DUPLICATE:
             return f"another attempt is {new}, and the order is {now} already"
         case Reason.LATE:

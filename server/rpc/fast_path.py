@@ -1,22 +1,30 @@
 """The gRPC fast path: from an HTTP/2 stream to the handler of a unary method, without ASGI.
 
 ASGI takes a response apart into messages that each pass through every layer, and connectrpc reads
-each gRPC call as a stream, with tasks and generators that one small message does not need. An
-update by gRPC took twice the service's time that way (see ``benchmarks/RESULTS.md``). A call on the
-fast path runs the same interceptors, in the same order, with the same context.
+each gRPC call as a stream, with tasks and generators that one small message does not need. A call
+takes the service twice the time that way (see ``benchmarks/RESULTS.md``). A call on the fast path
+runs the same interceptors, in the same order, with the same context.
 
 A call that is not as expected goes to the application instead, from its beginning (``hand_over``):
 another protocol, an unreadable header, compression, a body that is not exactly one message.
 
-This is the only module that uses private parts of connectrpc. If they are not as expected, the fast
-path is off, and all calls go to the application.
+Responses differ in one point: connectrpc compresses each of them for a client that accepts gzip
+(connect-go and grpc-java do; grpcio prefers identity), the fast path only those of more than
+``_MIN_COMPRESSED`` bytes. One order is 250 bytes, and 260 compressed. A page of 50 orders is 12,600
+bytes, and 7,000 compressed, for 0.3 ms of the processor.
+
+The calls of one service take the fast path. Health checks do not: they are few, and are answered
+under overload, too.
+
+This is the only module that uses private parts of connectrpc. If they are not as expected, or with
+``LISTINGS_GRPC_FAST_PATH=off``, the fast path is off, and all calls go to the application.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextvars import Context
 from typing import Any, Final, TypeAlias
 
@@ -51,6 +59,11 @@ _OK_TRAILERS: Final = [(b"grpc-status", b"0")]
 
 # https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md: a flag and the length.
 _PREFIX: Final = 5
+_COMPRESSED: Final = b"\1"
+_NOT_COMPRESSED: Final = b"\0"
+
+_MIN_COMPRESSED: Final = 1400  # bytes; with headers and trailers, what fits into one TCP segment
+_MAX_FRAME: Final = 16_384  # RFC 9113, section 6.5.2: SETTINGS_MAX_FRAME_SIZE, by default
 
 _RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
@@ -58,19 +71,16 @@ _log = logging.getLogger(__name__)
 
 
 def create_fast_path(
-    application: ConnectASGIApplication[Any],
-    methods: Collection[str],
-    shedder: LoadShedder,
-    max_request_bytes: int,
+    application: ConnectASGIApplication[Any], shedder: LoadShedder, max_request_bytes: int
 ) -> FastPath | None:
-    """Return the fast path to ``methods``, the paths of unary methods of ``application``.
+    """Return the fast path to the unary methods of ``application``.
 
     Returns None, and logs a warning, if connectrpc's private parts are not as expected.
     """
     mismatch = _mismatch
     if mismatch is None:
         try:
-            return FastPath(application, methods, shedder, max_request_bytes)
+            return FastPath(application, shedder, max_request_bytes)
         except (AttributeError, LookupError, TypeError) as error:
             mismatch = error
     _log.warning("gRPC fast path off: connectrpc is not as expected: %s", mismatch)
@@ -83,16 +93,18 @@ class FastPath:
     def __init__(
         self,
         application: ConnectASGIApplication[Any],
-        methods: Collection[str],
         shedder: LoadShedder,
         max_request_bytes: int,
     ) -> None:
         """Raises AttributeError, LookupError or TypeError, if connectrpc is not as expected."""
         endpoints: Mapping[str, Any] = application._resolve_endpoints(application._service)
         self._endpoints: dict[bytes, EndpointUnary[Any, Any]] = {
-            path.encode(): endpoints[path] for path in methods
+            path.encode(): endpoint
+            for path, endpoint in endpoints.items()
+            if isinstance(endpoint, EndpointUnary)
         }
         self.interceptors = application._metadata_interceptors
+        self.compressions = application._compressions
         self.shedder = shedder
         self.max_body = _PREFIX + max_request_bytes
 
@@ -218,7 +230,7 @@ class FastPathCall:
             if connection.flow.write_paused:
                 await connection.flow.drain()
             if not self.disconnected:
-                self._respond(message, error)
+                await self._respond(message, error)
         except Exception:
             connection.logger.exception("gRPC fast path: unexpected exception")
             if not connection.transport.is_closing():
@@ -226,7 +238,7 @@ class FastPathCall:
                 connection.flush()
 
     async def _call(self) -> tuple[bytes, Exception | None]:
-        """Call the method. Return its encoded response and None, or b"" and the error.
+        """Call the method. Return its response as on the wire and None, or b"" and the error.
 
         Runs the interceptors as connectrpc's ``_handle_request`` does.
         """
@@ -241,7 +253,7 @@ class FastPathCall:
                     _CODEC, self._received[_PREFIX:], self._endpoint.method.input
                 )
                 response = await self._endpoint.function(request, context)
-                message = _CODEC.encode(response)
+                message = self._encode(response)
             except Exception as failure:
                 error = failure
             error = await run.end(error)
@@ -259,6 +271,19 @@ class FastPathCall:
             error = await run.end(error)  # does nothing where it has been called before
         return message, error
 
+    def _encode(self, response: Any) -> bytes:
+        """Return a response with its prefix, compressed if that is worth it."""
+        message, flag = _CODEC.encode(response), _NOT_COMPRESSED
+        if len(message) > _MIN_COMPRESSED:
+            context = self._context
+            _, compression = _PROTOCOL.negotiate_stream_compression(
+                context.request_headers, self._fast_path.compressions
+            )
+            if compression.name() != "identity":
+                message, flag = compression.compress(message), _COMPRESSED
+                context.response_headers["grpc-encoding"] = compression.name()
+        return flag + len(message).to_bytes(4) + message
+
     def _start_timer(self) -> asyncio.TimerHandle | None:
         """Have the call cancelled at its caller's deadline, if it has one."""
         timeout_ms = self._context.timeout_ms
@@ -271,14 +296,16 @@ class FastPathCall:
         if self._task is not None:
             self._task.cancel()
 
-    def _respond(self, message: bytes, error: Exception | None) -> None:
+    async def _respond(self, message: bytes, error: Exception | None) -> None:
         connection, stream, context = self._connection, self.stream, self._context
         headers = [*connection.server_state.default_headers, *_RESPONSE_HEADERS]
         headers += _raw(context.response_headers)
         self._leave()
         stream.send_response(200, headers)
         if error is None:
-            stream.send_data(b"\0" + len(message).to_bytes(4) + message)
+            stream.send_data(message)
+            if len(message) > _MAX_FRAME:
+                await self._wait_until_read()
         if error is None and not context.response_trailers:
             stream.end_message(_OK_TRAILERS)
         else:
@@ -287,6 +314,19 @@ class FastPathCall:
         self.response_started = self.response_complete = True
         connection.flush()
         connection.sent(self, len(message))
+
+    async def _wait_until_read(self) -> None:
+        """Keep the stream open while its client does not read, as ASGI's ``send`` does.
+
+        Streams that are open count against MAX_CONCURRENT_STREAMS, and so bound how many responses
+        one connection has waiting.
+        """
+        connection = self._connection
+        self.response_started = True
+        connection.flush()
+        if connection.flow.write_paused:
+            await connection.flow.drain()
+        await connection.wait_until_read(self)
 
     def _end(self) -> None:
         self.response_complete = True

@@ -2,9 +2,9 @@
 
 connectrpc answers an unknown method, HTTP method or content type with a bare 404, 405 or 415, as
 the Connect specification has it, and a header or a query that is not text with the words of a
-Python exception. Here each of them gets a message, in the protocol of the request. With a status
-that is not that of a Connect error, it is plain text: what is ``application/json`` and not 200, a
-client of any protocol may take for a Connect error.
+Python exception. Here each of them gets a message, in the protocol of the request. The message is
+plain text where no code of Connect has the HTTP status: a client takes ``application/json`` with
+any status but 200 for a Connect error.
 https://connectrpc.com/docs/protocol#http-to-error-code
 """
 

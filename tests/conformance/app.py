@@ -90,6 +90,6 @@ def create_app(max_request_bytes: int, stopping: asyncio.Event) -> Application:
     return Application(
         app,
         GrpcRejection(shedder, service.path, rejections),
-        create_fast_path(service, [paths["Unary"]], shedder, max_request_bytes),
+        create_fast_path(service, shedder, max_request_bytes),
         shedder.poll,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,7 @@ from typing import Final
 import pytest
 
 from server.http import ALPN_PROTOCOLS
+from server.http.joined_writes import _MAX_JOINED, JoinedWrites
 from tests.support.certificates import Issued
 from tests.support.http2 import (
     DATA,
@@ -74,5 +76,33 @@ def test_http_1(ca: Issued, context: ssl.SSLContext) -> None:
                 lambda record: record.endswith(b"0\r\n\r\n"),
             )
         assert len(records) == 1
+
+    run(test())
+
+
+class Paused(asyncio.Protocol):
+    """Remembers whether its transport has asked it to stop writing."""
+
+    is_paused = False
+
+    def pause_writing(self) -> None:
+        self.is_paused = True
+
+
+def test_the_transport_pauses_a_response_that_is_written_in_one_iteration() -> None:
+    """What is held to be joined is not counted by the transport."""
+
+    async def test() -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:  # reads nothing
+            loop = asyncio.get_running_loop()
+            transport, protocol = await loop.create_connection(Paused, sock=ours)
+            joined = JoinedWrites(transport, loop)
+            joined.write(bytes(_MAX_JOINED - 1))
+            assert transport.get_write_buffer_size() == 0
+            for _ in range(100):
+                joined.write(bytes(_MAX_JOINED // 4))
+            assert protocol.is_paused
+            transport.abort()
 
     run(test())

@@ -4,7 +4,6 @@ from contextlib import suppress
 from typing import Any, Final
 
 import psycopg
-import pytest
 
 from persistence import migrations
 from tests.support import databases
@@ -19,18 +18,11 @@ from tests.support.state_migrations import (
     WORDS,
     derived,
     module,
-    undone,
     version_before,
     words_in_force,
 )
 
 _STATEMENTS_AT_MOST: Final = 100
-
-
-@pytest.fixture
-def live_url(database_url: str) -> str:
-    """The URL of a database with the schema of the version before."""
-    return undone(database_url)
 
 
 class Killed(BaseException):

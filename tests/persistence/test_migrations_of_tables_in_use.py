@@ -20,15 +20,8 @@ from tests.support.state_migrations import (
     STATES,
     derived,
     module,
-    undone,
 )
 from tests.support.waiting import eventually, lock_waits
-
-
-@pytest.fixture
-def live_url(database_url: str) -> str:
-    """The URL of a database with the schema of the version before."""
-    return undone(database_url)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import uuid
 from collections.abc import Iterator
 
 import psycopg
-import pytest
 
 from persistence import migrations
 from persistence.payment_states import PaymentState
@@ -19,16 +18,9 @@ from tests.support.state_migrations import (
     TIMES,
     UPDATED,
     derived,
-    undone,
     version_before,
     words_in_force,
 )
-
-
-@pytest.fixture
-def live_url(database_url: str) -> str:
-    """The URL of a database with the schema of the version before."""
-    return undone(database_url)
 
 
 def spellings(word: str) -> Iterator[str]:

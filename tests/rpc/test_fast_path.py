@@ -1,11 +1,7 @@
-"""The gRPC fast path of an update gives the same responses as the path through ASGI.
-
-An empty grpc-encoding header sends a call through ASGI and changes nothing else.
-"""
+"""The gRPC fast path reads requests as the path through ASGI does, and answers them the same."""
 
 import asyncio
 import itertools
-from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import pytest
@@ -17,18 +13,16 @@ from tests.support import http2
 from tests.support.answers import Answer, Client
 from tests.support.callers import path
 from tests.support.codes import OK
+from tests.support.fast_path import both_ways, head, was_fast
 from tests.support.http2 import DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM
 from tests.support.orders import Orders
 from tests.support.raw import envelope
 from tests.support.service import Service
 from tests.support.waiting import eventually_async
 
-PATH: Final = path(UpdateOrderPaymentRequest()).encode()
-THROUGH_ASGI: Final = (b"grpc-encoding", b"")
+PATH: Final = path(UpdateOrderPaymentRequest())
 MISSING: Final = 10**15
 LARGEST: Final = 64 * 1024  # the default of LISTINGS_MAX_REQUEST_BYTES
-
-Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Answered(NamedTuple):
@@ -56,33 +50,6 @@ def answered(answer: Answer) -> Answered:
     return Answered(answer.code, headers, answer.trailers, order_id)
 
 
-def was_fast(answer: Answer) -> bool:
-    return "grpc-encoding" not in answer.headers
-
-
-async def both_ways(
-    running: Service, chunks: Sequence[bytes], headers: Headers = (), *, apart: bool = False
-) -> tuple[Answer, Answer]:
-    """Send a call in these DATA frames by both paths; ``apart`` sends each frame separately."""
-    async with http2.connected(running) as (reader, writer):
-        client = Client(reader, writer)
-        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-        client.send(http2.SETTINGS)
-        for stream_id, more in ((1, ()), (3, (THROUGH_ASGI,))):
-            block = http2.header_block(
-                PATH, *({b"content-type": b"application/grpc"} | dict(headers)).items(), *more
-            )
-            client.send(HEADERS, END_HEADERS, stream_id, block)
-            for number, chunk in enumerate(chunks, start=1):
-                if apart:
-                    await writer.drain()
-                    await asyncio.sleep(0.002)  # or the server reads them together
-                client.send(DATA, END_STREAM * (number == len(chunks)), stream_id, chunk)
-        async with asyncio.timeout(10):
-            await client.until(lambda: client.over >= {1, 3})
-        return client.answers[1], client.answers[3]
-
-
 def wanted(order_id: int, **values: Any) -> bytes:
     return UpdateOrderPaymentRequest(order_id=order_id, **values).to_binary()
 
@@ -93,7 +60,7 @@ def test_a_complete_message_takes_the_fast_path(
 ) -> None:
     body = envelope(wanted(order_id, payment_status="paid"))
     chunks = [body[:3], body[3:9], b"", body[9:]] if apart else [body]
-    fast, through_asgi = asyncio.run(both_ways(running, chunks, apart=apart))
+    fast, through_asgi = asyncio.run(both_ways(running, PATH, chunks, apart=apart))
     assert was_fast(fast)
     assert not was_fast(through_asgi)
     assert answered(fast) == answered(through_asgi)
@@ -119,7 +86,7 @@ def test_a_complete_message_takes_the_fast_path(
 )
 def test_invalid_bodies(running: Service, body: bytes, code: str) -> None:
     chunks = [body[n : n + 16_000] for n in range(0, len(body), 16_000)] or [b""]
-    fast, through_asgi = asyncio.run(both_ways(running, chunks))
+    fast, through_asgi = asyncio.run(both_ways(running, PATH, chunks))
     assert answered(fast) == answered(through_asgi)
     assert answered(fast).code == code
 
@@ -137,7 +104,7 @@ def test_invalid_bodies(running: Service, body: bytes, code: str) -> None:
 )
 def test_headers(running: Service, order_id: int, name: bytes, value: bytes, code: str) -> None:
     body = envelope(wanted(order_id, payment_status="paid"))
-    fast, through_asgi = asyncio.run(both_ways(running, [body], [(name, value)]))
+    fast, through_asgi = asyncio.run(both_ways(running, PATH, [body], [(name, value)]))
     assert answered(fast) == answered(through_asgi)
     assert answered(fast).code == code
 
@@ -158,7 +125,7 @@ def test_a_body_above_64_kib(running: Service, order_id: int, size: int) -> None
     """uvicorn stops reading the connection at 65,537 bytes that an exchange does not consume."""
     body = envelope(padded(wanted(order_id, payment_status="paid"), size))
     chunks = [*(body[at : at + 16_000] for at in range(0, len(body), 16_000)), b""]
-    fast, through_asgi = asyncio.run(both_ways(running, chunks, apart=True))
+    fast, through_asgi = asyncio.run(both_ways(running, PATH, chunks, apart=True))
     assert was_fast(fast)
     assert answered(fast) == answered(through_asgi)
     assert answered(fast).code == "ok"
@@ -173,7 +140,7 @@ def test_other_calls_go_on_while_a_large_one_waits(running: Service, orders: Ord
             client = Client(reader, writer)
             writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
             client.send(http2.SETTINGS)
-            block = http2.header_block(PATH, (b"content-type", b"application/grpc"))
+            block = head(PATH)
             client.send(HEADERS, END_HEADERS, 1, block)
             for at in range(0, len(body), 16_000):
                 client.send(DATA, 0, 1, body[at : at + 16_000])
@@ -215,7 +182,7 @@ def test_arbitrary_bodies(running: Service, parts: list[bytes], cuts: list[int])
     body = b"".join(parts)
     edges = [0, *sorted(min(each, len(body)) for each in cuts), len(body)]
     chunks = [body[start:end] for start, end in itertools.pairwise(edges)]
-    fast, through_asgi = asyncio.run(both_ways(running, chunks))
+    fast, through_asgi = asyncio.run(both_ways(running, PATH, chunks))
     assert answered(fast) == answered(through_asgi)
 
 
@@ -229,7 +196,7 @@ def test_a_call_that_is_cancelled(running: Service, orders: Orders, by_reset: bo
             client = Client(reader, writer)
             writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
             client.send(http2.SETTINGS)
-            block = http2.header_block(PATH, (b"content-type", b"application/grpc"))
+            block = head(PATH)
             for stream_id in (1, 3, 5):
                 client.send(HEADERS, END_HEADERS, stream_id, block)
             body = envelope(wanted(held, payment_status="paid"))
@@ -246,6 +213,6 @@ def test_a_call_that_is_cancelled(running: Service, orders: Orders, by_reset: bo
     with orders.locked(held):
         asyncio.run(cancel())
     assert orders.row(held)["payment_status"] == "pending"
-    method = PATH.decode().lstrip("/")
+    method = PATH.lstrip("/")
     series = {"method": method, "code": "canceled", "protocol": "grpc"}
     assert running.metric("listings_rpcs_total", **series) >= 1

@@ -1,5 +1,9 @@
-"""Without the private parts of connectrpc, the fast path is off and every call works."""
+"""Without the private parts of connectrpc, or by its setting, the fast path is off.
 
+Every call works.
+"""
+
+import asyncio
 import logging
 import re
 import subprocess
@@ -12,12 +16,15 @@ from typing import Any, Final
 
 import pytest
 
+from server.gen.listings.v1.orders_connect import OrderService
 from server.gen.listings.v1.orders_pb import GetOrderRequest, UpdateOrderPaymentRequest
 from server.rpc.fast_path import create_fast_path
 from server.rpc.load_shedding import LoadShedder
 from tests.support import databases, service
 from tests.support.callers import CALLERS, READERS
+from tests.support.fast_path import both_ways, was_fast
 from tests.support.orders import Orders
+from tests.support.raw import envelope
 from tests.support.service import Service
 
 WARNING: Final = "gRPC fast path off: connectrpc is not as expected: "
@@ -70,12 +77,21 @@ def test_a_failing_import_turns_the_fast_path_off(tmp_path: Path) -> None:
         assert running.logged(level="error") == []
 
 
+def test_a_setting_turns_the_fast_path_off(tmp_path: Path) -> None:
+    with service.on_own_database(tmp_path / "log", grpc_fast_path="off") as running:
+        for method in OrderService.desc().methods:
+            path = f"/{OrderService.desc().type_name}/{method.name}"
+            for answer in asyncio.run(both_ways(running, path, [envelope(b"")])):
+                assert not was_fast(answer)
+        assert running.logged(logger="server.rpc.fast_path") == []
+
+
 def test_missing_private_attributes_turn_the_fast_path_off(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     application: Any = object()
     with caplog.at_level(logging.WARNING):
-        assert create_fast_path(application, [], LoadShedder(1, 1), 1) is None
+        assert create_fast_path(application, LoadShedder(1, 1), 1) is None
     (record,) = caplog.records
     assert record.getMessage().startswith(WARNING)
     assert "_resolve_endpoints" in record.getMessage()

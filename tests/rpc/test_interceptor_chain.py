@@ -1,9 +1,11 @@
 """The order in which connectrpc runs the interceptors of each service."""
 
+import ast
 import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import pytest
@@ -17,6 +19,11 @@ from server.rpc.health import Readiness
 from server.settings import Settings
 from tests.support import asgi
 from tests.support.raw import envelope
+
+ROOT = Path(__file__).parents[2]
+
+# What the service names before it makes its chain.
+NAMED = {"access_log": "AccessLog", "authorization": "AuthorizationInterceptor"}
 
 NOWHERE = "postgresql://nobody@/nothing?host=/nowhere"
 
@@ -146,3 +153,26 @@ def test_a_request_that_cannot_be_decoded() -> None:
     """Only metadata interceptors run; they see headers and no message."""
     names = run("/listings.v1.OrderService/GetOrder", "application/json", b"{")
     assert names == [*ORDERS_START, *ORDERS_END]
+
+
+def written(module: str, variable: str) -> list[str]:
+    """Return the names of the interceptors in a list of that module's source, in its order."""
+    tree = ast.parse((ROOT / module).read_bytes())
+    (assigned,) = (
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and node.target.id == variable
+    )
+    assert isinstance(assigned, ast.List)
+    entries = [each.elts[0] if isinstance(each, ast.Tuple) else each for each in assigned.elts]
+    names = [each.func if isinstance(each, ast.Call) else each for each in entries]
+    return [NAMED.get(name.id, name.id) for name in names if isinstance(name, ast.Name)]
+
+
+def test_the_service_of_the_conformance_suite_has_the_same_chain() -> None:
+    """Its module needs code that ``./justw conformance`` generates, so that its source is read."""
+    chain = written("server/app.py", "chain")
+    assert len(chain) > 5
+    assert written("tests/conformance/app.py", "interceptors") == chain

@@ -47,7 +47,7 @@ CASES: Final = (
             "from_state": "authorized",
             "to_state": "cancelled",
         },
-        "it is about another attempt than the one at which the order is AUTHORIZED",
+        "the event is about another attempt than the one at which the order is AUTHORIZED",
     ),
     Case(
         "PAYMENT_DUPLICATE",

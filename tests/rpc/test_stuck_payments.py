@@ -5,14 +5,17 @@ import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import httpx
 import pytest
 from protobuf.wkt import Duration
 
 from persistence.status_words import StatusWords
+from server.gen.google.rpc.error_details_pb import BadRequest
 from server.gen.listings.v1.orders_pb import ListStuckPaymentsRequest
-from tests.support.callers import Call
+from tests.support.callers import READERS, Call, json_failure, path
 from tests.support.orders import Orders
 from tests.support.reading import LONG_AGO, SECOND, broken_rules, ids, pages
+from tests.support.service import Service
 
 UNDECIDED: Final = ("pending", "PROCESSING", "requires-action", "authorized", "piad")
 DECIDED: Final = ("failed", "canceled", "expired", "Paid", "refunded", "disputed", "dispute_won")
@@ -127,3 +130,29 @@ def test_an_invalid_older_than(read: Call, older_than: Duration | None, reason: 
     request = ListStuckPaymentsRequest(older_than=older_than)
 
     assert broken_rules(read, request) == [("older_than", reason)]
+
+
+@pytest.mark.parametrize(
+    "older_than",
+    [
+        Duration(seconds=60, nanos=10**9),
+        Duration(seconds=60, nanos=-1),
+        Duration(seconds=-1, nanos=1),
+        Duration(seconds=60, nanos=-(10**9)),
+    ],
+)
+def test_nanos_that_json_cannot_express(running: Service, older_than: Duration) -> None:
+    request = ListStuckPaymentsRequest(older_than=older_than)
+    for caller in ("grpcio", "connect-binary"):
+        with READERS[caller](running.base_url) as read:
+            assert broken_rules(read, request) == [("older_than", "DURATION_NANOS")]
+
+
+@pytest.mark.parametrize("older_than", ["60.1000000000s", "60.-1s", "-1.-1s", "1s.1"])
+def test_the_same_in_json(http: httpx.Client, older_than: str) -> None:
+    response = http.post(path(ListStuckPaymentsRequest()), json={"olderThan": older_than})
+    failure = json_failure(response)
+    assert failure.code == "invalid_argument"
+    (detail,) = failure.details
+    assert isinstance(detail, BadRequest)
+    assert [each.field for each in detail.field_violations] == ["older_than"]

@@ -94,7 +94,7 @@ class TestRejectedRequests:
 
     @pytest.mark.parametrize("path", ["/listings.v1.OrderService/Nope", PATH])
     def test_a_header_that_is_not_ascii_over_grpc(self, running: Service, path: str) -> None:
-        """The status is where a gRPC client looks for it, which makes UNKNOWN of HTTP 400."""
+        """The answer has a gRPC status. From HTTP 400 alone, a gRPC client reports UNKNOWN."""
         client = SyncClient(SyncHTTPTransport(http_version=HTTPVersion.HTTP2))
         headers = {"content-type": "application/grpc", "te": "trailers", "x-name": "\u00ff"}
         response = client.post(running.base_url + path, headers=headers, content=b"")
@@ -112,6 +112,17 @@ class TestRejectedRequests:
         assert response.status_code == 200
         assert response.headers["content-type"] == "application/grpc-web+proto"
         assert response.headers["grpc-status"] == "3"
+
+    @pytest.mark.parametrize("kind", ["application/grpc", "application/grpc-web"])
+    def test_a_content_type_that_is_not_ascii(self, running: Service, kind: str) -> None:
+        """The answer has the content type of the protocol, not that of the request."""
+        client = SyncClient(SyncHTTPTransport(http_version=HTTPVersion.HTTP2))
+        headers = {"content-type": f"{kind}+pr\u00f6to", "te": "trailers"}
+        response = client.post(running.base_url + PATH, headers=headers, content=b"")
+        assert response.status == 200
+        assert response.headers["content-type"] == kind
+        status = response.headers.get("grpc-status") or response.trailers.get("grpc-status")
+        assert status == "3"
 
     @pytest.mark.parametrize("message", [b"%ff", b"%ed%a0%80", b"\xff", b"%7B%ff%7D"])
     @pytest.mark.parametrize("protocol", GETS, ids=lambda protocol: protocol.name)

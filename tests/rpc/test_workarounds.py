@@ -20,6 +20,7 @@ import pytest
 from connectrpc._interceptor_async import MetadataInterceptorsRun
 from connectrpc._protocol import ConnectWireError
 from connectrpc._protocol_grpc import GRPCServerProtocol
+from connectrpc._server_shared import EndpointUnary
 from connectrpc._shared import decode_message
 from connectrpc.codec import proto_binary_codec, proto_json_codec
 from connectrpc.interceptor import MetadataInterceptor
@@ -44,6 +45,7 @@ from tests.support import asgi
 from tests.support.raw import envelope
 
 GET = "/listings.v1.OrderService/GetOrder"
+WATCH = "/listings.v1.OrderService/WatchOrderPayments"
 FIND = "/listings.v1.OrderService/FindOrderByPayment"
 
 
@@ -88,6 +90,7 @@ class TestFastPath:
         assert parameters(protocol.create_request_context) == [
             *("method", "http_method", "http_scheme", "headers", "client_address"),
         ]
+        assert parameters(protocol.negotiate_stream_compression) == ["headers", "compressions"]
         assert parameters(decode_message) == ["codec", "data", "message_class"]
         assert parameters(ConnectWireError.from_exception) == ["exc"]
         end = writer.end(Headers(), None)
@@ -99,7 +102,10 @@ class TestFastPath:
         service = application._service
         assert isinstance(service, Orders)
         endpoints = application._resolve_endpoints(service)
+        assert isinstance(endpoints[GET], EndpointUnary)
+        assert not isinstance(endpoints[WATCH], EndpointUnary)
         assert set(endpoints[GET].__dataclass_fields__) == {"method", "function"}
+        assert set(application._compressions) == {"gzip", "identity"}
         assert list(application._metadata_interceptors) == []
 
     def test_there_is_no_public_way(self) -> None:

@@ -214,7 +214,7 @@ class Peer:
 
     @classmethod
     @asynccontextmanager
-    async def connected(cls, served: Served, settings: bytes = b"") -> AsyncIterator[Self]:
+    async def connected(cls, served: HasPort, settings: bytes = b"") -> AsyncIterator[Self]:
         async with connected(served) as (reader, writer):
             peer = cls(reader, writer)
             writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")

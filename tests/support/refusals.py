@@ -37,7 +37,7 @@ class Way:
 
 
 UNARY: Final = (
-    Way("grpc", "application/grpc"),  # an update takes the fast path
+    Way("grpc", "application/grpc"),  # takes the fast path
     Way("grpc-asgi", "application/grpc", headers=(("grpc-encoding", ""),)),
     Way("grpc-json", "application/grpc+json", is_json=True),
     Way("grpc-web", "application/grpc-web+proto", http=1),

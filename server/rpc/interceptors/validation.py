@@ -15,10 +15,14 @@ from protobuf import (
     DescOneof,
     Message,
 )
-from protobuf.wkt import Timestamp
+from protobuf.wkt import Duration, Timestamp
 
 from server.gen.google.rpc.error_details_pb import BadRequest
 from server.rpc.json_fields import member_names
+
+_TIMESTAMP: Final = Timestamp.desc().type_name
+_DURATION: Final = Duration.desc().type_name
+_SECOND: Final = 10**9  # in nanos
 
 _MAX_VIOLATIONS: Final = 20  # gRPC clients accept a few KiB of trailers
 
@@ -31,7 +35,7 @@ def validate(request: Message[Any]) -> None:
     field. A oneof that has to be set is described by its members. At most the first 20 violations
     are named.
     """
-    if found := [_out_of_range(name) for name in _invalid_times(request)]:
+    if found := list(_invalid_nanos(request)):
         raise _invalid(found)
     violations = protovalidate.collect_violations(request, fail_fast=True)
     if not violations:
@@ -63,29 +67,36 @@ def _invalid(found: list[BadRequest.FieldViolation]) -> ConnectError:
 
 @cache
 def _times(message: DescMessage) -> tuple[str, ...]:
-    """Return the names of the fields of ``message`` that are timestamps."""
+    """Return the names of the fields of ``message`` that are timestamps or durations."""
     return tuple(
         field.name
         for field in message.fields
         if isinstance(field.value, DescFieldValueMessage)
-        and field.value.message.type_name == "google.protobuf.Timestamp"
+        and field.value.message.type_name in (_TIMESTAMP, _DURATION)
     )
 
 
-def _invalid_times(request: Message[Any]) -> Iterator[str]:
-    """Yield the timestamps of ``request`` with nanos that only the binary format can express."""
+def _invalid_nanos(request: Message[Any]) -> Iterator[BadRequest.FieldViolation]:
+    """Yield a violation for each time with nanos that only the binary format can express.
+
+    The range of nanos is in the comments of ``google/protobuf/timestamp.proto`` and
+    ``duration.proto``.
+    """
     for name in _times(request.desc()):
-        time: Timestamp | None = getattr(request, name)
-        if time is not None and not 0 <= time.nanos < 10**9:
-            yield name
-
-
-def _out_of_range(name: str) -> BadRequest.FieldViolation:
-    return BadRequest.FieldViolation(
-        field=name,
-        description="must have nanos from 0 to 999999999",
-        reason="TIMESTAMP_NANOS",
-    )
+        match getattr(request, name):
+            case Timestamp(nanos=nanos) if not 0 <= nanos < _SECOND:
+                description = "must have nanos from 0 to 999999999"
+                reason = "TIMESTAMP_NANOS"
+            case Duration(seconds=seconds, nanos=nanos) if (
+                not -_SECOND < nanos < _SECOND or seconds * nanos < 0
+            ):
+                description = (
+                    "must have nanos from -999999999 to 999999999, of the same sign as seconds"
+                )
+                reason = "DURATION_NANOS"
+            case _:
+                continue
+        yield BadRequest.FieldViolation(field=name, description=description, reason=reason)
 
 
 def _description(request: Message[Any], violation: protovalidate.Violation) -> str:
