@@ -10,6 +10,7 @@ from connectrpc.codec import Codec
 from connectrpc.interceptor import Interceptor
 from connectrpc.server import ConnectASGIApplication
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
@@ -27,11 +28,13 @@ from server.gen.grpc_health.v1.health_connect import Health, HealthASGIApplicati
 from server.gen.listings.v1.orders_connect import OrderService, OrderServiceASGIApplication
 from server.observability.metrics import Metrics
 from server.observability.outcomes import UpdateOutcomes
+from server.origins import Origins
 from server.rpc.binary_codec import BinaryCodec
-from server.rpc.cors import cors
+from server.rpc.cors import CorsMiddleware
 from server.rpc.errors import writing_paths
 from server.rpc.fast_path import FastPath, create_fast_path
 from server.rpc.gauges import add_gauges
+from server.rpc.grpc_web_text import GrpcWebTextMiddleware
 from server.rpc.health import HealthHandler, HealthPages, Readiness
 from server.rpc.index_page import index_page
 from server.rpc.interceptors.access_log import AccessLog, bind_request
@@ -185,7 +188,10 @@ def create_app(  # noqa: PLR0913 - its parts
             Route("/metrics", authorization.guard("/metrics", metrics.page)),
             Mount("/", with_messages(Response(status_code=404))),
         ],
-        middleware=cors(settings.cors_origins),
+        middleware=[
+            Middleware(CorsMiddleware, Origins(settings.cors_origins), settings.cors_headers),
+            Middleware(GrpcWebTextMiddleware),
+        ],
     )
     # Starlette would redirect targets that are not a path, and fails if their query is not text.
     app.router.redirect_slashes = False

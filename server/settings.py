@@ -14,6 +14,8 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from server.origins import Origins
+
 PREFIX: Final = "LISTINGS_"
 
 # The settings that each of these requires.
@@ -24,6 +26,7 @@ _REQUIRES: Final = {
     "tls_cert": ("tls_key",),
     "tls_key": ("tls_cert",),
     "tls_client_ca": ("tls_cert", "tls_key"),
+    "cors_headers": ("cors_origins",),
     "direct_database_url": ("database_url",),
     "migration_database_url": ("database_url",),
 }
@@ -38,7 +41,10 @@ _Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 # NoDecode: pydantic-settings would expect JSON; these are separated by commas.
 _PublicPermissions = Annotated[tuple[Literal["health", "reflection", "metrics"], ...], NoDecode]
-_Origins = Annotated[tuple[str, ...], NoDecode]
+_Texts = Annotated[tuple[str, ...], NoDecode]
+
+# RFC 9110, section 5.6.2, without "*", which stands for all headers but Authorization.
+_HEADER_NAME: Final = re.compile(r"[\w!#$%&'+.^`|~-]+", re.ASCII)
 
 
 class SettingsError(Exception):
@@ -67,8 +73,11 @@ class Settings(BaseSettings):
     public: _PublicPermissions = Field(
         ("health",), description="served without a token: health, reflection, metrics, or none"
     )
-    cors_origins: _Origins = Field(
+    cors_origins: _Texts = Field(
         (), description="origins of browser applications, such as https://dashboard.example"
+    )
+    cors_headers: _Texts = Field(
+        (), description="request headers of their own that these applications send"
     )
     insecure: bool = Field(False, description="listen on any address without authentication")
     database_url: SecretStr | None = Field(
@@ -146,7 +155,7 @@ class Settings(BaseSettings):
         switches = {"true": "on", "yes": "on", "1": "on", "false": "off", "no": "off", "0": "off"}
         return switches.get(given, given) if isinstance(given, str) else given
 
-    @field_validator("public", "cors_origins", mode="before")
+    @field_validator("public", "cors_origins", "cors_headers", mode="before")
     @classmethod
     def _split_list(cls, text: object) -> object:
         if not isinstance(text, str):
@@ -168,15 +177,15 @@ class Settings(BaseSettings):
     @field_validator("cors_origins")
     @classmethod
     def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in origins:
-            url = _split(origin)
-            is_origin = url.scheme in ("http", "https") and url.hostname and not url.username
-            if origin != "*" and not (is_origin and origin == f"{url.scheme}://{url.netloc}"):
-                raise ValueError(
-                    "expected origins as browsers send them, https://host or https://host:port, "
-                    "separated by commas, or * for all"
-                )
+        Origins(origins)
         return origins
+
+    @field_validator("cors_headers")
+    @classmethod
+    def _check_header_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(_HEADER_NAME.fullmatch, names)):
+            raise ValueError("expected names of headers, such as baggage, separated by commas")
+        return names
 
     @field_validator("database_url", "direct_database_url", "migration_database_url")
     @classmethod
@@ -237,7 +246,7 @@ class Settings(BaseSettings):
             variable(needed): f"{variable(needed)}: expected beside {variable(name)}"
             for name, required in _REQUIRES.items()
             for needed in required
-            if getattr(self, name) is not None and getattr(self, needed) is None
+            if getattr(self, name) and not getattr(self, needed)
         }
 
 

@@ -66,11 +66,17 @@ def test_values(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LISTINGS_JWT_LEEWAY", "301", "less than or equal to 300"),
         ("LISTINGS_PUBLIC", "health,orders:read", "'health', 'reflection' or 'metrics'"),
         ("LISTINGS_CORS_ORIGINS", "dashboard.example", "expected origins"),
-        ("LISTINGS_CORS_ORIGINS", "https://dashboard.example/", "expected origins"),
+        ("LISTINGS_CORS_ORIGINS", "https://a.example,", "expected origins"),
+        ("LISTINGS_CORS_ORIGINS", "https://a.example/", "expected https://a.example in place"),
         ("LISTINGS_CORS_ORIGINS", "https://a.example https://b.example", "expected origins"),
         ("LISTINGS_CORS_ORIGINS", "https://u:hunter2@dashboard.example", "expected origins"),
-        ("LISTINGS_CORS_ORIGINS", "https://a.example,https://b:port", "port from 0 to 65535"),
-        ("LISTINGS_CORS_ORIGINS", "null", "expected origins"),
+        ("LISTINGS_CORS_ORIGINS", "https://a.example,https://b:port", "expected origins"),
+        ("LISTINGS_CORS_ORIGINS", "null", "of any site"),
+        ("LISTINGS_CORS_ORIGINS", "*, https://a.example", "expected it alone"),
+        ("LISTINGS_CORS_HEADERS", "baggage", "LISTINGS_CORS_ORIGINS: expected beside"),
+        ("LISTINGS_CORS_HEADERS", "*", "expected names of headers"),
+        ("LISTINGS_CORS_HEADERS", "baggage,", "expected names of headers"),
+        ("LISTINGS_CORS_HEADERS", "x-a: 1", "expected names of headers"),
         ("LISTINGS_INSECURE", "maybe", "boolean"),
         ("LISTINGS_GRPC_FAST_PATH", "sometimes", "boolean"),
     ],
@@ -90,7 +96,9 @@ def test_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (Settings.read().public, Settings.read().cors_origins) == (("health",), ())
     monkeypatch.setenv("LISTINGS_PUBLIC", "metrics, reflection")
     monkeypatch.setenv("LISTINGS_CORS_ORIGINS", "https://a.example, http://localhost:5173")
+    monkeypatch.setenv("LISTINGS_CORS_HEADERS", "baggage, X-Shop")
     settings = Settings.read()
+    assert settings.cors_headers == ("baggage", "X-Shop")
     assert settings.public == ("metrics", "reflection")
     assert settings.cors_origins == ("https://a.example", "http://localhost:5173")
     monkeypatch.setenv("LISTINGS_PUBLIC", "none")

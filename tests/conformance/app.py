@@ -11,15 +11,18 @@ from connectrpc.codec import Codec
 from connectrpc.interceptor import Interceptor
 from protobuf import Registry
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from server.app import Application
 from server.observability.metrics import Metrics
+from server.origins import Origins
 from server.rpc.binary_codec import BinaryCodec
-from server.rpc.cors import cors
+from server.rpc.cors import CorsMiddleware
 from server.rpc.errors import writing_paths
 from server.rpc.fast_path import create_fast_path
+from server.rpc.grpc_web_text import GrpcWebTextMiddleware
 from server.rpc.index_page import index_page
 from server.rpc.interceptors.access_log import AccessLog, bind_request
 from server.rpc.interceptors.authorization import AuthorizationInterceptor
@@ -84,7 +87,10 @@ def create_app(max_request_bytes: int, stopping: asyncio.Event) -> Application:
             Route("/", index_page),
             Mount("/", with_messages(Response(status_code=404))),
         ],
-        middleware=cors(["https://localhost"]),
+        middleware=[
+            Middleware(CorsMiddleware, Origins(["https://localhost"])),
+            Middleware(GrpcWebTextMiddleware),
+        ],
     )
     app.router.redirect_slashes = False
     return Application(

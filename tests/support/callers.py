@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import httpx
@@ -18,7 +19,9 @@ from pyqwest import HTTPVersion, SyncClient, SyncHTTPTransport
 from server.gen.google.rpc import error_details_pb
 from server.gen.listings.v1 import orders_pb
 from server.gen.listings.v1.orders_connect import OrderServiceClientSync
+from tests.support import grpc_web_text
 from tests.support.certificates import Trust
+from tests.support.codes import GRPC_CODES
 
 PATH = "/listings.v1.OrderService/UpdateOrderPayment"
 
@@ -124,6 +127,24 @@ def _json(version: int) -> Caller:
     return connected
 
 
+def _grpc_web_text(version: int) -> Caller:
+    @contextmanager
+    def connected(base_url: str, trust: Trust | None = None, **headers: str) -> Iterator[Call]:
+        with json_client(base_url, version, trust) as client:
+
+            def call(request: Message[Any]) -> Any:
+                binary = request.to_binary()
+                try:
+                    (response,) = grpc_web_text.messages(client, path(request), binary, headers)
+                except grpc_web_text.StatusError as error:
+                    raise grpc_web_failure(error) from error
+                return response_type(request).from_binary(response)
+
+            yield call
+
+    return connected
+
+
 def json_client(base_url: str, version: int = 1, trust: Trust | None = None) -> httpx.Client:
     """Return an HTTP client that sends JSON, over HTTP/1.1 or HTTP/2 by prior knowledge."""
     return httpx.Client(
@@ -162,6 +183,18 @@ def grpc_failure(error: grpc.RpcError) -> Failure:
     return Failure(error.code().name.lower(), error.details() or "", details)
 
 
+def grpc_web_failure(error: grpc_web_text.StatusError) -> Failure:
+    """Return the failure in the trailers of gRPC-Web."""
+    code = GRPC_CODES[int(error.trailers["grpc-status"])]
+    binary = _unpadded(error.trailers.get("grpc-status-details-bin", ""))
+    details = status_pb2.Status.FromString(binary).details
+    return Failure(
+        code,
+        unquote(error.trailers.get("grpc-message", "")),
+        tuple(detail_of(each.type_url, each.value) for each in details),
+    )
+
+
 def detail_of(type_url: str, value: bytes) -> Message[Any]:
     """Return the detail of an error."""
     name = type_url.rpartition("/")[2].rpartition(".")[2]
@@ -177,6 +210,7 @@ CALLERS: dict[str, Caller] = {
     "grpcio": grpcio,
     "grpc-connectrpc": _connectrpc(ProtocolType.GRPC, HTTPVersion.HTTP2),
     "grpc-web": _connectrpc(ProtocolType.GRPC_WEB, HTTPVersion.HTTP1),
+    "grpc-web-text": _grpc_web_text(1),
     "connect-binary": _connectrpc(ProtocolType.CONNECT, HTTPVersion.HTTP1),
     "connect-json-http1": _json(1),
     "connect-json-http2": _json(2),
@@ -191,5 +225,6 @@ PROTOCOLS: dict[str, str] = {
     "grpcio": "grpc",
     "grpc-connectrpc": "grpc",
     "grpc-web": "grpc_web",
+    "grpc-web-text": "grpc_web",
 }
 """The service's name for the protocol of the callers that do not use Connect."""

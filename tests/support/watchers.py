@@ -12,7 +12,14 @@ from pyqwest import HTTPVersion, SyncClient, SyncHTTPTransport
 
 from server.gen.listings.v1.orders_connect import OrderServiceClientSync
 from server.gen.listings.v1.orders_pb import WatchOrderPaymentsRequest, WatchOrderPaymentsResponse
-from tests.support.callers import connect_failure, grpc_failure, path
+from tests.support import grpc_web_text
+from tests.support.callers import (
+    connect_failure,
+    grpc_failure,
+    grpc_web_failure,
+    json_client,
+    path,
+)
 
 Stream = Iterator[WatchOrderPaymentsResponse]
 """Yields the messages of a stream, or raises Failure."""
@@ -77,12 +84,35 @@ def _connectrpc(protocol: ProtocolType, version: HTTPVersion, codec: Codec) -> W
     return connected
 
 
+@contextmanager
+def _grpc_web_text(base_url: str, **headers: str) -> Iterator[Watch]:
+    with json_client(base_url) as client:
+
+        @contextmanager
+        def watch(request: WatchOrderPaymentsRequest) -> Iterator[Stream]:
+            binary = request.to_binary()
+            with closing(
+                grpc_web_text.messages(client, path(request), binary, headers)
+            ) as messages:
+
+                def stream() -> Stream:
+                    try:
+                        yield from map(WatchOrderPaymentsResponse.from_binary, messages)
+                    except grpc_web_text.StatusError as error:
+                        raise grpc_web_failure(error) from error
+
+                yield stream()
+
+        yield watch
+
+
 _BINARY, _JSON = proto_binary_codec(), proto_json_codec()
 
 WATCHERS: dict[str, Watcher] = {
     "grpcio": grpcio,
     "grpc-connectrpc": _connectrpc(ProtocolType.GRPC, HTTPVersion.HTTP2, _BINARY),
     "grpc-web": _connectrpc(ProtocolType.GRPC_WEB, HTTPVersion.HTTP1, _BINARY),
+    "grpc-web-text": _grpc_web_text,
     "connect-binary": _connectrpc(ProtocolType.CONNECT, HTTPVersion.HTTP2, _BINARY),
     "connect-json": _connectrpc(ProtocolType.CONNECT, HTTPVersion.HTTP1, _JSON),
 }
