@@ -176,7 +176,11 @@ def create_app(  # noqa: PLR0913 - its parts
     ]
     shedder = LoadShedder(settings.pool_size, settings.queue_size)
     rejections = Rejections(shedder, writing_paths(OrderService.desc()), access_log.count_shed)
-    with_messages = partial(UnroutedMiddleware, on_unrouted=access_log.log_unrouted)
+    with_messages = partial(
+        UnroutedMiddleware,
+        on_unrouted=access_log.log_unrouted,
+        max_request_bytes=settings.max_request_bytes,
+    )
     pages = HealthPages(readiness)
     app = Starlette(
         routes=[

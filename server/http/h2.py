@@ -28,9 +28,9 @@ The same steps end a connection that is idle or old, so that its client resolves
 again; and every connection when the server drains, where uvicorn itself would answer new streams
 with 503 or drop them.
 
-A connection that waits for the rest of a frame or of a header list ends the same way, after
-``h2_frame_timeout``. A client that sends too many frames besides requests is cut off: see
-``server.http.h2_flood``.
+A connection that waits for the rest of a frame or of a header list (``h2_frames``) ends the same
+way, after ``h2_frame_timeout``. A client that sends too many frames besides requests is cut off:
+see ``server.http.h2_flood``.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Generator
+from itertools import chain
 from typing import Any
 
 import zttp
@@ -48,16 +49,19 @@ from server.http.h2_flow import (
     REFUSED_STREAM,
     FlowControlledH2Protocol,
 )
+from server.http.h2_frames import FrameBoundaries
 from server.http.hooks import Reject
 
 MAX_STREAM_ID = 2**31 - 1
 
+_FIELD_OVERHEAD = 32  # bytes, for each field
+
+# zttp has the first three apart from the header list, and the last one as Host.
+_PSEUDO_FIELDS = len(":method:schemehttp:path:authority") - len("host") + 3 * _FIELD_OVERHEAD
+
 # RFC 9113, section 6.7: length 8, type 6, no flags, stream 0, and eight bytes of the sender's
 # choice. Works around zttp, which answers PINGs but has no call to send one.
 PING_FRAME = b"\x00\x00\x08\x06\x00" + bytes(4) + bytes(8)
-
-# Section 6.5: length 0, type 4, flag ACK, stream 0.
-SETTINGS_ACK_FRAME = b"\x00\x00\x00\x04\x01" + bytes(4)
 
 # Events that cost a client a part of its budget: all that begin, end or reset no request.
 _BUDGETED = (zttp.Ping, zttp.Settings, zttp.WindowUpdate, zttp.GoAway, zttp.Data)
@@ -78,8 +82,9 @@ class H2Protocol(FlowControlledH2Protocol):
         # Works around zttp, which ends a connection at its 4,097th stream or 257th reset.
         self.next_phase_at = nth_stream_id(self.limits.goaway_after_streams)
         self.resets = 0
-        self.acknowledges_settings = False
-        self.frame_deadline: float | None = None
+        self.frame_boundaries = FrameBoundaries()
+        self.incomplete: int | None = None
+        self.frame_deadline = 0.0
         self.age_timer: asyncio.TimerHandle | None = None
         # uvicorn's type is for whole seconds, and its timer takes any.
         self.timeout_keep_alive: float = self.limits.h2_idle  # type: ignore[assignment]
@@ -96,7 +101,7 @@ class H2Protocol(FlowControlledH2Protocol):
         """Act upon the frames in ``data``."""
         if self.phase == IGNORING:
             return
-        self.acknowledges_settings = data == SETTINGS_ACK_FRAME
+        self.limit_silence(self.frame_boundaries.receive(data))
         super().data_received(data)
         if self.phase == REFUSING:
             # A WINDOW_UPDATE may have released the last bytes of a response.
@@ -106,9 +111,6 @@ class H2Protocol(FlowControlledH2Protocol):
         """Yield what uvicorn acts upon; PING and GOAWAY are acted upon here."""
         next_event = self.conn.next_event
         event = next_event()
-        # Works around zttp, which has no event for an acknowledgement of SETTINGS either. It is the
-        # whole of most handshakes.
-        self.limit_silence(incomplete=event is zttp.NEED_DATA and not self.acknowledges_settings)
         while event is not zttp.NEED_DATA:
             if isinstance(event, zttp.Ping):
                 if event.ack and self.phase == GOING_AWAY:
@@ -125,18 +127,19 @@ class H2Protocol(FlowControlledH2Protocol):
                 return
             event = next_event()
 
-    def limit_silence(self, *, incomplete: bool) -> None:
-        """Limit the time until the next input; until the rest of a frame, if it is ``incomplete``.
+    def limit_silence(self, incomplete: int | None) -> None:
+        """Limit the time until the next input; until the rest of the unit ``incomplete``, if any.
 
         Works around uvicorn, which starts its keep-alive timer anew with every byte of a frame.
         """
-        if incomplete:
+        if incomplete is not None:
             now = self.loop.time()
-            self.frame_deadline = self.frame_deadline or now + self.limits.h2_frame_timeout
+            if incomplete != self.incomplete:
+                self.frame_deadline = now + self.limits.h2_frame_timeout
             self.timeout_keep_alive = max(self.frame_deadline - now, 0)
-        elif self.frame_deadline is not None:
-            self.frame_deadline = None
+        elif self.incomplete is not None:
             self.timeout_keep_alive = self.limits.h2_idle
+        self.incomplete = incomplete
 
     def end_flood(self) -> None:
         """Close the connection of a client that has exceeded its budget of frames.
@@ -159,7 +162,9 @@ class H2Protocol(FlowControlledH2Protocol):
             self.refuse_stream(event.stream_id)
             return
         self.frame_budget.earn_for_request()
-        if self.reject is None or (headers := self.reject(event)) is None:
+        if (size := _header_list_size(event)) > self.limits.h2_max_header_list:
+            self.refuse_header_list(event.stream_id, size)
+        elif self.reject is None or (headers := self.reject(event)) is None:
             self.run_application(event)
         else:
             self.conn.stream(event.stream_id).send_response(200, headers, end_stream=True)
@@ -168,6 +173,17 @@ class H2Protocol(FlowControlledH2Protocol):
                 self.send_initial_goaway()
             else:
                 self.send_final_goaway()
+
+    def refuse_header_list(self, stream_id: int, size: int) -> None:
+        """Answer a request whose header list has ``size`` bytes, which is too many."""
+        limit = self.limits.h2_max_header_list
+        text = f"the header list has {size} bytes, and may have {limit} (RFC 9113, section 6.5.2)"
+        self.logger.info("HTTP/2: answered %s with 431: %s", self.client_address, text)
+        stream = self.conn.stream(stream_id)
+        headers = [*self.server_state.default_headers, (b"content-type", b"text/plain")]
+        stream.send_response(431, headers)
+        stream.send_data(f"{text}\n".encode())
+        stream.end_message()
 
     def handle_rst_stream(self, event: zttp.RstStream) -> None:
         """End a stream that the client has cancelled, and count it."""
@@ -185,6 +201,7 @@ class H2Protocol(FlowControlledH2Protocol):
         self._cancel_phase_timer()
         if self.age_timer is not None:
             self.age_timer.cancel()
+            self.age_timer = None
         super().connection_lost(exc)
 
     # The end of the connection
@@ -263,6 +280,13 @@ class H2Protocol(FlowControlledH2Protocol):
         if self.phase_timer is not None:
             self.phase_timer.cancel()
             self.phase_timer = None
+
+
+def _header_list_size(request: zttp.Request) -> int:
+    """Return the size of a header list as RFC 9113, section 6.5.2, has it."""
+    headers = request.headers
+    fields = sum(map(len, chain.from_iterable(headers))) + _FIELD_OVERHEAD * len(headers)
+    return fields + _PSEUDO_FIELDS + len(request.method) + len(request.target)
 
 
 def nth_stream_id(n: int) -> int:

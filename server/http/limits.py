@@ -16,7 +16,8 @@ class Limits:
     # Time for clients, over HTTP/1.1 and HTTP/2
 
     request_timeout: float = 10.0
-    """For the head of a request, and again for its body. Also for a TLS handshake."""
+    """For the head of a request, and again for its body. Also for a TLS handshake, and from there,
+    or from the beginning of the connection, for its first bytes."""
 
     response_stall_timeout: float = 30.0
     """For a client to read some of the response bytes that wait for it."""
@@ -41,8 +42,8 @@ class Limits:
     # HTTP/1.1
 
     keep_alive: float = 75.0
-    """Between two requests, and before the first bytes of any connection. Longer than proxies keep
-    an idle connection, so that they close it, and not the server under a request on its way."""
+    """Between two requests. Longer than proxies keep an idle connection, so that they close it, and
+    not the server under a request on its way."""
 
     close_delay: float = 2.0
     """From the last response to the close of a connection whose client still sends.
@@ -62,6 +63,11 @@ class Limits:
 
     h2_frame_timeout: float = 10.0
     """For the rest of a frame or of a header list, while nothing else arrives."""
+
+    h2_max_header_list: int = 32 * _KIB
+    """Bytes of a header list, by RFC 9113, section 6.5.2; its request is answered with 431. zttp
+    announces 64 KiB to clients, and ends the connection of a longer one with the calls of all its
+    streams."""
 
     goaway_timeout: float = 1.0
     """For a client to answer the PING after the first GOAWAY, and again to close the connection

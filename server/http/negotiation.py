@@ -49,14 +49,13 @@ class NegotiationProtocol(AutoZttpProtocol):
         """Wait for the first bytes."""
         self.transport = transport
         self.connections.add(self)
-        self.timeout_task = self.loop.call_later(self._limits.keep_alive, transport.close)
 
     def incomplete(self) -> object | None:
-        """Return what identifies an incomplete preface, or None before the first byte."""
-        return self if self.buffer else None
+        """Return what identifies the first bytes, which are always incomplete."""
+        return self
 
     def end_incomplete(self) -> None:
-        """Close the connection because the rest of the preface does not arrive in time."""
+        """Close the connection because its first bytes do not arrive in time."""
         self.transport.close()
 
     def _switch(self, http2: bool, initial_data: bytes = b"") -> None:

@@ -27,6 +27,7 @@ from typing import Any, Final, Literal
 
 import uvicorn
 
+from server.http.descriptors import DescriptorWatch
 from server.http.hooks import Answer, Reject
 from server.http.limits import Limits
 from server.http.negotiation import NegotiationProtocol
@@ -98,6 +99,7 @@ class Server(uvicorn.Server):
         self._drain_timeout = drain_timeout
         self._drain_first_bytes = limits.drain_first_bytes
         self._slow_clients = SlowClients(limits)
+        self._descriptors = DescriptorWatch()
         self._check_ticks = max(1, round(limits.check_interval * _TICKS_PER_SECOND))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -107,6 +109,7 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Run what is due; uvicorn calls it ten times a second. Returns whether to stop."""
+        self._descriptors.poll(len(self.server_state.connections))
         if counter % self._check_ticks == 0:
             self._slow_clients.end(self.server_state.connections)
         if counter % _TICKS_PER_SECOND == 0:

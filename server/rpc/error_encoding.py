@@ -42,6 +42,9 @@ HTTP_STATUS: Final = {
 GRPC_STATUS: Final = {code: number for number, code in enumerate(HTTP_STATUS, start=1)}
 """https://grpc.io/docs/guides/status-codes"""
 
+ENVELOPE_HEAD: Final = 5
+"""Bytes before each message of a stream, and in gRPC and gRPC-Web: flags and length."""
+
 # The flags of the last envelope of a stream.
 _CONNECT_END_STREAM: Final = 0x02
 _GRPC_WEB_TRAILERS: Final = 0x80

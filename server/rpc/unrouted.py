@@ -19,7 +19,15 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.rpc.error_encoding import HTTP_STATUS, EncodedError, encode, grpc_trailers, send_error
+from server.rpc.error_encoding import (
+    ENVELOPE_HEAD,
+    HTTP_STATUS,
+    EncodedError,
+    encode,
+    grpc_trailers,
+    send_error,
+)
+from server.rpc.interceptors.unread import too_large
 from server.rpc.protocols import CONNECT, GRPC, GRPC_WEB, protocol_of
 
 _EXPLANATIONS: Final = {
@@ -66,15 +74,19 @@ class _Refusal(NamedTuple):
 class UnroutedMiddleware:
     """ASGI middleware that explains what the application behind it refuses without a message."""
 
-    def __init__(self, app: ASGIApp, on_unrouted: OnUnrouted) -> None:
-        """``on_unrouted`` is called unless the request cannot have been meant as an RPC."""
+    def __init__(self, app: ASGIApp, on_unrouted: OnUnrouted, max_request_bytes: int) -> None:
+        """``on_unrouted`` is called unless the request cannot have been meant as an RPC.
+
+        ``max_request_bytes`` is the limit that connectrpc has for a message.
+        """
         self._app = app
         self._on_unrouted = on_unrouted
+        self._max_request_bytes = max_request_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the request on, or explain why not; explain a refusal that comes back bare."""
-        content_type = Headers(scope=scope).get("content-type", "")
-        protocol = protocol_of(content_type)
+        headers = Headers(scope=scope)
+        protocol = protocol_of(headers.get("content-type", ""))
         refusal = None
         if not all(value.isascii() for _, value in scope["headers"]):
             refusal = _Refusal(400, Code.INVALID_ARGUMENT, "a header is not ASCII text")
@@ -87,6 +99,10 @@ class UnroutedMiddleware:
         elif scope["http_version"] != "2" and protocol == GRPC:
             text = "gRPC needs HTTP/2; over HTTP/1.1 there are gRPC-Web and Connect"
             refusal = _Refusal(505, Code.UNIMPLEMENTED, text)
+        elif "expect" in headers and self._is_too_large(headers):
+            # RFC 9110, section 10.1.1: the final answer comes before the body is sent, not 100.
+            text = too_large(self._max_request_bytes)
+            refusal = _Refusal(HTTP_STATUS[Code.RESOURCE_EXHAUSTED], Code.RESOURCE_EXHAUSTED, text)
         if refusal is not None:
             await self._refuse(refusal, Headers(), scope, receive, send)
             return
@@ -110,6 +126,11 @@ class UnroutedMiddleware:
                 await send(message)
 
         await self._app(scope, receive, explain)
+
+    def _is_too_large(self, headers: Headers) -> bool:
+        """Whether a body is said to be longer than a message of the largest size."""
+        length = headers.get("content-length", "")
+        return length.isdigit() and int(length) > self._max_request_bytes + ENVELOPE_HEAD
 
     async def _resent(self, scope: Scope, start: Message, send: Send) -> bool:
         """Send a Trailers-Only response of gRPC in two parts; return False if it is not one.

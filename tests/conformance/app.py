@@ -78,7 +78,11 @@ def create_app(max_request_bytes: int, stopping: asyncio.Event) -> Application:
     )
     shedder = LoadShedder(_CALLS, _CALLS)
     rejections = Rejections(shedder, writing_paths(description), access_log.count_shed)
-    with_messages = partial(UnroutedMiddleware, on_unrouted=access_log.log_unrouted)
+    with_messages = partial(
+        UnroutedMiddleware,
+        on_unrouted=access_log.log_unrouted,
+        max_request_bytes=max_request_bytes,
+    )
     app = Starlette(
         routes=[
             Mount(

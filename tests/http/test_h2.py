@@ -13,6 +13,8 @@ import pytest
 from server.http import Limits
 from server.http.h2_flow import NO_ERROR
 from tests.support.http2 import (
+    CONTINUATION,
+    DATA,
     ECHO,
     END_HEADERS,
     END_STREAM,
@@ -24,6 +26,7 @@ from tests.support.http2 import (
     WINDOW_UPDATE,
     Peer,
     header_block,
+    prefixed,
     run,
     serving,
     until,
@@ -82,6 +85,35 @@ def test_a_request_may_end_with_its_headers() -> None:
             peer.send(HEADERS, END_HEADERS | END_STREAM, 1, header_block(ECHO))
             await peer.until(lambda: 1 in peer.answered)
         assert served.app.started == {b"": 1}
+
+    run(test())
+
+
+@pytest.mark.parametrize("size", [32_768, 32_769, 65_536])
+def test_a_header_list_that_is_too_large_ends_its_stream_only(size: int) -> None:
+    """Up to what zttp announces to clients (SETTINGS_MAX_HEADER_LIST_SIZE)."""
+
+    async def test() -> None:
+        async with serving() as served, Peer.connected(served) as peer:
+            peer.call(1, HOLD)
+            # RFC 9113, section 6.5.2: names, values, and 32 for each field; of header_block's five.
+            rest = size - 6 * 32 - len(":methodPOST:schemehttp:path:authoritytestx") - len(ECHO)
+            block = header_block(ECHO, (b"x", b"a" * (rest - len("tetrailers"))))
+            peer.send(HEADERS, 0, 3, block[:16_384])
+            for at in range(16_384, len(block), 16_384):
+                last = END_HEADERS if at + 16_384 >= len(block) else 0
+                peer.send(CONTINUATION, last, 3, block[at : at + 16_384])
+            peer.send(DATA, END_STREAM, 3, prefixed(b"3"))
+            await peer.until(lambda: 3 in peer.answered)
+            if size > 32_768:
+                text = f"the header list has {size} bytes, and may have 32768 (RFC 9113"
+                assert peer.messages[3].startswith(text.encode())
+            else:
+                assert peer.messages[3] == prefixed(b"3")
+            served.app.release.set()
+            await peer.answer(1)
+            assert peer.goaways == []
+        assert served.app.started == {b"1": 1} | ({b"3": 1} if size <= 32_768 else {})
 
     run(test())
 

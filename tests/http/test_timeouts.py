@@ -40,9 +40,13 @@ NO_WINDOW = (4).to_bytes(2) + (0).to_bytes(4)  # SETTINGS_INITIAL_WINDOW_SIZE
 BODY = prefixed(b"1")
 HEAD = b"POST %b HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % (ECHO, len(BODY))
 
+HEADER_LIST = frame(HEADERS, 0, 1, header_block(ECHO))  # without END_HEADERS
+
 # The start of a request, and bytes sent repeatedly after it that do not complete it.
 INCOMPLETE = {
+    "nothing": (b"", b""),
     "preface": (b"PRI * HT", b""),
+    "preface-without-settings": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b""),
     "head": (b"POST / HTTP/1.1\r\nx: ", b"x"),
     "second-head": (HEAD + BODY + b"POST / HTTP/1.1\r\nx: ", b"x"),
     "body": (HEAD[: HEAD.index(b"Content")] + b"Content-Length: 100000\r\n\r\n", b"x"),
@@ -52,6 +56,16 @@ INCOMPLETE = {
     ),
     "frame": (PREFACE, b"x"),
     "header-list": (PREFACE, b""),
+    # In one read with what is complete.
+    "settings-and-frame": (PREFACE + HEADER_LIST[:20], b""),
+    "settings-and-header-list": (PREFACE + HEADER_LIST, b""),
+    "ping-and-header-list": (PREFACE + frame(PING, payload=bytes(8)) + HEADER_LIST, b""),
+    "request-and-header-list": (
+        PREFACE
+        + frame(HEADERS, END_HEADERS | END_STREAM, 1, header_block(ECHO))
+        + frame(HEADERS, 0, 3, header_block(ECHO)),
+        b"",
+    ),
 }
 
 
@@ -68,15 +82,15 @@ def test_an_incomplete_request_ends_with_its_connection(kind: str) -> None:
             if start == PREFACE:  # the server reads it separately from the incomplete part
                 await reader.readexactly(9)
                 await asyncio.sleep(0.05)
-                list_frame = frame(HEADERS, 0, 1, header_block(ECHO))
-                writer.write(list_frame if kind == "header-list" else list_frame[:20])
+                writer.write(HEADER_LIST if kind == "header-list" else HEADER_LIST[:20])
             async with dripping(writer, part), asyncio.timeout(5):
                 answer = b""
                 with suppress(ConnectionError):
                     answer = await reader.read()
             if start.startswith(b"POST"):
                 assert b"HTTP/1.1 408 Request Timeout\r\n" in answer
-            assert served.app.started.total() == (kind == "second-head")
+            complete = kind in ("second-head", "request-and-header-list")
+            assert served.app.started.total() == complete
 
     run(test())
 
@@ -138,7 +152,6 @@ def test_complete_requests_and_idle_connections_do_not_time_out() -> None:
             ) as served,
             connected(served) as (waiting_reader, waiting),
             connected(served) as (quiet_reader, quiet),
-            connected(served),
             Peer.connected(served) as peer,
         ):
             head = HEAD.replace(ECHO, HOLD)

@@ -18,17 +18,19 @@ from server.http.h2_flow import NO_ERROR
 from tests.support.certificates import HOST, Files, Issued, Trust
 from tests.support.http2 import (
     ECHO,
+    HEADERS,
     HOLD,
     Peer,
     Served,
     connected,
     dripping,
+    header_block,
     prefixed,
     run,
     serving,
     until,
 )
-from tests.support.raw import PREFACE
+from tests.support.raw import PREFACE, frame
 
 TLS: TypeAlias = Callable[[], ssl.SSLContext]
 
@@ -201,6 +203,31 @@ def test_an_incomplete_request_ends_with_its_connection(ca: Issued, tls: TLS) ->
                 assert b"HTTP/1.1 408 Request Timeout\r\n" in await reader.read()
             writer.close()
             await no_connection_is_left(served)
+
+    run(test())
+
+
+@pytest.mark.parametrize("alpn", ["h2", "http/1.1"])
+@pytest.mark.parametrize(
+    "sent",
+    [b"", PREFACE + frame(HEADERS, 0, 1, header_block(ECHO))],
+    ids=["nothing", "header-list"],
+)
+def test_a_connection_without_a_whole_request_ends(
+    ca: Issued, tls: TLS, alpn: str, sent: bytes
+) -> None:
+    async def test() -> None:
+        async with serving(
+            tls, check_interval=0.1, request_timeout=0.3, h2_frame_timeout=0.3
+        ) as served:
+            reader, writer = await asyncio.open_connection(
+                HOST, served.port, ssl=Trust(ca).context(alpn), server_hostname=HOST
+            )
+            writer.write(sent)
+            async with asyncio.timeout(5):
+                await reader.read()
+            await no_connection_is_left(served)
+            writer.close()
 
     run(test())
 

@@ -11,14 +11,19 @@ import asyncio
 import fcntl
 import socket
 import ssl
+import struct
+import subprocess
+import sys
 import termios
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import uvicorn
+import zttp
 
 from server.http import ALPN_PROTOCOLS
+from server.http.h1_requests import MAX_FIELDS, MAX_HEAD, MAX_LINE
 from server.http.sockets import listen
 from tests.support.certificates import HOST, Issued, Trust
 from tests.support.http2 import (
@@ -99,6 +104,75 @@ def test_uvicorn_has_no_answer_to_a_path_that_is_not_ascii() -> None:
     run(test())
 
 
+def status_of(request: bytes) -> str | None:
+    """Return what zttp says of a request, or None where it takes it."""
+    connection = zttp.Connection(zttp.SERVER)
+    try:
+        event = connection.receive_event(request)
+    except zttp.RemoteProtocolError as error:
+        return str(error)
+    return None if isinstance(event, zttp.Request) else type(event).__name__
+
+
+def test_zttp_takes_any_value_of_host_any_target_and_other_transfer_codings() -> None:
+    for target, host, field in (
+        (b"/", b"a b", b""),
+        (b"word", b"a", b""),
+        (b"http://a/", b"b", b""),
+        (b"/", b"a", b"Transfer-Encoding: gzip, chunked\r\n"),
+    ):
+        head = b"POST %b HTTP/1.1\r\nHost: %b\r\n%b\r\n"
+        assert status_of(head % (target, host, field)) is None
+
+
+def test_zttp_takes_no_empty_line_before_a_request() -> None:
+    head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert status_of(head) is None
+    assert status_of(b"\r\n" + head) == "malformed header field"
+
+
+def test_zttp_has_one_error_for_several_faults_of_a_head() -> None:
+    """And limits that cannot be set: see server.http.h1_requests."""
+    head = b"GET / HTTP/1.1\r\nHost: a\r\n"
+    framing = "ambiguous or conflicting message framing"
+    assert status_of(b"GET / HTTP/1.1\r\n\r\n") == "malformed header field"
+    assert status_of(head + b"word\r\n\r\n") == "malformed header field"
+    assert status_of(head + b"Transfer-Encoding: gzip\r\n\r\n") == framing
+    assert status_of(head + b"Content-Length: x\r\n\r\n") == framing
+    too_large = "message exceeded configured size limit"
+    assert status_of(head + b"x: " + b"a" * (MAX_LINE - 3) + b"\r\n\r\n") is None
+    assert status_of(head + b"x: " + b"a" * (MAX_LINE - 2) + b"\r\n\r\n") == too_large
+    assert status_of(head + b"x: 1\r\n" * (MAX_FIELDS - 1) + b"\r\n") is None
+    assert status_of(head + b"x: 1\r\n" * MAX_FIELDS + b"\r\n") == too_large
+    rest = b"x: " + b"a" * 8_000 + b"\r\n"
+    filled = head + rest * 8
+    assert status_of(filled + b"y: " + b"a" * (MAX_HEAD - len(filled) - 200) + b"\r\n\r\n") is None
+    assert status_of(filled + b"y: " + b"a" * (MAX_HEAD - len(filled) + 200) + b"\r\n\r\n") == (
+        too_large
+    )
+
+
+def test_uvicorn_does_not_say_what_is_wrong_with_a_request() -> None:
+    async def test() -> None:
+        async with plain() as served, connected(served) as (reader, writer):
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            assert (await reader.read()).endswith(b"\r\n\r\nInvalid HTTP request received.")
+
+    run(test())
+
+
+def test_uvicorn_sends_chunks_and_100_to_http_1_0() -> None:
+    async def test() -> None:
+        async with plain() as served, connected(served) as (reader, writer):
+            head = b"POST %b HTTP/1.0\r\nContent-Length: 6\r\nExpect: 100-continue\r\n\r\n"
+            writer.write(head % ECHO)
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+            writer.write(BODY)
+            assert b"transfer-encoding: chunked\r\n" in await reader.readuntil(b"\r\n\r\n")
+
+    run(test())
+
+
 def test_uvicorn_has_no_answer_to_a_malformed_head_request() -> None:
     async def test() -> None:
         async with plain() as served, connected(served) as (reader, writer):
@@ -144,6 +218,24 @@ def test_uvicorn_sets_no_idle_timer_after_the_rest_of_an_answered_request() -> N
             await reader.readuntil(b"0\r\n\r\n")
             writer.write(BODY[1:])
             await stays(served)
+
+    run(test())
+
+
+def test_uvicorn_keeps_the_idle_timer_of_a_connection_that_is_reset() -> None:
+    async def test() -> None:
+        async with plain() as served, connected(served) as (reader, writer):
+            writer.write(request())
+            await reader.readuntil(b"0\r\n\r\n")
+            connection = only_connection(served)
+            client = writer.get_extra_info("socket")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+            await until(lambda: not served.server.server_state.connections)
+            timer = connection.timeout_keep_alive_task
+            assert timer is not None
+            assert not timer.cancelled()
+            timer.cancel()
 
     run(test())
 
@@ -213,6 +305,45 @@ def test_uvicorn_resets_connections_that_it_has_not_accepted() -> None:
                 client.recv(100)
 
     run(test())
+
+
+WITHOUT_DESCRIPTORS = """
+import asyncio, logging, resource, socket, uvloop
+
+async def main():
+    listener = socket.create_server(("127.0.0.1", 0))
+    await asyncio.get_running_loop().create_server(asyncio.Protocol, sock=listener)
+    used = listener.fileno() + 20
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used, used))
+    held = []
+    try:
+        while True:
+            held.append(socket.socket())
+    except OSError:
+        pass
+    print(listener.getsockname()[1], flush=True)
+    await asyncio.sleep(60)
+
+logging.basicConfig(level=logging.DEBUG)
+uvloop.run(main())
+"""
+
+
+def test_uvloop_says_nothing_when_there_are_no_file_descriptors() -> None:
+    """It closes the connection. See server.http.descriptors."""
+    command = [sys.executable, "-c", WITHOUT_DESCRIPTORS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        assert server.stderr is not None
+        port = int(server.stdout.readline())
+        for _ in range(3):
+            with (
+                socket.create_connection((HOST, port), timeout=10) as client,
+                suppress(ConnectionError),
+            ):
+                assert client.recv(1) == b""
+        server.terminate()
+        assert server.stderr.read() == b""
 
 
 # TLS: server.http.tls_handshake, server.http.negotiation

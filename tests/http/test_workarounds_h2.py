@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import zttp
 
-from server.http.h2 import SETTINGS_ACK_FRAME
 from server.http.h2_flow import ENHANCE_YOUR_CALM, NO_ERROR
 from tests.support.http2 import (
+    ACK,
+    CONTINUATION,
     DATA,
     ECHO,
     END_HEADERS,
@@ -26,6 +27,7 @@ from tests.support.http2 import (
     HEADERS,
     HOLD,
     PING,
+    SETTINGS,
     Peer,
     dripping,
     header_block,
@@ -83,14 +85,38 @@ def test_zttp_has_no_call_to_send_a_ping() -> None:
     assert [name for name in dir(connection) if "ping" in name] == []
 
 
-def test_zttp_has_no_event_for_an_acknowledgement_of_settings() -> None:
-    connection = zttp.Connection(zttp.SERVER, protocol=zttp.HTTP2)
-    connection.initiate_connection()
-    connection.receive_data(PREFACE)
-    while connection.next_event() is not zttp.NEED_DATA:
-        pass
-    connection.receive_data(SETTINGS_ACK_FRAME)
-    assert connection.next_event() is zttp.NEED_DATA
+def test_zttp_ends_a_connection_with_a_header_list_above_64_kib() -> None:
+    """See ``Limits.h2_max_header_list``."""
+
+    async def test() -> None:
+        async with plain() as served, Peer.connected(served) as peer:
+            peer.call(1, HOLD)
+            block = header_block(ECHO, (b"x", b"a" * 2**16))
+            peer.send(HEADERS, 0, 3, block[:16_384])
+            for at in range(16_384, len(block), 16_384):
+                last = END_HEADERS if at + 16_384 >= len(block) else 0
+                peer.send(CONTINUATION, last, 3, block[at : at + 16_384])
+            await peer.until(lambda: peer.goaways)
+            assert peer.goaways[0][1] == ENHANCE_YOUR_CALM
+
+    run(test())
+
+
+def test_zttp_does_not_tell_whether_a_frame_is_incomplete() -> None:
+    """After an acknowledgement of SETTINGS it says the same as after a part of a header list."""
+
+    def after(received: bytes) -> tuple[object, set[str]]:
+        connection = zttp.Connection(zttp.SERVER, protocol=zttp.HTTP2)
+        connection.initiate_connection()
+        connection.receive_data(PREFACE)
+        while connection.next_event() is not zttp.NEED_DATA:
+            pass
+        connection.receive_data(received)
+        return connection.next_event(), {name for name in dir(connection) if "pend" in name}
+
+    expected = zttp.NEED_DATA, {"has_pending_send"}
+    assert after(frame(SETTINGS, ACK)) == expected
+    assert after(frame(HEADERS, 0, 1, header_block(ECHO))) == expected
 
 
 def test_uvicorn_answers_new_streams_with_503_while_it_stops() -> None:

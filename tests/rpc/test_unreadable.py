@@ -17,6 +17,7 @@ from server.gen.listings.v1.orders_pb import (
 )
 from server.rpc.interceptors.validation import validate
 from tests.support.callers import Call, Failure, path
+from tests.support.raw import connected, http1, rest
 from tests.support.reading import refused
 from tests.support.refusals import GETS, STREAMING, UNARY, Way, refusal
 from tests.support.schema import compiled
@@ -146,6 +147,36 @@ def test_a_query_that_is_too_large(running: Service, way: Way) -> None:
 @pytest.mark.parametrize("way", STREAMING, ids=name)
 def test_a_stream_that_is_too_large(running: Service, way: Way) -> None:
     assert refusal(running.base_url, way, WATCH, b" " * (LIMIT + 1)) == TOO_LARGE
+
+
+@pytest.mark.parametrize("size", [LIMIT, LIMIT + 100])
+@pytest.mark.parametrize(
+    ("content_type", "answer"),
+    [
+        ("application/json", b'HTTP/1.1 429 Too Many Requests|{"code": "resource_exhausted", '),
+        ("application/proto", b'HTTP/1.1 429 Too Many Requests|{"code": "resource_exhausted", '),
+        ("application/grpc-web+proto", b"HTTP/1.1 200 OK|grpc-status: 8\r\n"),
+    ],
+)
+def test_a_request_that_is_too_large_is_refused_before_it_is_sent(
+    running: Service, content_type: str, answer: bytes, size: int
+) -> None:
+    """RFC 9110, section 10.1.1: a client that expects 100 gets the error in its place."""
+    fields = [f"content-length: {size}", "expect: 100-continue"]
+    with connected(running.port) as connection:
+        request = http1(UPDATE, *fields).replace(b"application/json", content_type.encode())
+        connection.sendall(request)
+        if size == LIMIT:
+            assert connection.recv(65_536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            return
+        received = rest(connection)
+    status, reason = answer.split(b"|")
+    assert received.startswith(status + b"\r\n")
+    assert reason in received
+    assert b"connection: close\r\n" in received
+    assert TOO_LARGE.message.encode() in received.replace(b"%20", b" ")
+    logged = running.logged(event="rpc", code="resource_exhausted", error=TOO_LARGE.message)
+    assert logged[-1]["level"] == "info"
 
 
 @pytest.mark.parametrize("message", ["{}", "CAE!", "CA+E", "C", "CAEaa", "%ZZ"])

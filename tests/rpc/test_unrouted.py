@@ -134,14 +134,27 @@ class TestRejectedRequests:
 
         assert asyncio.run(exchange.send(running, [request])) == ["invalid_argument"]
 
-    @pytest.mark.parametrize("target", [b"?\xff", b"?", b"*", b"livez", b"http://test/livez"])
-    def test_a_target_that_is_not_a_path(self, running: Service, target: bytes) -> None:
+    @pytest.mark.parametrize(
+        ("target", "status"),
+        [
+            (b"?\xff", 400),
+            (b"?", 400),
+            (b"*", 400),
+            (b"livez", 400),
+            (b"http://test/livez", 200),
+            (b"http://test", 200),
+            (b"http://test/nowhere?\xff", 400),
+        ],
+    )
+    def test_a_target_that_is_not_a_path(
+        self, running: Service, target: bytes, status: int
+    ) -> None:
         with connected(running.port) as connection:
             connection.sendall(
                 b"GET %s HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n" % target
             )
 
-            assert rest(connection).startswith(b"HTTP/1.1 404 ")
+            assert rest(connection).startswith(b"HTTP/1.1 %d " % status)
 
     @pytest.mark.parametrize("verb", [b"GET", b"HEAD", b"POST", b"CONNECT"])
     @pytest.mark.parametrize("path", [b"/\xc3\xa9", b"/nowhere"])

@@ -39,10 +39,14 @@ class UnreadInterceptor:
         if not isinstance(error, ConnectError):
             return
         if error.code is Code.RESOURCE_EXHAUSTED and error.message.startswith(_TOO_LARGE):
-            raise ConnectError(
-                Code.RESOURCE_EXHAUSTED,
-                "the request is larger than LISTINGS_MAX_REQUEST_BYTES, "
-                f"{self._max_request_bytes} bytes after decompression",
-            )
+            raise ConnectError(Code.RESOURCE_EXHAUSTED, too_large(self._max_request_bytes))
         if error.code is Code.INTERNAL and error.message == _COMPRESSED:
             raise UnreadableRequest(_EXPLANATION, _EXPLANATION, code=Code.INTERNAL)
+
+
+def too_large(max_request_bytes: int) -> str:
+    """Return the message of the error for a request above the limit."""
+    return (
+        "the request is larger than LISTINGS_MAX_REQUEST_BYTES, "
+        f"{max_request_bytes} bytes after decompression"
+    )
