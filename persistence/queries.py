@@ -140,8 +140,8 @@ def events_between(*, order_ids: bool, storefront_ids: bool, scoped: bool = Fals
 
     They are visible in the ``pg_snapshot`` ``:upto`` and not in ``:since``, and have ids above
     ``:after_id``. They belong to one of the orders in the array ``:order_ids``, or to one of the
-    storefronts in ``:storefront_ids``; at least one of the two is given. Sorted by id, which for
-    one order is the order in which they were committed.
+    storefronts in ``:storefront_ids``; where neither is given, to any. Sorted by id, which for one
+    order is the order in which they were committed.
     """
     transaction = _events.transaction_id
     since, upto = NamedParameter("since"), NamedParameter("upto")
@@ -156,7 +156,8 @@ def events_between(*, order_ids: bool, storefront_ids: bool, scoped: bool = Fals
         watched.append(_events.order_id == pg.any_(NamedParameter("order_ids")))
     if storefront_ids:
         watched.append(_events.storefront_id == pg.any_(NamedParameter("storefront_ids")))
-    query = query.where(Criterion.any(watched))
+    if watched:
+        query = query.where(Criterion.any(watched))
     if scoped:
         query = query.where(_in_scope(_events, NamedParameter("storefronts")))
     return str(query.orderby(_events.id).limit(NamedParameter("limit")))

@@ -9,20 +9,20 @@ between the two, the other processes find its events by their next poll.
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
-from typing import Final, Self, TypeAlias
+from typing import Final, Self
 
 import asyncpg
 
 from persistence.dsn import asyncpg_dsn
-from persistence.errors import PersistenceError, WatchEnded, WatcherTooSlow
+from persistence.errors import WatchEnded
 from persistence.history import EventFilter, PaymentHistory
-from persistence.models import PaymentEvent
 from persistence.positions import Position
 from persistence.state_log import StateLog
+from persistence.subscriptions import Subscription, Subscriptions, WatchedEvent
 
 CHANNEL: Final = "order_payment_events"
 """The channel of NOTIFY. The trigger of the history notifies it of changes by hand."""
@@ -32,10 +32,9 @@ _MIN_INTERVAL: Final = 0.02  # between two reads of the history, and between two
 _POLL_INTERVAL: Final = 0.5  # until the history is read without a notification
 _RECONNECT_DELAY: Final = 0.5
 
-_MAX_QUEUED: Final = 1_000  # events, for each watcher
-
-WatchedEvent: TypeAlias = tuple[PaymentEvent | None, Position]
-"""An event, and the position of its watcher after it. The first one of a watch has no event."""
+# The shortest time to a heartbeat, as a part of the interval. It varies, so that the heartbeats of
+# watches that began together, as after a restart, do not come together.
+_MIN_HEARTBEAT: Final = 0.75
 
 _log = logging.getLogger(__name__)
 
@@ -49,19 +48,22 @@ class ChangeFeed:
         url: str,
         *,
         connect_timeout: float,
+        heartbeat: float = 0,
         name: str | None = None,
     ) -> None:
         """Describe the feed; nothing is opened yet. ``url`` is a libpq URL, times are seconds.
 
+        A watch that has had no event for ``heartbeat`` seconds gets its position; 0: it never does.
         ``name`` is the ``application_name`` of its session, instead of one in the URL.
         """
         self._history = history
         self._dsn = asyncpg_dsn(url)
         self._settings = None if name is None else {"application_name": name}
         self._connect_timeout = connect_timeout
-        self._subscriptions: set[_Subscription] = set()
-        self._position: Position | None = None  # of all subscriptions
-        self._delivering = asyncio.Lock()
+        self._heartbeat = heartbeat
+        self._subscriptions = Subscriptions()
+        self._joining: set[Subscription] = set()  # by the next delivery
+        self._position: Position | None = None  # up to which all subscriptions have their events
         self._notify_due = asyncio.Event()
         self._notified = asyncio.Event()
         self._ended = False
@@ -99,67 +101,86 @@ class ChangeFeed:
     def end(self) -> None:
         """End all watches, and those that begin from now on, with WatchEnded."""
         self._ended = True
-        for subscription in self._subscriptions:
-            subscription.fail(WatchEnded("the process stops"))
+        self._fail((*self._subscriptions, *self._joining), WatchEnded("the process stops"))
 
     async def watch(
         self, wanted: EventFilter, position: Position | None
     ) -> AsyncGenerator[WatchedEvent]:
         """Yield a position without an event, then each event of ``wanted`` once, without end.
 
-        The events are those committed after ``position``, or from now on. Raises WatcherTooSlow,
+        The events are those committed after ``position``, or from now on. While there is none, the
+        position that the watcher has come to is yielded once a heartbeat. Raises WatcherTooSlow,
         WatchEnded, or another PersistenceError; a watch from the last position on skips no event.
         """
         async with self._subscribed(wanted) as (subscription, start):
             yield None, position or start
             if position is not None:
-                async for earlier in self._history.events_since(position, start.seen, wanted):
+                async for earlier in self._history.missed_events(position, start.seen, wanted):
                     yield earlier
             while True:
-                yield await subscription.next()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._next_heartbeat()):
+                        await subscription.changed()
+                yield subscription.take() or self._checkpoint()
 
     @asynccontextmanager
     async def _subscribed(
         self, wanted: EventFilter
-    ) -> AsyncIterator[tuple["_Subscription", Position]]:
-        """Subscribe, and yield the position from which on the subscription has all events."""
-        subscription = _Subscription(wanted)
+    ) -> AsyncIterator[tuple[Subscription, Position]]:
+        """Subscribe, and yield the position from which on the subscription has all events.
+
+        The watches that begin while the history is being read share its next reading.
+        """
+        if self._ended:
+            raise WatchEnded("the process stops")
+        subscription = Subscription(wanted)
+        self._joining.add(subscription)
+        self._notified.set()
         try:
-            async with self._delivering:
-                start = await self._deliver()
-                self._subscriptions.add(subscription)
-                if self._ended:
-                    raise WatchEnded("the process stops")
-            yield subscription, start
+            await subscription.changed()
+            first = subscription.take()
+            assert first is not None  # noqa: S101 - it has changed
+            yield subscription, first[1]
         finally:
+            self._joining.discard(subscription)
             self._subscriptions.discard(subscription)
+
+    def _checkpoint(self) -> WatchedEvent:
+        """Return the position that a subscription with an empty queue has come to."""
+        assert self._position is not None  # noqa: S101 - a subscription begins with one
+        return None, self._position
+
+    def _next_heartbeat(self) -> float | None:
+        """Return in how many seconds a heartbeat is due, None for never."""
+        shortest = self._heartbeat * _MIN_HEARTBEAT
+        return random.uniform(shortest, self._heartbeat) or None  # noqa: S311 - not for security
 
     async def _keep_delivering(self) -> None:
         """Deliver after each notification, and at each poll."""
         while True:
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(_POLL_INTERVAL):
                     await self._notified.wait()
-            except TimeoutError:
-                pass
             self._notified.clear()
-            if self._subscriptions:
+            if self._subscriptions or self._joining:
                 try:
-                    async with self._delivering:
-                        await self._deliver()
+                    await self._deliver()
                     self._read_state.succeeded()
                 except Exception as error:  # the next delivery continues from the same position
                     self._read_state.failed(error)
+                    self._fail(self._joining, error)
+                    self._joining.clear()
             await asyncio.sleep(_MIN_INTERVAL)
 
-    async def _deliver(self) -> Position:
-        """Deliver what was committed up to now, and return the position of now."""
+    async def _deliver(self) -> None:
+        """Deliver what was committed up to now, then add the subscriptions that wait for that."""
+        joining = set(self._joining)  # before the snapshot, so that it lies after their beginning
         now = await self._history.snapshot()
         if self._position is not None and self._subscriptions:
             # PostgreSQL filters first: of a million changes, only those that are watched are read.
-            wanted = EventFilter.union(each.wanted for each in self._subscriptions)
+            wanted = self._subscriptions.wanted
             async for event, position in self._history.events_since(self._position, now, wanted):
-                for subscription in [s for s in self._subscriptions if s.wanted.matches(event)]:
+                for subscription in self._subscriptions.matching(event):
                     if not subscription.put(event, position):
                         self._subscriptions.discard(subscription)
                 # Set for each event: after an error in between, none is delivered twice.
@@ -167,7 +188,14 @@ class ChangeFeed:
                 if not self._subscriptions:
                     break  # all of them were too slow
         self._position = Position(now)
-        return self._position
+        for subscription in joining & self._joining:  # without those that have ended meanwhile
+            self._joining.remove(subscription)
+            self._subscriptions.add(subscription)
+            subscription.put(None, self._position)
+
+    def _fail(self, subscriptions: Iterable[Subscription], failure: Exception) -> None:
+        for subscription in subscriptions:
+            subscription.fail(failure)
 
     async def _keep_listening(self) -> None:
         while True:
@@ -203,36 +231,3 @@ class ChangeFeed:
             self._notify_due.clear()
             await connection.execute(f"NOTIFY {CHANNEL}")
             await asyncio.sleep(_MIN_INTERVAL)
-
-
-class _Subscription:
-    """The queue of events for one watcher."""
-
-    def __init__(self, wanted: EventFilter) -> None:
-        self.wanted = wanted
-        self._queue: deque[WatchedEvent] = deque()
-        self._failure: PersistenceError | None = None
-        self._changed = asyncio.Event()
-
-    def put(self, event: PaymentEvent, position: Position) -> bool:
-        """Queue ``event``. Return False when the subscription has failed: the queue is too long."""
-        self._queue.append((event, position))
-        self._changed.set()
-        if len(self._queue) > _MAX_QUEUED:
-            self.fail(WatcherTooSlow(f"more than {_MAX_QUEUED} events are waiting"))
-        return self._failure is None
-
-    def fail(self, failure: PersistenceError) -> None:
-        """Make ``next`` raise ``failure``, or an earlier one, and drop the queue."""
-        self._failure = self._failure or failure
-        self._queue.clear()
-        self._changed.set()
-
-    async def next(self) -> WatchedEvent:
-        """Return the oldest event of the queue, as soon as there is one."""
-        while not self._queue:
-            if self._failure is not None:
-                raise self._failure
-            self._changed.clear()
-            await self._changed.wait()
-        return self._queue.popleft()

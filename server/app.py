@@ -31,7 +31,7 @@ from server.observability.outcomes import UpdateOutcomes
 from server.origins import Origins
 from server.rpc.binary_codec import BinaryCodec
 from server.rpc.cors import CorsMiddleware
-from server.rpc.errors import writing_paths
+from server.rpc.errors import streaming_paths, writing_paths
 from server.rpc.fast_path import FastPath, create_fast_path
 from server.rpc.gauges import add_gauges
 from server.rpc.grpc_web_text import GrpcWebTextMiddleware
@@ -48,6 +48,7 @@ from server.rpc.interceptors.shutdown import ShutdownInterceptor
 from server.rpc.interceptors.token_expiry import TokenExpiryInterceptor
 from server.rpc.interceptors.unread import UnreadInterceptor
 from server.rpc.interceptors.validation import validate
+from server.rpc.interceptors.watch_limit import WatchLimitInterceptor
 from server.rpc.json_codec import StrictJSONCodec
 from server.rpc.load_shedding import (
     GrpcRejection,
@@ -139,6 +140,7 @@ def create_app(  # noqa: PLR0913 - its parts
         ),  # translates what all below it raise
         (TokenExpiryInterceptor(settings.jwt_leeway), _Services.ALL),
         (ShutdownInterceptor(readiness.stopping), _Services.REFLECTION),
+        (WatchLimitInterceptor(settings.max_watches_per_caller), _Services.ORDERS),
         # Masks a request in the log first: a violation of a rule is logged, too.
         (RequestHooksInterceptor(bind_request, check_fields, validate), _Services.ORDERS),
         (
@@ -176,15 +178,20 @@ def create_app(  # noqa: PLR0913 - its parts
     ]
     shedder = LoadShedder(settings.pool_size, settings.queue_size)
     rejections = Rejections(shedder, writing_paths(OrderService.desc()), access_log.count_shed)
+    streams = streaming_paths(OrderService.desc())
     with_messages = partial(
         UnroutedMiddleware,
         on_unrouted=access_log.log_unrouted,
         max_request_bytes=settings.max_request_bytes,
+        streaming_paths=streams,
     )
     pages = HealthPages(readiness)
     app = Starlette(
         routes=[
-            Mount(orders.path, LoadSheddingMiddleware(with_messages(orders), shedder, rejections)),
+            Mount(
+                orders.path,
+                LoadSheddingMiddleware(with_messages(orders), shedder, streams, rejections),
+            ),
             *(Mount(service.path, with_messages(service)) for service in others),
             Route("/", index_page),
             Route("/livez", pages.live),
@@ -210,7 +217,7 @@ def create_app(  # noqa: PLR0913 - its parts
         fast_path = create_fast_path(orders, shedder, settings.max_request_bytes)
     return Application(
         app,
-        GrpcRejection(shedder, orders.path, rejections),
+        GrpcRejection(shedder, orders.path, streams, rejections),
         fast_path,
         every_second,
     )

@@ -113,6 +113,15 @@ class Settings(BaseSettings):
         le=256,
         description="processes; by default 1 with the embedded PostgreSQL, else one a core",
     )
+    watch_heartbeat: float = Field(
+        15.0,
+        ge=0,
+        le=3600,
+        description="seconds without an event after which a watch gets its position; 0 for never",
+    )
+    max_watches_per_caller: int = Field(
+        1000, ge=0, le=1_000_000, description="watches of one caller, per process; 0 for no limit"
+    )
     shutdown_timeout: _Seconds = Field(30.0, description="limit for calls in flight at shutdown")
     status_guard: Literal["on", "shadow", "off"] = Field(
         "on",

@@ -75,6 +75,7 @@ async def open_application(
         PaymentHistory(database, words),
         feed_url,
         connect_timeout=settings.connect_timeout,
+        heartbeat=settings.watch_heartbeat,
         name=session_name(feed_url, words.digest) if is_named else None,
     )
     if keys is not None:

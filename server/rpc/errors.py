@@ -59,6 +59,15 @@ def writing_paths(service: DescService) -> frozenset[str]:
     )
 
 
+def streaming_paths(service: DescService) -> frozenset[str]:
+    """Return the paths of those methods of ``service`` whose responses are streams."""
+    return frozenset(
+        f"/{service.type_name}/{method.name}"
+        for method in service.methods
+        if method.method_kind != "unary"
+    )
+
+
 def overloaded(*, writes: bool) -> ConnectError:
     """Return RESOURCE_EXHAUSTED for a call that is rejected because too many others wait.
 
@@ -93,6 +102,16 @@ def invalid_field(field: str, description: str, reason: str) -> ConnectError:
     return ConnectError(
         Code.INVALID_ARGUMENT, f"{field} {description}", [BadRequest(field_violations=[violation])]
     )
+
+
+def too_many_watches(limit: int) -> ConnectError:
+    """Return RESOURCE_EXHAUSTED, for a watch of a caller who has ``limit`` watches already."""
+    text = (
+        f"the caller has {limit} watches here, the most that one may have; end one of them, or "
+        "watch more orders by one"
+    )
+    info = _info("TOO_MANY_WATCHES", limit=str(limit))
+    return ConnectError(Code.RESOURCE_EXHAUSTED, text, [info])
 
 
 def connect_error(error: Exception, method: MethodInfo[Any, Any]) -> ConnectError:

@@ -10,6 +10,11 @@ A short queue holds one call per connection, which keeps a slow database busy, o
 are answered in 50 ms if that is more: at thousands a second, that many arrive while the process
 waits some milliseconds for a processor, and rejecting those would keep the queue short for ever.
 
+Streams are not among these calls. After a restart, thousands of watches come back at once: they
+share one statement until their first message, and then wait for events. Neither are they rejected
+for calls that wait, nor do they take the places of those. How many a caller may have is limited by
+``server.rpc.interceptors.watch_limit``.
+
 A rejection has to cost next to nothing, or it takes the time that the other calls need. One by the
 handler cost as much as an answer: at 1,200 calls a second, of which a process could answer 1,050,
 it answered 91. By the middleware here one takes 90 us, and gRPC, which most callers use, is
@@ -130,9 +135,16 @@ class Rejections:
 class GrpcRejection:
     """Rejects gRPC calls by headers alone, before the application runs."""
 
-    def __init__(self, shedder: LoadShedder, service: str, rejections: Rejections) -> None:
-        """``service`` is the path below which calls are counted."""
+    def __init__(
+        self,
+        shedder: LoadShedder,
+        service: str,
+        streaming_paths: Collection[str],
+        rejections: Rejections,
+    ) -> None:
+        """``service`` is the path below which calls are counted, but for ``streaming_paths``."""
         self._shedder = shedder
+        self._streaming_paths = streaming_paths
         self._prefix = f"{service}/".encode()
         self._rejections = rejections
 
@@ -145,19 +157,32 @@ class GrpcRejection:
         if protocol_of(content_type) != GRPC:
             return None
         path = request.path.decode("latin-1")
+        if path in self._streaming_paths:
+            return None
         return self._rejections.reject(path, content_type).trailers_only(headers)
 
 
 class LoadSheddingMiddleware:
     """ASGI middleware that rejects requests while there are too many calls in flight."""
 
-    def __init__(self, app: ASGIApp, shedder: LoadShedder, rejections: Rejections) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        shedder: LoadShedder,
+        streaming_paths: Collection[str],
+        rejections: Rejections,
+    ) -> None:
+        """``streaming_paths`` are those of methods whose calls are not counted."""
         self._app = app
+        self._streaming_paths = streaming_paths
         self._shedder = shedder
         self._rejections = rejections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the request on, or reject it."""
+        if scope["path"] in self._streaming_paths:
+            await self._app(scope, receive, send)
+            return
         if self._shedder.is_full:
             content_type = Headers(scope=scope).get("content-type", "")
             await self._rejections.reject(scope["path"], content_type)(scope, receive, send)

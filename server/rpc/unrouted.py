@@ -9,7 +9,7 @@ https://connectrpc.com/docs/protocol#http-to-error-code
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import parse_qs, unquote_to_bytes
 
@@ -40,6 +40,9 @@ _EXPLANATIONS: Final = {
         "application/connect+proto instead of the first two",
     ),
 }
+# A content type of Connect that is for unary methods alone, and the codec in it.
+_UNARY: Final = re.compile(r"application/(json|proto)(?:;.*)?")
+_STREAMS: Final = "this method streams; use application/connect+{codec} in place of {type}"
 
 # In the alphabet for URLs or, with percent-escapes, the other one, with padding or without.
 _BASE64: Final = re.compile(r"(?:[\w+/-]{4})*(?:[\w+/-]{2,3}={0,2})?", re.ASCII)
@@ -74,12 +77,20 @@ class _Refusal(NamedTuple):
 class UnroutedMiddleware:
     """ASGI middleware that explains what the application behind it refuses without a message."""
 
-    def __init__(self, app: ASGIApp, on_unrouted: OnUnrouted, max_request_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        on_unrouted: OnUnrouted,
+        max_request_bytes: int,
+        streaming_paths: Collection[str] = (),
+    ) -> None:
         """``on_unrouted`` is called unless the request cannot have been meant as an RPC.
 
-        ``max_request_bytes`` is the limit that connectrpc has for a message.
+        ``max_request_bytes`` is the limit that connectrpc has for a message. ``streaming_paths`` are
+        those of the methods behind it that stream.
         """
         self._app = app
+        self._streaming_paths = streaming_paths
         self._on_unrouted = on_unrouted
         self._max_request_bytes = max_request_bytes
 
@@ -153,11 +164,15 @@ class UnroutedMiddleware:
         """Answer with a message in place of a bare ``status`` with ``headers``."""
         content_type = Headers(scope=scope).get("content-type", "")
         code, template = _EXPLANATIONS[status]
+        unary = _UNARY.fullmatch(content_type)
+        if unary and scope["path"] in self._streaming_paths:
+            template = _STREAMS
         text = template.format(
             path=scope["path"],
             method=scope["method"],
             allow=headers.get("allow"),
             type=content_type or "(none)",
+            codec=unary and unary[1],
         )
         await self._refuse(_Refusal(status, code, text), headers, scope, receive, send)
 

@@ -20,7 +20,7 @@ from server.observability.metrics import Metrics
 from server.origins import Origins
 from server.rpc.binary_codec import BinaryCodec
 from server.rpc.cors import CorsMiddleware
-from server.rpc.errors import writing_paths
+from server.rpc.errors import streaming_paths, writing_paths
 from server.rpc.fast_path import create_fast_path
 from server.rpc.grpc_web_text import GrpcWebTextMiddleware
 from server.rpc.index_page import index_page
@@ -83,10 +83,12 @@ def create_app(max_request_bytes: int, stopping: asyncio.Event) -> Application:
         on_unrouted=access_log.log_unrouted,
         max_request_bytes=max_request_bytes,
     )
+    streams = streaming_paths(description)
     app = Starlette(
         routes=[
             Mount(
-                service.path, LoadSheddingMiddleware(with_messages(service), shedder, rejections)
+                service.path,
+                LoadSheddingMiddleware(with_messages(service), shedder, streams, rejections),
             ),
             Route("/", index_page),
             Mount("/", with_messages(Response(status_code=404))),
@@ -99,7 +101,7 @@ def create_app(max_request_bytes: int, stopping: asyncio.Event) -> Application:
     app.router.redirect_slashes = False
     return Application(
         app,
-        GrpcRejection(shedder, service.path, rejections),
+        GrpcRejection(shedder, service.path, streams, rejections),
         create_fast_path(service, shedder, max_request_bytes),
         shedder.poll,
     )

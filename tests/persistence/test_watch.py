@@ -1,36 +1,64 @@
 """Watching payments while transactions overlap and watchers reconnect."""
 
 import asyncio
+import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
 from random import Random
+from typing import TypeAlias, TypeVar
 
 import asyncpg
 import psycopg
 import pytest
+from psycopg import sql
 
+from persistence.database import Database
 from persistence.dsn import asyncpg_dsn
 from persistence.errors import DatabaseUnavailable, InvalidPosition, WatchEnded, WatcherTooSlow
 from persistence.history import EventFilter, PaymentHistory
 from persistence.models import PaymentEvent
 from persistence.positions import Position, Snapshot
+from persistence.subscriptions import WatchedEvent
 from persistence.watch import ChangeFeed
 from tests.support import databases
 from tests.support.orders import Orders
 
 pytestmark = pytest.mark.anyio
 
+Stream: TypeAlias = AsyncGenerator[WatchedEvent]
+
+
+History = TypeVar("History", bound=PaymentHistory)
+
 
 @asynccontextmanager
-async def feed(url: str) -> AsyncIterator[ChangeFeed]:
-    async with (
-        databases.pool(url, max_connections=4) as database,
-        ChangeFeed(
-            PaymentHistory(database), databases.for_service(url), connect_timeout=5
-        ) as opened,
-    ):
+async def feed_of(
+    kind: type[History], url: str, heartbeat: float = 0
+) -> AsyncIterator[tuple[ChangeFeed, History]]:
+    async with databases.pool(url, max_connections=4) as database:
+        history = kind(database)
+        service_url = databases.for_service(url)
+        async with ChangeFeed(
+            history, service_url, connect_timeout=5, heartbeat=heartbeat
+        ) as opened:
+            yield opened, history
+
+
+@asynccontextmanager
+async def feed(url: str, heartbeat: float = 0) -> AsyncIterator[ChangeFeed]:
+    async with feed_of(PaymentHistory, url, heartbeat) as (opened, _):
         yield opened
+
+
+@asynccontextmanager
+async def watching(opened: ChangeFeed, wanted: EventFilter) -> AsyncIterator[Stream]:
+    """Watch from now on: the first message has been read."""
+    async with aclosing(opened.watch(wanted, None)) as stream:
+        event, _ = await anext(stream)
+        assert event is None
+        yield stream
 
 
 class Writer:
@@ -67,32 +95,55 @@ class Writer:
                 locks[order_id].release()
 
 
+@dataclass(frozen=True)
+class Received:
+    """A message of a stream, as a client keeps it."""
+
+    order_id: int | None
+    value: str | None
+    event_id: str
+
+
+async def messages(
+    opened: ChangeFeed, wanted: EventFilter, event_id: str | None
+) -> AsyncGenerator[Received]:
+    """Watch from ``event_id`` up to the event with the value "end"."""
+    position = None if event_id is None else Position.parse(event_id)
+    async with aclosing(opened.watch(wanted, position)) as stream:
+        async for event, reached in stream:
+            value = event and event.payment_transaction_id_after
+            yield Received(event and event.order_id, value, str(reached))
+            if value == "end":
+                break
+
+
+def by_order(received: Iterable[Received]) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = defaultdict(list)
+    for each in received:
+        if each.order_id is not None and each.value is not None:
+            found[each.order_id].append(each.value)
+    return found
+
+
 @pytest.mark.parametrize("seed", range(6))
 async def test_every_commit_arrives_once_however_often_the_watcher_reconnects(
     database_url: str, seed: int
 ) -> None:
+    """With the event_id of any message: of the last one, and at the end of every earlier one."""
     orders, random = Orders(database_url), Random(seed)
     order_ids = [orders.add(storefront_id=9) for _ in range(6)]
     wrote: dict[int, list[str]] = defaultdict(list)
-    seen: dict[int, list[str]] = defaultdict(list)
+    received: list[Received] = []
 
     async def watch(opened: ChangeFeed, wanted: EventFilter) -> None:
-        position: Position | None = None
-        last = None
-        while last != "end":
-            async with aclosing(opened.watch(wanted, position)) as stream:
-                remaining = random.randint(1, 15)
-                async for event, reached in stream:
-                    # A client stores the position as text.
-                    position = Position.parse(str(reached))
-                    if event is None:
-                        begun.set()
-                        continue
-                    last = event.payment_transaction_id_after
-                    assert last is not None
-                    seen[event.order_id].append(last)
-                    remaining -= 1
-                    if last == "end" or remaining == 0:
+        event_id = None
+        while not received or received[-1].value != "end":
+            async with aclosing(messages(opened, wanted, event_id)) as stream:
+                async for each in stream:
+                    received.append(each)
+                    event_id = each.event_id
+                    begun.set()
+                    if random.random() < 0.1:
                         break
 
     begun = asyncio.Event()
@@ -103,7 +154,7 @@ async def test_every_commit_arrives_once_however_often_the_watcher_reconnects(
         if seed % 2
         else EventFilter(frozenset(order_ids))
     )
-    async with feed(database_url) as opened, asyncio.timeout(30):
+    async with feed(database_url, heartbeat=0.004) as opened, asyncio.timeout(30):
         watching = asyncio.create_task(watch(opened, wanted))
         await begun.wait()
         await asyncio.gather(
@@ -115,9 +166,14 @@ async def test_every_commit_arrives_once_however_often_the_watcher_reconnects(
         orders.change(order_ids[0], payment_transaction_id="end")
         wrote[order_ids[0]].append("end")
         await watching
+        assert by_order(received) == wrote
+        assert any(each.value is None for each in received)
+        for number in range(0, len(received) - 1, 3):
+            again = messages(opened, wanted, received[number].event_id)
+            rest = [each async for each in again]
+            assert by_order(rest) == by_order(received[number + 1 :])
     for each in connections:
         await each.close()
-    assert seen == wrote
 
 
 async def test_an_open_transaction_of_another_session_delays_no_event(database_url: str) -> None:
@@ -164,7 +220,7 @@ class Interrupted(PaymentHistory):
     interrupted = False
 
     async def events_since(
-        self, position: Position, upto: Snapshot, wanted: EventFilter
+        self, position: Position, upto: Snapshot, wanted: EventFilter | None
     ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
         async for event, reached in super().events_since(position, upto, wanted):
             yield event, reached
@@ -176,11 +232,8 @@ class Interrupted(PaymentHistory):
 async def test_no_event_is_repeated_after_a_lost_connection(database_url: str) -> None:
     orders = Orders(database_url)
     order_id = orders.add()
-    database = databases.pool(database_url)
-    history = Interrupted(database)
     async with (
-        database,
-        ChangeFeed(history, databases.for_service(database_url), connect_timeout=5) as opened,
+        feed_of(Interrupted, database_url) as (opened, history),
         asyncio.timeout(10),
         aclosing(opened.watch(EventFilter(frozenset([order_id])), None)) as stream,
     ):
@@ -286,31 +339,177 @@ async def test_other_texts_are_invalid_positions(text: str) -> None:
         Position.parse(text)
 
 
-async def test_the_union_of_filters_matches_what_each_of_them_matches() -> None:
-    """The union may match more; it has a scope only if each filter has one."""
-    random = Random(20)
+ONE = EventFilter(storefront_ids=frozenset([1]))
 
-    def some(most: int) -> frozenset[int]:
-        return frozenset(random.sample(range(6), random.randint(0, most)))
 
-    def event(order_id: int, storefront_id: int) -> PaymentEvent:
-        unknown = dict.fromkeys(PaymentEvent._fields)
-        values = unknown | {"order_id": order_id, "storefront_id": storefront_id}
-        return PaymentEvent(**values)  # type: ignore[arg-type]
+class Counted(PaymentHistory):
+    """A history that counts its statements."""
 
-    every_event = [event(order, storefront) for order in range(6) for storefront in range(6)]
-    for _ in range(300):
-        filters = [
-            EventFilter(some(2), some(2), random.choice([None, some(3)]))
-            for _ in range(random.randint(1, 4))
-        ]
-        union = EventFilter.union(filters)
-        for each in every_event:
-            assert union.matches(each) or not any(one.matches(each) for one in filters)
-        assert union.order_ids == {n for one in filters for n in one.order_ids}
-        assert union.storefront_ids == {n for one in filters for n in one.storefront_ids}
-        scopes = [one.scope for one in filters]
-        all_of_them = frozenset(n for scope in scopes for n in scope or ())
-        assert union.scope == (None if None in scopes else all_of_them)
-        if len(filters) == 1:
-            assert union == filters[0]
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.snapshots = self.readings = 0
+
+    async def snapshot(self) -> Snapshot:
+        self.snapshots += 1
+        return await super().snapshot()
+
+    async def events_since(
+        self, position: Position, upto: Snapshot, wanted: EventFilter | None
+    ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
+        self.readings += 1
+        async for each in super().events_since(position, upto, wanted):
+            yield each
+
+
+async def test_watches_that_begin_at_the_same_time_share_a_statement(database_url: str) -> None:
+    async with (
+        feed_of(Counted, database_url) as (opened, history),
+        asyncio.timeout(10),
+        AsyncExitStack() as streams,
+    ):
+        await streams.enter_async_context(watching(opened, ONE))
+        before = history.snapshots
+        begun = (streams.enter_async_context(watching(opened, ONE)) for _ in range(500))
+        await asyncio.gather(*begun)
+        assert opened.watchers == 501
+        assert history.snapshots - before <= 3  # the one under way, theirs, one by polling
+
+
+async def test_a_watch_that_is_cancelled_before_it_begins_leaves_nothing(database_url: str) -> None:
+    async with feed_of(Counted, database_url) as (opened, history), asyncio.timeout(10):
+        streams = [opened.watch(ONE, None) for _ in range(20)]
+        tasks = [asyncio.create_task(anext(each)) for each in streams]
+        while not history.snapshots:  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0)
+        for each in tasks:
+            each.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        async with watching(opened, ONE):
+            assert opened.watchers == 1
+
+
+@asynccontextmanager
+async def away(url: str) -> AsyncIterator[None]:
+    """Close all connections to the database at ``url``, and let none be made."""
+    server, name = databases.server_and_name(url)
+    database = sql.Identifier(name)
+    refuse = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(database)
+    allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(database)
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(refuse)
+        try:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s",
+                (name,),
+            )
+            yield
+        finally:
+            connection.execute(allow)
+
+
+async def test_heartbeats_go_on_while_the_database_is_away(database_url: str) -> None:
+    """They carry the last position that is known, and what was committed meanwhile follows."""
+    orders = Orders(database_url)
+    order_id = orders.add(payment_status="processing", storefront_id=1)
+    async with (
+        feed(database_url, heartbeat=0.05) as opened,
+        asyncio.timeout(20),
+        watching(opened, ONE) as stream,
+    ):
+        event, known = await anext(stream)
+        assert event is None
+        async with away(database_url):
+            with pytest.raises(DatabaseUnavailable):
+                await anext(opened.watch(ONE, None))
+            for _ in range(20):
+                assert await anext(stream) == (None, known)
+        orders.change(order_id, payment_status="paid")
+        while event is None:
+            event, reached = await anext(stream)
+        assert event.payment_status_after == "paid"
+        assert reached != known
+        assert opened.watchers == 1
+
+
+class Busy(PaymentHistory):
+    """A history that reads an event while the process is busy for longer than a heartbeat.
+
+    The event is queued between the time-out of the heartbeat and the step of the watcher's task.
+    """
+
+    async def events_since(
+        self, position: Position, upto: Snapshot, wanted: EventFilter | None
+    ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
+        async for each in super().events_since(position, upto, wanted):
+            asyncio.get_running_loop().call_soon(time.sleep, 0.3)
+            await asyncio.sleep(0.01)
+            yield each
+
+
+async def test_a_heartbeat_does_not_overtake_a_queued_event(database_url: str) -> None:
+    orders = Orders(database_url)
+    order_id = orders.add(payment_status="processing", storefront_id=1)
+    async with (
+        feed_of(Busy, database_url, heartbeat=0.2) as (opened, _),
+        asyncio.timeout(20),
+        watching(opened, ONE) as stream,
+    ):
+        event, known = await anext(stream)
+        assert event is None
+        for status in ("requires_action", "authorized", "paid"):
+            orders.change(order_id, payment_status=status)
+            before = []
+            event = None
+            while event is None:
+                event, position = await anext(stream)
+                before.append(position)
+            assert {*before[:-1]} <= {known}
+            known = position
+            # The position of an event leads into a snapshot, the next one to its end.
+            event, known = await anext(stream)
+            assert event is None
+
+
+async def test_heartbeats_cost_no_statement(database_url: str) -> None:
+    orders = Orders(database_url)
+    orders.add(payment_status="paid")
+    async with (
+        feed_of(Counted, database_url, heartbeat=0.02) as (opened, history),
+        asyncio.timeout(20),
+        AsyncExitStack() as stack,
+    ):
+        streams = [await stack.enter_async_context(watching(opened, ONE)) for _ in range(50)]
+        before = history.snapshots + history.readings
+
+        async def heartbeats(stream: Stream) -> None:
+            for _ in range(10):
+                event, _position = await anext(stream)
+                assert event is None
+
+        await asyncio.gather(*map(heartbeats, streams))
+        polled = history.snapshots + history.readings - before
+        assert polled < 50  # for 500 heartbeats
+
+
+async def test_a_heartbeat_moves_on_with_events_that_are_not_wanted(database_url: str) -> None:
+    """A watch from there reads none of them again."""
+    orders = Orders(database_url)
+    async with (
+        feed(database_url, heartbeat=0.05) as opened,
+        asyncio.timeout(20),
+        watching(opened, ONE) as stream,
+    ):
+        for _ in range(3):
+            orders.add(payment_status="paid", storefront_id=2)
+        last = orders.value("SELECT max(transaction_id::text::bigint) FROM order_payment_events")
+        position = None
+        while position is None or position.seen.xmax <= last:
+            event, position = await anext(stream)
+            assert event is None
+
+
+async def test_heartbeats_can_be_off(database_url: str) -> None:
+    async with feed(database_url, heartbeat=0) as opened, watching(opened, ONE) as stream:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await anext(stream)

@@ -9,11 +9,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
-from protobuf import Message
 
 from persistence import embedded, migrations
 from server.gen.listings.v1.orders_pb import (
@@ -22,17 +20,14 @@ from server.gen.listings.v1.orders_pb import (
     WatchOrderPaymentsRequest,
 )
 from tests.support import callers, service, watchers
-from tests.support.callers import PATH, Failure, json_client, path
+from tests.support.callers import PATH, Failure, json_client
 from tests.support.embedded import open_directory, suspended
 from tests.support.http2 import (
-    DATA,
-    END_HEADERS,
-    END_STREAM,
     HEADERS,
     SETTINGS,
     Peer,
+    grpc_call,
     header_block,
-    prefixed,
 )
 from tests.support.orders import Orders
 from tests.support.raw import PREFACE, frame, head, http1
@@ -288,12 +283,6 @@ async def http2_peer(running: Service, *, window: int) -> Peer:
     peer.writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
     peer.send(SETTINGS, payload=INITIAL_WINDOW_SIZE + window.to_bytes(4))
     return peer
-
-
-def grpc_call(peer: Peer, stream_id: int, request: Message[Any]) -> None:
-    headers = header_block(path(request).encode(), (b"content-type", b"application/grpc"))
-    peer.send(HEADERS, END_HEADERS, stream_id, headers)
-    peer.send(DATA, END_STREAM, stream_id, prefixed(request.to_binary()))
 
 
 def fill(url: str, order_id: int, count: int) -> None:

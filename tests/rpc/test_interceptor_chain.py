@@ -39,6 +39,7 @@ UNARY = ["ErrorInterceptor", "RequestHooksInterceptor", "DeadlineInterceptor"]
 STREAM = [
     "ErrorInterceptor",
     "TokenExpiryInterceptor",
+    "WatchLimitInterceptor",
     "RequestHooksInterceptor",
     "DeadlineInterceptor",
 ]

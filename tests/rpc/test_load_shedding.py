@@ -1,6 +1,5 @@
 """More calls than can be served: rejected at once, in the protocol of each caller."""
 
-import json
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from tests.support.callers import CALLERS, PATH, READERS, Failure, json_client, 
 from tests.support.orders import Orders
 from tests.support.service import Service
 from tests.support.waiting import eventually
+from tests.support.watchers import WATCHERS
 
 WATCH = path(WatchOrderPaymentsRequest())
 READ_REASON = "too many calls are waiting; try again"
@@ -111,26 +111,17 @@ def test_rejections_by_protocol(
     assert info.reason == "OVERLOADED"
 
 
-def test_a_stream_rejected_over_grpc(full: Service) -> None:
-    with grpc.insecure_channel(full.base_url.removeprefix("http://")) as channel:
-        stream = channel.unary_stream(WATCH)(WatchOrderPaymentsRequest().to_binary())
-        with pytest.raises(grpc.RpcError) as caught:
-            next(stream)
-    failure = callers.grpc_failure(caught.value)
-    assert (failure.code, failure.message) == ("resource_exhausted", READ_REASON)
-
-
-def test_a_stream_rejected_over_connect(full: Service) -> None:
-    headers = {"content-type": "application/connect+json"}
-    body = b"\0\0\0\0\x02{}"
-    response = httpx.post(full.base_url + WATCH, content=body, headers=headers)
-    assert response.status_code == 200
-    assert response.headers["content-type"] == "application/connect+json"
-    assert response.content[0] == 0x02
-    assert int.from_bytes(response.content[1:5]) == len(response.content) - 5
-    error = json.loads(response.content[5:])["error"]
-    assert (error["code"], error["message"]) == ("resource_exhausted", READ_REASON)
-    assert len(error["details"]) == 2
+@pytest.mark.parametrize("protocol", WATCHERS)
+def test_streams_are_not_rejected_for_calls_that_wait(full: Service, protocol: str) -> None:
+    """Nor for a connection: the first message of a watch needs none, but the watches' own."""
+    request = WatchOrderPaymentsRequest()
+    with (
+        WATCHERS[protocol](full.base_url) as watch,
+        watch(request) as stream,
+        pytest.raises(Failure) as caught,
+    ):
+        next(stream)
+    assert caught.value.code == "invalid_argument"
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -70,6 +70,16 @@ class TestRejectedRequests:
         assert response.status_code == 415
         assert "application/json" in explanation(response)
 
+    @pytest.mark.parametrize("codec", ["json", "proto"])
+    @pytest.mark.parametrize("parameter", ["", "; charset=utf-8"])
+    def test_a_stream_as_unary(self, http: httpx.Client, codec: str, parameter: str) -> None:
+        given = f"application/{codec}{parameter}"
+        for path in ("/listings.v1.OrderService/WatchOrderPayments",):
+            response = http.post(path, content=b"{}", headers={"content-type": given})
+            assert response.status_code == 415
+            expected = f"this method streams; use application/connect+{codec} in place of {given}"
+            assert explanation(response) == expected
+
     def test_grpc_codec(self, http: httpx.Client) -> None:
         headers = {"content-type": "application/grpc-web+thrift"}
         response = http.post(PATH, content=b"", headers=headers)

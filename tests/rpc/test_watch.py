@@ -264,6 +264,24 @@ def test_shutdown_ends_a_stream_at_once(apart: Service) -> None:
     assert [type(each) for each in caught.value.details] == [RetryInfo]
 
 
+def test_heartbeats_over_every_protocol(tmp_path: Path, database_url: str) -> None:
+    """A watch goes on from any of them, and the events after it come once."""
+    orders = Orders(database_url)
+    order_id = orders.add()
+    with service.running(database_url, tmp_path / "log", watch_heartbeat="0.1") as running:
+        for connect in WATCHERS.values():
+            with connect(running.base_url) as watch:
+                with watch(of(order_id)) as stream:
+                    heartbeats = [begun(stream) for _ in range(4)]
+                orders.change(order_id, payment_status="processing")
+                orders.change(order_id, payment_status="paid")
+                for each in (heartbeats[1], heartbeats[-1]):
+                    with watch(of(order_id, after=each)) as stream:
+                        assert begun(stream) == each
+                        assert statuses(stream, 2) == ["processing", "paid"]
+                        assert begun(stream) != each
+
+
 EVENTS = 6_000
 
 

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple, Protocol, Self
 import pytest
 import uvicorn
 import uvloop
+from protobuf import Message
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from server.http import Limits, Server
 from server.http.h2 import MAX_STREAM_ID, H2Protocol
 from server.http.h2_flow import NO_ERROR
 from server.http.sockets import listen
+from tests.support.callers import path
 
 ECHO = b"/test.Calls/Echo"
 HOLD = b"/test.Calls/Hold"
@@ -297,6 +299,13 @@ class Peer:
         with pytest.raises(asyncio.IncompleteReadError) as caught:
             await self.until(lambda: False)
         assert caught.value.partial == b""
+
+
+def grpc_call(peer: Peer, stream_id: int, request: Message[Any]) -> None:
+    """Open a stream with a complete call of the service's method that takes ``request``."""
+    headers = header_block(path(request).encode(), (b"content-type", b"application/grpc"))
+    peer.send(HEADERS, END_HEADERS, stream_id, headers)
+    peer.send(DATA, END_STREAM, stream_id, prefixed(request.to_binary()))
 
 
 def prefixed(message: bytes) -> bytes:
