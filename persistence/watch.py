@@ -63,6 +63,7 @@ class ChangeFeed:
         self._heartbeat = heartbeat
         self._subscriptions = Subscriptions()
         self._joining: set[Subscription] = set()  # by the next delivery
+        self._retrying: set[Subscription] = set()  # of these, after a delivery that failed
         self._position: Position | None = None  # up to which all subscriptions have their events
         self._notify_due = asyncio.Event()
         self._notified = asyncio.Event()
@@ -166,10 +167,10 @@ class ChangeFeed:
                 try:
                     await self._deliver()
                     self._read_state.succeeded()
+                    self._retrying.clear()
                 except Exception as error:  # the next delivery continues from the same position
                     self._read_state.failed(error)
-                    self._fail(self._joining, error)
-                    self._joining.clear()
+                    self._fail_joining(error)
             await asyncio.sleep(_MIN_INTERVAL)
 
     async def _deliver(self) -> None:
@@ -192,6 +193,18 @@ class ChangeFeed:
             self._joining.remove(subscription)
             self._subscriptions.add(subscription)
             subscription.put(None, self._position)
+
+    def _fail_joining(self, failure: Exception) -> None:
+        """Fail the watches whose beginning failed a second time, and retry the others at once.
+
+        A rush of thousands can take so long that the first connection to PostgreSQL times out.
+        """
+        failed = self._joining & self._retrying
+        self._fail(failed, failure)
+        self._joining -= failed
+        self._retrying = set(self._joining)
+        if self._retrying:
+            self._notified.set()
 
     def _fail(self, subscriptions: Iterable[Subscription], failure: Exception) -> None:
         for subscription in subscriptions:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from enum import Flag, auto
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from connectrpc.codec import Codec
@@ -13,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
 
 from persistence.database import Database
 from persistence.history import PaymentHistory
@@ -31,6 +31,7 @@ from server.observability.outcomes import UpdateOutcomes
 from server.origins import Origins
 from server.rpc.binary_codec import BinaryCodec
 from server.rpc.cors import CorsMiddleware
+from server.rpc.error_trailers import ErrorTrailersMiddleware
 from server.rpc.errors import streaming_paths, writing_paths
 from server.rpc.fast_path import FastPath, create_fast_path
 from server.rpc.gauges import add_gauges
@@ -179,12 +180,15 @@ def create_app(  # noqa: PLR0913 - its parts
     shedder = LoadShedder(settings.pool_size, settings.queue_size)
     rejections = Rejections(shedder, writing_paths(OrderService.desc()), access_log.count_shed)
     streams = streaming_paths(OrderService.desc())
-    with_messages = partial(
-        UnroutedMiddleware,
-        on_unrouted=access_log.log_unrouted,
-        max_request_bytes=settings.max_request_bytes,
-        streaming_paths=streams,
-    )
+
+    def with_messages(application: ASGIApp) -> ASGIApp:
+        return UnroutedMiddleware(
+            ErrorTrailersMiddleware(application),
+            access_log.log_unrouted,
+            settings.max_request_bytes,
+            streams,
+        )
+
     pages = HealthPages(readiness)
     app = Starlette(
         routes=[

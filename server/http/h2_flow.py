@@ -20,6 +20,7 @@ from server.http.h2_flood import FrameBudget
 from server.http.hooks import Answer, Exchange
 from server.http.joined_writes import JoinedWrites
 from server.http.limits import Limits
+from server.http.trailers_only import TrailersOnlyStream, is_grpc
 
 Send: TypeAlias = Callable[[ASGISendEvent], Awaitable[None]]
 
@@ -96,6 +97,8 @@ class FlowControlledH2Protocol(ZttpH2Protocol):
             cycle.send = partial(  # type: ignore[method-assign]
                 self.send_with_backpressure, cycle, cycle.send
             )
+            if is_grpc(cycle.scope["headers"]):
+                cycle.stream = TrailersOnlyStream(cycle.stream)  # type: ignore[assignment]
             if request.end_stream:
                 # Works around uvicorn: it waits for EndOfMessage, and zttp sends none after a
                 # HEADERS frame with END_STREAM.

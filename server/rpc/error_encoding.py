@@ -1,21 +1,23 @@
 """A ``ConnectError`` as each protocol writes it on the wire.
 
-For answers that are given outside of connectrpc. Errors of a method are encoded by connectrpc.
+All errors over gRPC and gRPC-Web are encoded here, those that connectrpc has written by
+``server.rpc.error_trailers``. Over Connect, connectrpc encodes the errors of methods.
 """
 
 import base64
 import json
 from collections.abc import Sequence
 from typing import Final, NamedTuple, TypeAlias
-from urllib.parse import quote
 
 from connectrpc.code import Code
-from connectrpc.errors import ConnectError
+from connectrpc.errors import ConnectError, ErrorDetail
 from protobuf.wkt import Any
 from starlette.types import Message, Send
 
 from server.gen.google.rpc.status_pb import Status
 from server.rpc.protocols import GRPC, GRPC_WEB, Protocol
+from server.rpc.retries import pushback_ms
+from server.rpc.status_message import decode_message, encode_message
 
 RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
@@ -47,7 +49,16 @@ ENVELOPE_HEAD: Final = 5
 
 # The flags of the last envelope of a stream.
 _CONNECT_END_STREAM: Final = 0x02
-_GRPC_WEB_TRAILERS: Final = 0x80
+GRPC_WEB_TRAILERS: Final = 0x80
+
+_CODES: Final = {number: code for code, number in GRPC_STATUS.items()}
+
+_STATUS: Final = b"grpc-status"
+_MESSAGE: Final = b"grpc-message"
+_DETAILS: Final = b"grpc-status-details-bin"
+_PUSHBACK: Final = b"grpc-retry-pushback-ms"
+ERROR_TRAILERS: Final = frozenset((_STATUS, _MESSAGE, _DETAILS, _PUSHBACK))
+"""The trailers of ``grpc_trailers``."""
 
 
 class EncodedError(NamedTuple):
@@ -66,8 +77,7 @@ def encode(error: ConnectError, protocol: Protocol, *, stream: bool = False) -> 
     if protocol == GRPC:
         return EncodedError(200, trailers=grpc_trailers(error))
     if protocol == GRPC_WEB:
-        lines = b"".join(b"%s: %s\r\n" % trailer for trailer in grpc_trailers(error))
-        return EncodedError(200, _envelope(_GRPC_WEB_TRAILERS, lines))
+        return EncodedError(200, grpc_web_trailers(grpc_trailers(error, GRPC_WEB)))
     if stream:
         end = json.dumps({"error": _connect_json(error)}).encode()
         return EncodedError(200, _envelope(_CONNECT_END_STREAM, end))
@@ -75,21 +85,43 @@ def encode(error: ConnectError, protocol: Protocol, *, stream: bool = False) -> 
     return EncodedError(HTTP_STATUS[error.code], body, content_type=b"application/json")
 
 
-def grpc_trailers(error: ConnectError) -> RawHeaders:
-    """Return the trailers that carry ``error`` in gRPC."""
+def grpc_trailers(error: ConnectError, protocol: Protocol = GRPC) -> RawHeaders:
+    """Return the trailers that carry ``error`` in gRPC, or in gRPC-Web."""
     number = GRPC_STATUS[error.code]
-    trailers = [
-        (b"grpc-status", b"%d" % number),
-        (b"grpc-message", quote(error.message, safe=" /:;,()").encode()),
-    ]
+    trailers = [(_STATUS, b"%d" % number), (_MESSAGE, encode_message(error.message))]
     if error.details:
         details = [
             Any(type_url=f"type.googleapis.com/{each.type_name}", value=each.message_bytes)
             for each in error.details
         ]
         status = Status(code=number, message=error.message, details=details)
-        trailers.append((b"grpc-status-details-bin", _base64(status.to_binary()).encode()))
+        trailers.append((_DETAILS, _base64(status.to_binary()).encode()))
+    pushback = pushback_ms(error.code, error.details) if protocol == GRPC else None
+    if pushback is not None:
+        trailers.append((_PUSHBACK, b"%d" % pushback))
     return trailers
+
+
+def as_connect_error(error: Exception) -> ConnectError:
+    """Return an exception as connectrpc takes it: what is no ConnectError is UNKNOWN."""
+    return error if isinstance(error, ConnectError) else ConnectError(Code.UNKNOWN, str(error))
+
+
+def error_in(trailers: RawHeaders) -> ConnectError | None:
+    """Return the error in trailers of gRPC that connectrpc has written, None if there is none."""
+    fields = dict(trailers)
+    number = int(fields.get(_STATUS, b"0"))
+    if number == 0:
+        return None
+    status = Status.from_binary(base64.b64decode(fields.get(_DETAILS, b"") + b"=="))
+    details = [ErrorDetail(each) for each in status.details]
+    return ConnectError(_CODES[number], decode_message(fields.get(_MESSAGE, b"")), details)
+
+
+def grpc_web_trailers(trailers: RawHeaders) -> bytes:
+    """Return the envelope in which a body of gRPC-Web ends with ``trailers``."""
+    lines = b"".join(b"%s: %s\r\n" % trailer for trailer in trailers)
+    return _envelope(GRPC_WEB_TRAILERS, lines)
 
 
 async def send_error(send: Send, encoded: EncodedError, headers: RawHeaders) -> None:

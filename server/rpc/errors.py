@@ -10,32 +10,34 @@ from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 from connectrpc.method import IdempotencyLevel, MethodInfo
 from protobuf import DescService, Message
-from protobuf.wkt import Duration
 from protobuf.wkt.google.protobuf.descriptor_pb import MethodOptions
 
 from persistence import errors
 from persistence.decision import Reason, allowed_after
-from server.gen.google.rpc.error_details_pb import BadRequest, ErrorInfo, RetryInfo
+from server.gen.google.rpc.error_details_pb import BadRequest, ErrorInfo
+from server.rpc.retries import RETRIES, retry_info
 
 _DOMAIN: Final = "listings.v1"
-_RETRY_DELAY: Final = RetryInfo(retry_delay=Duration(seconds=1))
 
 # How messages of errors that may pass end: of a method that may write, they say what became of
 # the update; of one without side effects, there is nothing to say.
 _NOT_WRITTEN: Final = "nothing was written; try again"
 _MAYBE_WRITTEN: Final = "an update may or may not have been made; send the same again"
+_MAYBE_WRITTEN_WITHOUT_KEY: Final = (
+    "an update may or may not have been made, and has no payment_idempotency_key; read the order "
+    "before you send it again"
+)
 _NOTHING_TO_WRITE: Final = "try again"
 
-# Errors that may pass: the code, what became of an update, and a reason where the code does not
-# tell one from another. The first class that fits counts.
+# Errors that may pass, and their reasons. The first class that fits counts.
 _TRANSIENT: Final = {
-    errors.DatabaseFull: (Code.UNAVAILABLE, _NOT_WRITTEN, "DATABASE_FULL"),
-    errors.DatabaseReadOnly: (Code.UNAVAILABLE, _NOT_WRITTEN, "DATABASE_READ_ONLY"),
-    errors.RefusalNotRecorded: (Code.UNAVAILABLE, _NOT_WRITTEN, None),
-    errors.DatabaseUnreachable: (Code.UNAVAILABLE, _NOT_WRITTEN, None),
-    errors.DatabaseUnavailable: (Code.UNAVAILABLE, _MAYBE_WRITTEN, None),
-    errors.DatabaseTimeout: (Code.DEADLINE_EXCEEDED, _MAYBE_WRITTEN, None),
-    errors.TransactionConflict: (Code.ABORTED, _NOT_WRITTEN, None),
+    errors.DatabaseFull: "DATABASE_FULL",
+    errors.DatabaseReadOnly: "DATABASE_READ_ONLY",
+    errors.RefusalNotRecorded: "REFUSAL_NOT_RECORDED",
+    errors.DatabaseUnreachable: "DATABASE_UNREACHABLE",
+    errors.DatabaseUnavailable: "DATABASE_UNAVAILABLE",
+    errors.DatabaseTimeout: "DATABASE_TIMEOUT",
+    errors.TransactionConflict: "TRANSACTION_CONFLICT",
 }
 
 # The reasons for which the metadata name the states that the order may move to: for others, it is
@@ -68,13 +70,18 @@ def streaming_paths(service: DescService) -> frozenset[str]:
     )
 
 
+def is_repeatable(method: MethodInfo[Any, Any], request: object) -> bool:
+    """Return whether ``request`` may be made twice: it only reads, or its update has a key."""
+    return not may_write(method) or bool(getattr(request, "payment_idempotency_key", None))
+
+
 def overloaded(*, writes: bool) -> ConnectError:
     """Return RESOURCE_EXHAUSTED for a call that is rejected because too many others wait.
 
     ``writes`` says whether the method may write.
     """
     text = f"too many calls are waiting; {_NOT_WRITTEN if writes else _NOTHING_TO_WRITE}"
-    return ConnectError(Code.RESOURCE_EXHAUSTED, text, [_RETRY_DELAY, _info("OVERLOADED")])
+    return _transient("OVERLOADED", text)
 
 
 def unauthenticated(text: str, reason: str) -> ConnectError:
@@ -87,13 +94,13 @@ def permission_denied(text: str, **metadata: str) -> ConnectError:
     return ConnectError(Code.PERMISSION_DENIED, text, [_info("PERMISSION_MISSING", **metadata)])
 
 
-def unavailable(text: str, *, writes: bool) -> ConnectError:
-    """Return UNAVAILABLE, for a call that may succeed soon, and has not begun.
+def keys_unavailable(text: str, *, writes: bool) -> ConnectError:
+    """Return UNAVAILABLE, for a call whose token cannot be checked at present.
 
     ``writes`` says whether the method may write.
     """
     outcome = _NOT_WRITTEN if writes else _NOTHING_TO_WRITE
-    return ConnectError(Code.UNAVAILABLE, f"{text}; {outcome}", [_RETRY_DELAY])
+    return _transient("TOKEN_KEYS_UNAVAILABLE", f"{text}; {outcome}")
 
 
 def invalid_field(field: str, description: str, reason: str) -> ConnectError:
@@ -114,28 +121,44 @@ def too_many_watches(limit: int) -> ConnectError:
     return ConnectError(Code.RESOURCE_EXHAUSTED, text, [info])
 
 
-def connect_error(error: Exception, method: MethodInfo[Any, Any]) -> ConnectError:
+def connect_error(
+    error: Exception, method: MethodInfo[Any, Any], request: object = None
+) -> ConnectError:
     """Return what a caller of ``method`` gets for ``error``.
 
-    A fault of the service is INTERNAL, and its text stays in the log.
+    ``request`` is its message, None if it has not been read. A fault of the service is INTERNAL,
+    and its text stays in the log.
     """
     if refusal := _refusal(error):
         return refusal
-    for kind, (code, outcome, _) in _TRANSIENT.items():
-        if isinstance(error, kind):
-            details: list[Message[Any]] = [] if code is Code.DEADLINE_EXCEEDED else [_RETRY_DELAY]
-            details += [_info(reason)] if (reason := _reason_of(error)) else []
-            end = outcome if may_write(method) else _NOTHING_TO_WRITE
-            return ConnectError(code, f"{error}; {end}", details)
-    return ConnectError(Code.INTERNAL, "internal error")
+    reason = _reason_of(error)
+    if reason is None:
+        return ConnectError(Code.INTERNAL, "internal error")
+    repeatable = is_repeatable(method, request)
+    if not may_write(method):
+        outcome = _NOTHING_TO_WRITE
+    elif not RETRIES[reason].needs_key:
+        outcome = _NOT_WRITTEN
+    else:
+        outcome = _MAYBE_WRITTEN if repeatable else _MAYBE_WRITTEN_WITHOUT_KEY
+    return _transient(reason, f"{error}; {outcome}", repeatable=repeatable)
 
 
-def _reason_of(error: BaseException | None) -> str | None:
-    """Return the reason of an error that may pass, None where the code says enough."""
-    if isinstance(error, errors.RefusalNotRecorded):
-        return _reason_of(error.__cause__)
-    reasons = (reason for kind, (_, _, reason) in _TRANSIENT.items() if isinstance(error, kind))
-    return next(reasons, None)
+def _reason_of(error: Exception) -> str | None:
+    """Return the reason of an error that may pass, None for others."""
+    cause = error.__cause__ if isinstance(error, errors.RefusalNotRecorded) else None
+    if isinstance(cause, errors.DatabaseFull | errors.DatabaseReadOnly):
+        error = cause
+    return next((reason for kind, reason in _TRANSIENT.items() if isinstance(error, kind)), None)
+
+
+def _transient(
+    reason: str, text: str, *, repeatable: bool = False, **metadata: str
+) -> ConnectError:
+    """Return the error of a row of ``RETRIES``."""
+    retry = retry_info(reason, repeatable=repeatable)
+    details: list[Message[Any]] = [] if retry is None else [retry]
+    return ConnectError(RETRIES[reason].code, text, [*details, _info(reason, **metadata)])
 
 
 def _refusal(error: Exception) -> ConnectError | None:
@@ -149,9 +172,8 @@ def _refusal(error: Exception) -> ConnectError | None:
             text = f"payment_idempotency_key has been used for another order; {_ON_RECORD}"
             info = _info(error.reason.value, order_id=str(error.order_id))
         case errors.EtagMismatch():
-            code = Code.ABORTED
             text = f"{error}; nothing was written: read it again"
-            info = _info("ETAG_MISMATCH", order_id=str(error.order_id))
+            return _transient("ETAG_MISMATCH", text, order_id=str(error.order_id))
         case errors.PaymentEventRefused():
             text = f"{_explanation(error)}; {_ON_RECORD}"
             info = _info(error.reason.value, **_moves(error))
@@ -159,12 +181,11 @@ def _refusal(error: Exception) -> ConnectError | None:
             order_ids = ",".join(map(str, error.order_ids))
             info = _info("PAYMENT_REFERENCE_AMBIGUOUS", order_ids=order_ids)
         case errors.WatcherTooSlow():
-            code = Code.RESOURCE_EXHAUSTED
             text = f"{error}; read faster, and go on with last_event_id"
-            info = _info("WATCHER_TOO_SLOW")
+            return _transient("WATCHER_TOO_SLOW", text)
         case errors.WatchEnded():
             text = "the server stops; go on with last_event_id at another one"
-            return ConnectError(Code.UNAVAILABLE, text, [_RETRY_DELAY])
+            return _transient("SERVER_STOPPING", text)
         case errors.InvalidPosition():
             return invalid_field(
                 "last_event_id", "is not the event_id of a message here", "LAST_EVENT_ID_INVALID"

@@ -36,6 +36,7 @@ from connectrpc.server import ConnectASGIApplication
 
 from server.http import H2Connection
 from server.rpc.binary_codec import BinaryCodec
+from server.rpc.error_encoding import as_connect_error, grpc_trailers
 from server.rpc.load_shedding import LoadShedder
 
 _CODEC: Final = BinaryCodec()
@@ -43,13 +44,11 @@ _CODEC: Final = BinaryCodec()
 _mismatch: Exception | None = None
 try:
     from connectrpc._interceptor_async import MetadataInterceptorsRun
-    from connectrpc._protocol import ConnectWireError
     from connectrpc._protocol_grpc import GRPCServerProtocol
     from connectrpc._server_shared import EndpointUnary
     from connectrpc._shared import decode_message
 
     _PROTOCOL: Final = GRPCServerProtocol()
-    _WRITER: Final = _PROTOCOL.create_envelope_writer(_CODEC, None)
 except (ImportError, AttributeError, TypeError) as error:
     _mismatch = error
 
@@ -300,17 +299,17 @@ class FastPathCall:
         connection, stream, context = self._connection, self.stream, self._context
         headers = [*connection.server_state.default_headers, *_RESPONSE_HEADERS]
         headers += _raw(context.response_headers)
+        trailers = _raw(context.response_trailers) if context.response_trailers else []
         self._leave()
-        stream.send_response(200, headers)
         if error is None:
+            stream.send_response(200, headers)
             stream.send_data(message)
             if len(message) > _MAX_FRAME:
                 await self._wait_until_read()
-        if error is None and not context.response_trailers:
-            stream.end_message(_OK_TRAILERS)
-        else:
-            wire_error = None if error is None else ConnectWireError.from_exception(error)
-            stream.end_message(_raw(_WRITER.end(context.response_trailers, wire_error)))
+            stream.end_message([*trailers, *_OK_TRAILERS])
+        else:  # Trailers-Only, without which gRPC clients would not send the call again
+            trailers += grpc_trailers(as_connect_error(error))
+            stream.send_response(200, headers + trailers, end_stream=True)
         self.response_started = self.response_complete = True
         connection.flush()
         connection.sent(self, len(message))

@@ -14,11 +14,18 @@ from connectrpc_grpcreflect import (
     ServerReflectionService,
 )
 
+from server.gen.google.rpc import error_details_pb, status_pb
 from server.gen.grpc_health.v1 import health_pb
 from server.gen.listings.v1 import orders_pb
 
-# The service describes their imports and itself, too.
-_DESCRIBED: Final = (orders_pb.desc(), health_pb.desc())
+# The service describes their imports and itself, too. No method has the messages of google.rpc:
+# they are the details of errors, which a client can print only if it has their description.
+_DESCRIBED: Final = (
+    orders_pb.desc(),
+    health_pb.desc(),
+    error_details_pb.desc(),
+    status_pb.desc(),
+)
 
 
 def reflection_services() -> list[tuple[Callable[..., ConnectASGIApplication[Any]], object]]:

@@ -23,6 +23,7 @@ from server.rpc.error_encoding import (
     ENVELOPE_HEAD,
     HTTP_STATUS,
     EncodedError,
+    RawHeaders,
     encode,
     grpc_trailers,
     send_error,
@@ -86,8 +87,8 @@ class UnroutedMiddleware:
     ) -> None:
         """``on_unrouted`` is called unless the request cannot have been meant as an RPC.
 
-        ``max_request_bytes`` is the limit that connectrpc has for a message. ``streaming_paths`` are
-        those of the methods behind it that stream.
+        ``max_request_bytes`` is the limit that connectrpc has for a message. ``streaming_paths``
+        are those of the methods behind it that stream.
         """
         self._app = app
         self._streaming_paths = streaming_paths
@@ -123,9 +124,9 @@ class UnroutedMiddleware:
             nonlocal is_replaced
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if status == 200:
-                    # Most answers: only gRPC has errors among them that matter here.
-                    is_replaced = protocol == GRPC and await self._resent(scope, message, send)
+                if status == 200:  # most answers; of gRPC they may be errors nevertheless
+                    if protocol != CONNECT and _has_grpc_status(message["headers"]):
+                        self._report(scope, Code.INVALID_ARGUMENT, _UNREADABLE_HEADER)
                 elif status in _EXPLANATIONS:
                     headers = Headers(raw=message["headers"])
                     if "content-type" not in headers:
@@ -142,21 +143,6 @@ class UnroutedMiddleware:
         """Whether a body is said to be longer than a message of the largest size."""
         length = headers.get("content-length", "")
         return length.isdigit() and int(length) > self._max_request_bytes + ENVELOPE_HEAD
-
-    async def _resent(self, scope: Scope, start: Message, send: Send) -> bool:
-        """Send a Trailers-Only response of gRPC in two parts; return False if it is not one.
-
-        A status among the headers counts only where the stream ends with them, which ASGI cannot
-        express, and grpcio would report UNKNOWN.
-        """
-        headers = start["headers"]
-        trailers = [pair for pair in headers if pair[0].startswith(b"grpc-")]
-        if not any(name == b"grpc-status" for name, _ in trailers):
-            return False
-        self._report(scope, Code.INVALID_ARGUMENT, _UNREADABLE_HEADER)
-        others = [pair for pair in headers if pair not in trailers]
-        await send_error(send, EncodedError(200, trailers=trailers), others)
-        return True
 
     async def _explain(
         self, status: int, headers: Headers, scope: Scope, receive: Receive, send: Send
@@ -190,7 +176,7 @@ class UnroutedMiddleware:
         # gRPC has UNIMPLEMENTED for what is not a method, also for a content type.
         code = refusal.code if refusal.is_connect_error else Code.UNIMPLEMENTED
         self._report(scope, code, refusal.message)
-        trailers = grpc_trailers(ConnectError(code, refusal.message))
+        trailers = grpc_trailers(ConnectError(code, refusal.message), protocol)
         if not content_type.isascii():
             content_type = _CONTENT_TYPES[protocol]
         own = [(b"content-type", content_type.encode())]
@@ -203,6 +189,11 @@ class UnroutedMiddleware:
         is_below_a_service = bool(scope["root_path"])
         if is_below_a_service or scope["method"] == "POST":
             self._on_unrouted(scope, code.value, text)
+
+
+def _has_grpc_status(headers: RawHeaders) -> bool:
+    """Return whether a response of gRPC is an error from before the request was read."""
+    return any(name == b"grpc-status" for name, _ in headers)
 
 
 def _is_text(query: bytes) -> bool:

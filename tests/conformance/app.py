@@ -4,7 +4,6 @@ Left out are what needs a database, tokens or a collector of traces, and what is
 """
 
 import asyncio
-from functools import partial
 from typing import Any, Final
 
 from connectrpc.codec import Codec
@@ -14,12 +13,14 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
 
 from server.app import Application
 from server.observability.metrics import Metrics
 from server.origins import Origins
 from server.rpc.binary_codec import BinaryCodec
 from server.rpc.cors import CorsMiddleware
+from server.rpc.error_trailers import ErrorTrailersMiddleware
 from server.rpc.errors import streaming_paths, writing_paths
 from server.rpc.fast_path import create_fast_path
 from server.rpc.grpc_web_text import GrpcWebTextMiddleware
@@ -78,12 +79,13 @@ def create_app(max_request_bytes: int, stopping: asyncio.Event) -> Application:
     )
     shedder = LoadShedder(_CALLS, _CALLS)
     rejections = Rejections(shedder, writing_paths(description), access_log.count_shed)
-    with_messages = partial(
-        UnroutedMiddleware,
-        on_unrouted=access_log.log_unrouted,
-        max_request_bytes=max_request_bytes,
-    )
     streams = streaming_paths(description)
+
+    def with_messages(application: ASGIApp) -> ASGIApp:
+        return UnroutedMiddleware(
+            ErrorTrailersMiddleware(application), access_log.log_unrouted, max_request_bytes
+        )
+
     app = Starlette(
         routes=[
             Mount(

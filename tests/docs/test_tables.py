@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Final
 
 import grpc
@@ -13,8 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from persistence.decision import Attempt, Reason, refusal
 from persistence.payment_states import Meaning, PaymentState
 from server.gen.listings.v1.orders_connect import OrderService
+from server.rpc.retries import RETRIES, Retry
 from server.settings import Settings, variable
-from tests.support.markdown import ROOT, code, page, table
+from tests.support.markdown import ROOT, blocks, code, page, table
 from tests.support.service import Service
 
 API: Final = page("api.md")
@@ -117,6 +119,32 @@ def test_error_codes() -> None:
         name = code(row[0])[0]
         assert Code(name), name
         assert int(row[1]) == numbers[name]
+
+
+def test_retries() -> None:
+    documented = {
+        code(row[0])[0]: (code(row[1])[0], row[2], row[3])
+        for row in table(API, "Reason", "Code", "Send again")
+    }
+    assert documented == {
+        reason: (retry.code.value, again(retry.delay), again(without_key(retry)))
+        for reason, retry in RETRIES.items()
+    }
+
+
+def without_key(retry: Retry) -> timedelta | None:
+    return None if retry.needs_key else retry.delay
+
+
+def again(delay: timedelta | None) -> str:
+    return "never" if delay is None else f"after {delay.total_seconds():g} s"
+
+
+def test_service_config() -> None:
+    """The page shows the file that clients copy."""
+    (shown,) = (each.text for each in blocks(page("clients.md")) if each.language == "json")
+    file = ROOT / "proto" / "listings" / "v1" / "orders_grpc_service_config.json"
+    assert shown == file.read_text()
 
 
 def test_error_reasons() -> None:

@@ -16,6 +16,7 @@ import pytest
 import zttp
 
 from server.http.h2_flow import ENHANCE_YOUR_CALM, NO_ERROR
+from tests.support.answers import Recorder
 from tests.support.http2 import (
     ACK,
     CONTINUATION,
@@ -243,6 +244,24 @@ def test_zttp_and_uvicorn_keep_unsent_bytes_without_a_limit() -> None:
             await asyncio.wait_for(sent.wait(), 10)
             cycle = only_connection(served).cycles[1]
             assert cycle.stream.pending_bytes == size * parts
+
+    run(test())
+
+
+def test_uvicorn_sends_the_head_of_a_response_without_content_apart() -> None:
+    """See server.http.trailers_only."""
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        head = {"type": "http.response.start", "status": 200, "headers": [], "trailers": True}
+        await send(head)
+        await send({"type": "http.response.body"})
+        await send({"type": "http.response.trailers", "headers": [(b"grpc-status", b"14")]})
+
+    async def test() -> None:
+        async with plain(app) as served, Recorder.connected(served) as client:
+            client.call(1)
+            await client.until(lambda: 1 in client.answered)
+            assert client.kinds(1) == [HEADERS, HEADERS]
 
     run(test())
 

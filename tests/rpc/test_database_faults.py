@@ -8,6 +8,7 @@ from psycopg import sql
 
 from server.gen.google.rpc.error_details_pb import ErrorInfo, RetryInfo
 from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
+from server.rpc.retries import RETRIES
 from tests.support import databases, pooler, service
 from tests.support.callers import CALLERS, Call, Failure
 from tests.support.orders import Orders
@@ -77,17 +78,17 @@ def test_an_unexpected_error_is_internal_without_details(
 @pytest.mark.parametrize(
     ("sqlstate", "code", "reason"),
     [
-        ("40001", "aborted", None),
-        ("40P01", "aborted", None),
-        ("57014", "deadline_exceeded", None),
-        ("55P03", "deadline_exceeded", None),
-        ("57P01", "unavailable", None),
+        ("40001", "aborted", "TRANSACTION_CONFLICT"),
+        ("40P01", "aborted", "TRANSACTION_CONFLICT"),
+        ("57014", "deadline_exceeded", "DATABASE_TIMEOUT"),
+        ("55P03", "deadline_exceeded", "DATABASE_TIMEOUT"),
+        ("57P01", "unavailable", "DATABASE_UNAVAILABLE"),
         ("53100", "unavailable", "DATABASE_FULL"),
         ("25006", "unavailable", "DATABASE_READ_ONLY"),
     ],
 )
 def test_codes_and_details_of_transient_errors(
-    call: Call, orders: Orders, sqlstate: str, code: str, reason: str | None
+    call: Call, orders: Orders, sqlstate: str, code: str, reason: str
 ) -> None:
     order_id = orders.add()
     before = orders.row(order_id)
@@ -98,9 +99,9 @@ def test_codes_and_details_of_transient_errors(
     assert found.code == code
     assert SECRET not in found.message
     retry = [each for each in found.details if isinstance(each, RetryInfo)]
-    assert len(retry) == (code != "deadline_exceeded")
+    assert len(retry) == (not RETRIES[reason].needs_key), "the update has no key"
     info = [each.reason for each in found.details if isinstance(each, ErrorInfo)]
-    assert info == ([reason] if reason else [])
+    assert info == [reason]
     assert orders.row(order_id) == before
 
 
@@ -140,8 +141,10 @@ def test_an_unreachable_database_is_unavailable(
         if pooler.is_used() and each.code == "deadline_exceeded":
             continue  # PgBouncer queues its clients while it retries
         assert each.code == "unavailable"
-        (detail,) = each.details
-        assert isinstance(detail, RetryInfo)
+        retry, info = each.details
+        assert isinstance(retry, RetryInfo)
+        assert isinstance(info, ErrorInfo)
+        assert info.reason == "DATABASE_UNREACHABLE"
     eventually(lambda: succeeds(call, request), 5)
 
 

@@ -63,5 +63,6 @@ def test_an_update_that_times_out(locked: Service, caller: str) -> None:
         call(UpdateOrderPaymentRequest(order_id=1, payment_status="paid"))
     assert caught.value.code == "deadline_exceeded"
     assert caught.value.message.endswith(
-        "; an update may or may not have been made; send the same again"
+        "; an update may or may not have been made, and has no payment_idempotency_key; "
+        "read the order before you send it again"
     )

@@ -67,6 +67,31 @@ def test_a_client_without_the_proto_makes_a_call(channel: grpc.Channel, orders: 
         assert pool.FindServiceByName(name).methods
 
 
+def test_a_client_without_the_proto_prints_the_details_of_an_error(channel: grpc.Channel) -> None:
+    """As grpcurl does: it asks for the message types that the details name."""
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(PATH)(b"", timeout=10)
+    (packed,) = (
+        value for name, value in caught.value.trailing_metadata() if name.endswith("-details-bin")
+    )
+    pool = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+    pool.FindMessageTypeByName("google.rpc.BadRequest")
+    status_type = pool.FindMessageTypeByName("google.rpc.Status")
+    status = message_factory.GetMessageClass(status_type).FromString(packed)
+    shown = json_format.MessageToDict(status, descriptor_pool=pool)
+    assert shown["code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    (detail,) = shown["details"]
+    assert detail["@type"] == "type.googleapis.com/google.rpc.BadRequest"
+    assert all(each["reason"] for each in detail["fieldViolations"])
+
+
+@pytest.mark.parametrize("name", ["ErrorInfo", "RetryInfo", "BadRequest"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_details_that_errors_have(channel: grpc.Channel, version: str, name: str) -> None:
+    found = ask(channel, version, file_containing_symbol=f"google.rpc.{name}")
+    assert found.file_descriptor_response.file_descriptor_proto
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_services_and_files(channel: grpc.Channel, version: str) -> None:
     listed = ask(channel, version, list_services="").list_services_response.service

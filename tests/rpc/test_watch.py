@@ -261,7 +261,10 @@ def test_shutdown_ends_a_stream_at_once(apart: Service) -> None:
         with pytest.raises(Failure) as caught:
             next(stream)
     assert caught.value.code == "unavailable"
-    assert [type(each) for each in caught.value.details] == [RetryInfo]
+    retry, info = caught.value.details
+    assert isinstance(retry, RetryInfo)
+    assert isinstance(info, ErrorInfo)
+    assert info.reason == "SERVER_STOPPING"
 
 
 def test_heartbeats_over_every_protocol(tmp_path: Path, database_url: str) -> None:

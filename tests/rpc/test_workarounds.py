@@ -18,13 +18,11 @@ from typing import Any
 import protovalidate
 import pytest
 from connectrpc._interceptor_async import MetadataInterceptorsRun
-from connectrpc._protocol import ConnectWireError
 from connectrpc._protocol_grpc import GRPCServerProtocol
 from connectrpc._server_shared import EndpointUnary
 from connectrpc._shared import decode_message
-from connectrpc.codec import proto_binary_codec, proto_json_codec
+from connectrpc.codec import proto_json_codec
 from connectrpc.interceptor import MetadataInterceptor
-from connectrpc.request import Headers
 from connectrpc.server import ConnectASGIApplication
 from starlette.applications import Starlette
 from starlette.responses import Response
@@ -84,7 +82,6 @@ class TestFastPath:
             return list(inspect.signature(function).parameters)
 
         protocol = GRPCServerProtocol()
-        writer = protocol.create_envelope_writer(proto_binary_codec(), None)
         assert parameters(MetadataInterceptorsRun) == ["interceptors", "ctx"]
         assert parameters(MetadataInterceptorsRun.end) == ["self", "error"]
         assert parameters(protocol.create_request_context) == [
@@ -92,10 +89,6 @@ class TestFastPath:
         ]
         assert parameters(protocol.negotiate_stream_compression) == ["headers", "compressions"]
         assert parameters(decode_message) == ["codec", "data", "message_class"]
-        assert parameters(ConnectWireError.from_exception) == ["exc"]
-        end = writer.end(Headers(), None)
-        assert isinstance(end, Headers)
-        assert dict(end) == {"grpc-status": "0"}
 
     def test_attributes(self) -> None:
         application = OrderServiceASGIApplication(Orders())
@@ -212,12 +205,13 @@ class TestErrors:
             b"protocol%20error%3A%20sent%20compressed%20message"
         )
 
-    def test_a_grpc_error_before_the_request_is_read_is_among_the_headers(self) -> None:
-        """An ASGI server does not end the stream with them, and grpcio reports UNKNOWN."""
-        headers = [(b"grpc-timeout", b"soon")]
-        sent = ask(GET, content_type="application/grpc", headers=headers)
-        assert sent.headers[b"grpc-status"] == b"3"
-        assert not sent.start["trailers"]
+    def test_a_message_has_more_escapes_than_grpc_wants(self) -> None:
+        """And there is no trailer by which a client would know when to call again."""
+        sent = ask(GET, content_type="application/grpc", body=envelope(b""))
+        assert sent.trailers == {
+            b"grpc-status": b"2",
+            b"grpc-message": b"host%3Ddb.example%20password%3Dsecret",
+        }
 
     def test_grpc_without_trailers_fails(self) -> None:
         with pytest.raises(RuntimeError, match="trailers"):

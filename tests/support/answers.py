@@ -36,10 +36,13 @@ class Answer:
     def code(self) -> str:
         """The code: OK, or an error as Connect spells it.
 
-        If the response has only an HTTP status, it is returned as in "http 404".
+        If the response has only an HTTP status, it is returned as in "http 404". Fails for a
+        response of gRPC without a message that is not Trailers-Only.
         """
         kind = self.headers.get("content-type", "")
         if kind.startswith("application/grpc"):
+            is_web = kind.startswith("application/grpc-web")
+            assert is_web or self.body or not self.trailers, "an error is not Trailers-Only"
             return _grpc_code(self.headers | self.trailers | self._last_trailers())
         if kind.startswith("application/connect+"):
             return self._connect_end()
@@ -147,3 +150,21 @@ class Client(Peer):
                 headers = {name.decode(): value.decode() for name, value in decoded}
                 self._block = b""
                 (answer.trailers if answer.headers else answer.headers).update(headers)
+
+
+class Recorder(Client):
+    """A client that also keeps the frames of each stream."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        super().__init__(reader, writer)
+        self.frames: defaultdict[int, list[Frame]] = defaultdict(list)
+        """By stream id."""
+
+    def take(self, frame: Frame) -> None:
+        """Process a frame."""
+        super().take(frame)
+        self.frames[frame.stream_id].append(frame)
+
+    def kinds(self, stream_id: int) -> list[int]:
+        """Return the types of the frames of a stream."""
+        return [frame.kind for frame in self.frames[stream_id]]

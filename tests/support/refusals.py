@@ -75,7 +75,8 @@ def refusal(base_url: str, way: Way, path: str, message: bytes, *, zipped: bool 
         lines = content[5:].decode().splitlines()
         return _grpc(dict(line.split(": ", 1) for line in lines))
     if way.content_type.startswith("application/grpc"):
-        return _grpc(dict(response.trailers.items()))
+        assert not dict(response.trailers.items()), "the only HEADERS frame has the status"
+        return _grpc(dict(response.headers.items()))
     return _connect(json.loads(content[5:])["error"] if way.is_enveloped else json.loads(content))
 
 

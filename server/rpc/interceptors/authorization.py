@@ -15,10 +15,10 @@ from server.auth.principal import current_principal
 from server.rpc.error_encoding import HTTP_STATUS
 from server.rpc.errors import (
     connect_error,
+    keys_unavailable,
     may_write,
     permission_denied,
     unauthenticated,
-    unavailable,
 )
 from server.rpc.interceptors.base import Context
 
@@ -105,7 +105,7 @@ class AuthorizationInterceptor:
             raise _Refused(unauthenticated(str(refusal), refusal.reason), challenge) from None
         except KeysUnavailable as error:
             writes = method is not None and may_write(method)
-            raise _Refused(unavailable(str(error), writes=writes)) from error
+            raise _Refused(keys_unavailable(str(error), writes=writes)) from error
         current_principal.set(caller)
         bind_contextvars(subject=caller.subject)
         if needed not in caller.permissions:

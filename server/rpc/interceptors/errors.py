@@ -29,7 +29,7 @@ class ErrorInterceptor:
         except ConnectError:
             raise
         except Exception as error:
-            raise connect_error(error, ctx.method) from error
+            raise connect_error(error, ctx.method, request) from error
 
     async def intercept_server_stream(
         self,
@@ -45,4 +45,4 @@ class ErrorInterceptor:
         except ConnectError:
             raise
         except Exception as error:
-            raise connect_error(error, ctx.method) from error
+            raise connect_error(error, ctx.method, request) from error

@@ -1,0 +1,65 @@
+"""Trailers-Only: a response of gRPC without a message is a single HEADERS frame.
+
+gRPC clients with a retry policy send a call again only after such a response: one that begins with
+headers of its own commits them to it.
+https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses
+https://github.com/grpc/proposal/blob/master/A6-client-retries.md#when-retries-are-valid
+
+Works around ASGI, in which head, body and trailers are messages of their own, and uvicorn, which
+writes each of them as it comes.
+
+The head is held without a limit of time, also of a stream that has nothing to say yet: servers of
+gRPC send it with the first message as well, and clients wait for it no longer than for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+import zttp
+
+_Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+
+def is_grpc(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return whether a request with ``headers`` is one of gRPC.
+
+    gRPC-Web has its trailers in the body, and other protocols do not take trailers for headers.
+    """
+    content_type = next((value for name, value in headers if name == b"content-type"), b"")
+    return content_type.startswith(b"application/grpc") and not content_type.startswith(
+        b"application/grpc-web"
+    )
+
+
+class TrailersOnlyStream:
+    """A ``zttp.Stream`` that holds the head of a response until content or its end comes."""
+
+    def __init__(self, stream: zttp.Stream) -> None:
+        self._stream = stream
+        self._head: tuple[int, _Headers] | None = None
+
+    def send_response(self, status: int, headers: _Headers) -> None:
+        """Hold the head."""
+        self._head = status, headers
+
+    def send_data(self, data: bytes) -> None:
+        """Send content, after the head if that has not been sent."""
+        if self._head is not None:
+            self._stream.send_response(*self._head)
+            self._head = None
+        self._stream.send_data(data)
+
+    def end_message(self, trailers: _Headers | None = None) -> None:
+        """End the response; without content, by one frame with the head and the trailers."""
+        if self._head is None:
+            self._stream.end_message(trailers)
+        else:
+            status, headers = self._head
+            self._head = None
+            self._stream.send_response(status, [*headers, *(trailers or [])], end_stream=True)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the other stream has."""
+        return getattr(self._stream, name)

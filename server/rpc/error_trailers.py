@@ -1,0 +1,68 @@
+"""Errors that connectrpc has written over gRPC and gRPC-Web, as this service writes them.
+
+Works around connectrpc, which percent-encodes more of a message than gRPC has it, so that clients
+which do not decode it show "%2C" for a comma; and which has no pushback for a client's retries.
+"""
+
+import gzip
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.rpc.error_encoding import (
+    ERROR_TRAILERS,
+    GRPC_WEB_TRAILERS,
+    RawHeaders,
+    error_in,
+    grpc_trailers,
+    grpc_web_trailers,
+)
+from server.rpc.protocols import CONNECT, GRPC_WEB, Protocol, protocol_of
+
+_COMPRESSED: Final = 0x01
+_PREFIX: Final = 5  # a flag and the length
+
+
+class ErrorTrailersMiddleware:
+    """ASGI middleware around an application of connectrpc."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the request on, and encode an error in its answer anew."""
+        protocol = protocol_of(Headers(scope=scope).get("content-type", ""))
+        if protocol == CONNECT:
+            await self._app(scope, receive, send)
+            return
+
+        async def encoded(message: Message) -> None:
+            if message["type"] != "http.response.body":
+                message["headers"] = _encoded(message["headers"], protocol)
+            elif protocol == GRPC_WEB and not message.get("more_body"):
+                message["body"] = _encoded_end(message["body"])
+            await send(message)
+
+        await self._app(scope, receive, encoded)
+
+
+def _encoded(headers: RawHeaders, protocol: Protocol) -> RawHeaders:
+    """Return trailers, or headers where the status is among them, with the error in them anew."""
+    error = error_in(headers)
+    if error is None:
+        return headers
+    others = [pair for pair in headers if pair[0] not in ERROR_TRAILERS]
+    return [*others, *grpc_trailers(error, protocol)]
+
+
+def _encoded_end(body: bytes) -> bytes:
+    """Return the last part of a body of gRPC-Web: its trailers, or nothing."""
+    if not body or not body[0] & GRPC_WEB_TRAILERS:
+        return body
+    lines = gzip.decompress(body[_PREFIX:]) if body[0] & _COMPRESSED else body[_PREFIX:]
+    trailers: RawHeaders = []
+    for line in lines.splitlines():
+        name, _, value = line.partition(b": ")
+        trailers.append((name, value))
+    return grpc_web_trailers(_encoded(trailers, GRPC_WEB))
