@@ -1,9 +1,10 @@
 """The gRPC fast path: from an HTTP/2 stream to the handler of a unary method, without ASGI.
 
 ASGI takes a response apart into messages that each pass through every layer, and connectrpc reads
-each gRPC call as a stream, with tasks and generators that one small message does not need. A call
-takes the service twice the time that way (see ``benchmarks/RESULTS.md``). A call on the fast path
-runs the same interceptors, in the same order, with the same context.
+each gRPC call as a stream, with tasks and generators that one small message does not need. An
+update takes the service twice the time that way, and ``GetOrder`` 1.7 times (see
+``benchmarks/RESULTS.md``). A call on the fast path runs the same interceptors, in the same order,
+with the same context.
 
 A call that is not as expected goes to the application instead, from its beginning (``hand_over``):
 another protocol, an unreadable header, compression, a body that is not exactly one message.

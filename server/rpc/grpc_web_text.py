@@ -13,7 +13,7 @@ import re
 from binascii import a2b_base64, b2a_base64
 from typing import Final
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.rpc.protocols import GRPC_WEB, protocol_of
@@ -37,14 +37,15 @@ class GrpcWebTextMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the request on in binary."""
-        if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            content_type = headers.get("content-type", "")
-            if protocol_of(content_type) == GRPC_WEB:
-                if _is_text(content_type):
-                    scope, receive = _in_binary(scope), _Request(receive).receive
-                if _is_text(_accepted(headers.get("accept", "")) or content_type):
-                    send = _Response(send).send
+        # Without ``Headers``: most requests speak other protocols, and are to cost next to nothing.
+        headers = dict(scope.get("headers", ()))
+        content_type = headers.get(b"content-type", b"").decode("latin-1")
+        if protocol_of(content_type) == GRPC_WEB:
+            accepted = _accepted(headers.get(b"accept", b"").decode("latin-1"))
+            if _is_text(content_type):
+                scope, receive = _in_binary(scope), _Request(receive).receive
+            if _is_text(accepted or content_type):
+                send = _Response(send).send
         await self._app(scope, receive, send)
 
 

@@ -7,6 +7,7 @@ cannot run everywhere. LISTINGS_DOCS=full also runs those that download and comp
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import socket
@@ -221,6 +222,13 @@ def test_every_block_is_shell() -> None:
             ["bash", "-n"], input=block.text, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{block}: {done.stderr}"
+
+
+def test_the_shell_of_a_reader_keeps_its_directory_and_path() -> None:
+    for block in SHELL_BLOCKS:
+        if re.search(r"^cd |\bPATH=", block.text, re.MULTILINE):
+            assert block.text.startswith("(\n"), block
+            assert block.text.endswith("\n)\n"), block
 
 
 @pytest.mark.parametrize("name", [each.name for each in PAGES if _session(each.name)])

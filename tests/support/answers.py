@@ -12,6 +12,7 @@ from typing import Final
 
 import hpack
 
+from tests.support import grpc_web_text
 from tests.support.codes import GRPC_CODES, OK
 from tests.support.http2 import CONTINUATION, DATA, END_HEADERS, HEADERS, Frame, Peer
 
@@ -70,6 +71,8 @@ class Answer:
 
     def _envelopes(self) -> Iterator[tuple[int, bytes]]:
         left = self.body
+        if self.headers["content-type"].startswith(grpc_web_text.CONTENT_TYPE):
+            left = grpc_web_text.decoded(left)
         while len(left) >= 5:
             end = 5 + int.from_bytes(left[1:5])
             flags, payload = left[0], left[5:end]

@@ -13,6 +13,12 @@ CONTENT_TYPE: Final = "application/grpc-web-text"
 _TRAILERS: Final = 0x80
 
 
+def decoded(text: bytes) -> bytes:
+    """Decode all complete groups of four characters, any of which may be padded."""
+    groups = (text[at : at + 4] for at in range(0, len(text) // 4 * 4, 4))
+    return b"".join(base64.b64decode(group, validate=True) for group in groups)
+
+
 class StatusError(Exception):
     """The end of a call that has failed, with its trailers."""
 
@@ -35,10 +41,8 @@ class Reader:
     def feed(self, text: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield the flags and the payload of each frame that is complete."""
         self._text += text
-        complete = len(self._text) // 4 * 4
-        for at in range(0, complete, 4):
-            self._frames += base64.b64decode(self._text[at : at + 4], validate=True)
-        self._text = self._text[complete:]
+        self._frames += decoded(self._text)
+        self._text = self._text[len(self._text) // 4 * 4 :]
         while len(self._frames) >= 5:
             end = 5 + int.from_bytes(self._frames[1:5])
             if len(self._frames) < end:

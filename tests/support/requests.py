@@ -1,5 +1,6 @@
 """HTTP requests as data, for clients that send invalid ones as well."""
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
@@ -89,6 +90,7 @@ class Protocol:
     content_type: bytes
     is_json: bool = False
     is_enveloped: bool = False
+    is_base64: bool = False
     is_get: bool = False
     encoding: bytes = b"content-encoding"
     deadline: Header = (b"connect-timeout-ms", b"20")
@@ -104,6 +106,7 @@ class Protocol:
     def post(self, method: str, body: bytes, *more: Header) -> Request:
         """Return a request with this body."""
         headers = ((b"content-type", self.content_type), *self._always, *more)
+        body = base64.b64encode(body) if self.is_base64 else body
         return Request(self.name, method, self.http, b"POST", _path(method), headers, body)
 
     def get(self, method: str, query: Mapping[str, bytes | str], *more: Header) -> Request:
@@ -131,6 +134,9 @@ _GRPC: Final = Protocol(
     deadline=(b"grpc-timeout", b"20m"),
 )
 _GRPC_WEB: Final = replace(_GRPC, name="grpc-web", http=1, content_type=b"application/grpc-web")
+_GRPC_WEB_TEXT: Final = replace(
+    _GRPC_WEB, name="grpc-web-text", content_type=b"application/grpc-web-text", is_base64=True
+)
 _BINARY: Final = Protocol("connect-binary", 2, b"application/proto")
 _JSON: Final = Protocol("connect-json-http1", 1, b"application/json", is_json=True)
 _GET: Final = Protocol("connect-get-json", 1, b"", is_json=True, is_get=True)
@@ -145,6 +151,7 @@ _STREAM: Final = Protocol(
 UNARY: Final = (
     _GRPC,
     _GRPC_WEB,
+    _GRPC_WEB_TEXT,
     _BINARY,
     _JSON,
     replace(_JSON, name="connect-json-http2", http=2),
@@ -156,6 +163,7 @@ UNARY: Final = (
 STREAMING: Final = (
     _GRPC,
     _GRPC_WEB,
+    _GRPC_WEB_TEXT,
     _STREAM,
     replace(
         _STREAM,
