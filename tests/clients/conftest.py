@@ -1,11 +1,12 @@
-"""The libraries that clients are written with, each in turn."""
+"""The libraries that clients are written with, each in turn, and a browser."""
 
 from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 
-from tests.support import client_programs
+from tests.support import chromium, client_programs
+from tests.support.chromium import Chromium
 from tests.support.real_clients import LIBRARIES, Client, Library, Options
 from tests.support.service import Service
 
@@ -38,6 +39,15 @@ def installed() -> list[Library]:
     languages = {each.language for each in LIBRARIES}
     found = {each for each in languages if is_installed(each)}
     return [each for each in LIBRARIES if each.language in found]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Chromium]:
+    """Chromium, without any page."""
+    if reason := chromium.missing():
+        pytest.skip(reason)
+    with chromium.launched() as browser:
+        yield browser
 
 
 def require(language: str) -> None:

@@ -123,19 +123,10 @@ def test_an_unreachable_database_is_unavailable(
 ) -> None:
     order_id = orders.add()
     request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")
-    server, name = databases.server_and_name(orders.url)
-    with psycopg.connect(server, autocommit=True) as connection:
-        allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
-        connection.execute(allow.format(sql.Identifier(name), sql.Literal(False)))
-        connection.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s",
-            (name,),
-        )
-        try:
-            found = [failure(call, order_id) for _ in range(4)]
-        finally:
-            connection.execute(allow.format(sql.Identifier(name), sql.Literal(True)))
+    with databases.unreachable(orders.url):
+        found = [failure(call, order_id) for _ in range(4)]
 
+    _, name = databases.server_and_name(orders.url)
     for each in found:
         assert name not in each.message
         if pooler.is_used() and each.code == "deadline_exceeded":

@@ -1,10 +1,13 @@
 """Databases for tests: clones of a migrated template, on a real PostgreSQL."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+from psycopg import sql
 
 from persistence.database import Database
 from persistence.roles import APPLICATION
@@ -64,6 +67,31 @@ def empty() -> Iterator[str]:
         yield postgres.at(name)
     finally:
         postgres.drop(name)
+
+
+@contextmanager
+def unreachable(url: str) -> Iterator[Callable[[], None]]:
+    """End all connections to the database at ``url``, and refuse others.
+
+    Yields a function that ends this early.
+    """
+    server, name = server_and_name(url)
+    allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+
+    with psycopg.connect(server, autocommit=True) as connection:
+
+        def set_reachable(reachable: bool = True) -> None:
+            connection.execute(allow.format(sql.Identifier(name), sql.Literal(reachable)))
+
+        set_reachable(False)
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s",
+            (name,),
+        )
+        try:
+            yield set_reachable
+        finally:
+            set_reachable()
 
 
 def _created(source: str) -> str:
