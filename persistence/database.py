@@ -226,6 +226,9 @@ class Database:
             if isinstance(error, Exception):
                 raise errors.DatabaseUnreachable("the database cannot be reached") from error
             raise
+        # Works around databases, where a connection is the task's until it is released. After a
+        # cancel that is later, and after a failure never: the task's next statement would get it.
+        self._databases._connection = None
         # databases types its raw connection as Any.
         raw: asyncpg.Connection[asyncpg.Record] = connection.raw_connection
         try:

@@ -21,7 +21,9 @@ from persistence.payment_updates import Guard
 from persistence.refused_event_log import RefusedEventLog
 from persistence.status_words import StatusWords
 from persistence.watch import ChangeFeed
+from server.auth.bind_policy import is_local_only
 from server.auth.claims import ClaimNames
+from server.auth.host_policy import HostPolicy
 from server.auth.jwt import KeyProvider, TokenVerifier
 from server.auth.permissions import required_permissions
 from server.gen.grpc_health.v1.health_connect import Health, HealthASGIApplication
@@ -30,6 +32,7 @@ from server.observability.metrics import Metrics
 from server.observability.outcomes import UpdateOutcomes
 from server.origins import Origins
 from server.rpc.binary_codec import BinaryCodec
+from server.rpc.callers import TrustedProxies
 from server.rpc.cors import CorsMiddleware
 from server.rpc.error_trailers import ErrorTrailersMiddleware
 from server.rpc.errors import streaming_paths, writing_paths
@@ -37,6 +40,7 @@ from server.rpc.fast_path import FastPath, create_fast_path
 from server.rpc.gauges import add_gauges
 from server.rpc.grpc_web_text import GrpcWebTextMiddleware
 from server.rpc.health import HealthHandler, HealthPages, Readiness
+from server.rpc.host_check import HostCheck, Reject
 from server.rpc.index_page import index_page
 from server.rpc.interceptors.access_log import AccessLog, bind_request
 from server.rpc.interceptors.authorization import AuthorizationInterceptor
@@ -72,7 +76,7 @@ class Application(NamedTuple):
     """The service, and what the server that runs it needs of it."""
 
     asgi: Starlette
-    reject: GrpcRejection
+    reject: Reject
     """Answers an HTTP/2 request in place of ``asgi``, by headers alone, or returns None."""
     fast_path: FastPath | None
     """Begins a call over HTTP/2 in place of ``asgi``, or returns None; None where it is off."""
@@ -107,7 +111,8 @@ def create_app(  # noqa: PLR0913 - its parts
     has every permission.
     """
     metrics = Metrics()
-    access_log = AccessLog(metrics, settings.log_sample, _LOGGED, quiet="grpc.")
+    proxies = TrustedProxies(settings.trusted_proxies)
+    access_log = AccessLog(metrics, settings.log_sample, _LOGGED, quiet="grpc.", proxies=proxies)
     verifier = None if keys is None else _verifier(settings, keys)
     permissions = required_permissions()
     authorization = AuthorizationInterceptor(permissions, settings.public, verifier)
@@ -141,7 +146,7 @@ def create_app(  # noqa: PLR0913 - its parts
         ),  # translates what all below it raise
         (TokenExpiryInterceptor(settings.jwt_leeway), _Services.ALL),
         (ShutdownInterceptor(readiness.stopping), _Services.REFLECTION),
-        (WatchLimitInterceptor(settings.max_watches_per_caller), _Services.ORDERS),
+        (WatchLimitInterceptor(settings.max_watches_per_caller, proxies), _Services.ORDERS),
         # Masks a request in the log first: a violation of a rule is logged, too.
         (RequestHooksInterceptor(bind_request, check_fields, validate), _Services.ORDERS),
         (
@@ -189,6 +194,18 @@ def create_app(  # noqa: PLR0913 - its parts
             streams,
         )
 
+    reject: Reject = GrpcRejection(shedder, orders.path, streams, rejections)
+    polled: list[Callable[[], object]] = [metrics.poll, shedder.poll]
+    middleware = [
+        Middleware(CorsMiddleware, Origins(settings.cors_origins), settings.cors_headers),
+        Middleware(GrpcWebTextMiddleware),
+    ]
+    if is_local_only(settings):
+        policy = HostPolicy((settings.host, *settings.allowed_hosts))
+        hosts = HostCheck(policy, access_log.count_refused)
+        reject = hosts.before(reject)
+        middleware.append(Middleware(hosts.middleware))
+        polled.append(hosts.poll)
     pages = HealthPages(readiness)
     app = Starlette(
         routes=[
@@ -203,25 +220,22 @@ def create_app(  # noqa: PLR0913 - its parts
             Route("/metrics", authorization.guard("/metrics", metrics.page)),
             Mount("/", with_messages(Response(status_code=404))),
         ],
-        middleware=[
-            Middleware(CorsMiddleware, Origins(settings.cors_origins), settings.cors_headers),
-            Middleware(GrpcWebTextMiddleware),
-        ],
+        middleware=middleware,
     )
     # Starlette would redirect targets that are not a path, and fails if their query is not text.
     app.router.redirect_slashes = False
     add_gauges(metrics, access_log, database, feed, readiness)
 
     def every_second() -> None:
-        metrics.poll()
-        shedder.poll()
+        for poll in polled:
+            poll()
 
     fast_path = None
     if settings.grpc_fast_path:
         fast_path = create_fast_path(orders, shedder, settings.max_request_bytes)
     return Application(
         app,
-        GrpcRejection(shedder, orders.path, streams, rejections),
+        reject,
         fast_path,
         every_second,
     )

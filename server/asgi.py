@@ -26,11 +26,12 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from persistence.errors import PersistenceError
+from server.auth.bind_policy import is_local_only
 from server.auth.jwks_client import JwksClient
 from server.observability import telemetry
 from server.process.configuration import configure
 from server.process.database import served_url
-from server.process.hosted import Hosted, needs_loopback
+from server.process.hosted import Hosted
 from server.process.parts import open_application
 from server.process.status_words import read_status_words
 from server.settings import Settings, SettingsError, variable
@@ -63,8 +64,7 @@ async def _lifespan(_router: object) -> AsyncIterator[Mapping[str, Any]]:
     stack = ExitStack()
     try:
         try:
-            settings = configure()
-            _log_differences(settings)
+            settings = _without_ignored(configure())
             telemetry.wanted()
             words = read_status_words(settings)
             keys = JwksClient.from_settings(settings)
@@ -76,7 +76,7 @@ async def _lifespan(_router: object) -> AsyncIterator[Mapping[str, Any]]:
         # The server has one process, unless LISTINGS_WORKERS says how many.
         processes = settings.workers or 1
         async with open_application(settings, url, keys, words, processes=processes) as opened:
-            application = Hosted(opened.application.asgi, loopback_only=needs_loopback(settings))
+            application = Hosted(opened.application.asgi, loopback_only=is_local_only(settings))
             ticking = asyncio.create_task(_every_second(opened.every_second))
             try:
                 yield {_STATE: application}
@@ -88,15 +88,18 @@ async def _lifespan(_router: object) -> AsyncIterator[Mapping[str, Any]]:
         await asyncio.to_thread(stack.close)
 
 
-def _log_differences(settings: Settings) -> None:
-    """Log which settings do not have the effect that they have for ``serve``."""
+def _without_ignored(given: Settings) -> Settings:
+    """Return ``given`` without what the ASGI server decides; log what differs from ``serve``."""
+    defaults = {name: Settings.model_fields[name].default for name in _IGNORED}
+    settings = given.model_copy(update=defaults)
     for name in _IGNORED:
-        if name in settings.model_fields_set:
+        if name in given.model_fields_set:
             _log.warning("setting left to the ASGI server", name=variable(name))
     if settings.insecure and settings.jwks is None:
         _log.warning("all callers may do everything", name=variable("insecure"))
-    if needs_loopback(settings):
+    if is_local_only(settings):
         _log.info("serving loopback addresses only, without tokens")
+    return settings
 
 
 async def _every_second(work: Callable[[], object]) -> None:

@@ -6,12 +6,12 @@ To add one, follow "Add a setting" in ``docs/development.md``.
 import difflib
 import os
 import re
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.origins import Origins
@@ -39,12 +39,27 @@ _KUBERNETES_SERVICE: Final = re.compile(
 
 _Seconds = Annotated[float, Field(gt=0, le=3600)]
 
+Network: TypeAlias = IPv4Network | IPv6Network
+
+
+def _parse_network(text: str) -> Network:
+    try:
+        return ip_network(text.strip("[]"))
+    except ValueError:
+        raise ValueError(
+            "expected addresses and networks without host bits, such as 10.0.0.0/8 or ::1, "
+            "separated by commas"
+        ) from None
+
+
 # NoDecode: pydantic-settings would expect JSON; these are separated by commas.
 _PublicPermissions = Annotated[tuple[Literal["health", "reflection", "metrics"], ...], NoDecode]
 _Texts = Annotated[tuple[str, ...], NoDecode]
+_Networks = Annotated[tuple[Annotated[Network, BeforeValidator(_parse_network)], ...], NoDecode]
 
 # RFC 9110, section 5.6.2, without "*", which stands for all headers but Authorization.
 _HEADER_NAME: Final = re.compile(r"[\w!#$%&'+.^`|~-]+", re.ASCII)
+_HOST_NAME: Final = re.compile(r"[\w-]+(\.[\w-]+)*\.?", re.ASCII)
 
 
 class SettingsError(Exception):
@@ -78,6 +93,12 @@ class Settings(BaseSettings):
     )
     cors_headers: _Texts = Field(
         (), description="request headers of their own that these applications send"
+    )
+    allowed_hosts: _Texts = Field(
+        (), description="hosts that requests may name besides this machine's, without tokens"
+    )
+    trusted_proxies: _Networks = Field(
+        (), description="addresses and networks of proxies that say who calls them"
     )
     insecure: bool = Field(False, description="listen on any address without authentication")
     database_url: SecretStr | None = Field(
@@ -164,7 +185,9 @@ class Settings(BaseSettings):
         switches = {"true": "on", "yes": "on", "1": "on", "false": "off", "no": "off", "0": "off"}
         return switches.get(given, given) if isinstance(given, str) else given
 
-    @field_validator("public", "cors_origins", "cors_headers", mode="before")
+    @field_validator(
+        "public", "cors_origins", "cors_headers", "allowed_hosts", "trusted_proxies", mode="before"
+    )
     @classmethod
     def _split_list(cls, text: object) -> object:
         if not isinstance(text, str):
@@ -195,6 +218,17 @@ class Settings(BaseSettings):
         if not all(map(_HEADER_NAME.fullmatch, names)):
             raise ValueError("expected names of headers, such as baggage, separated by commas")
         return names
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not (_HOST_NAME.fullmatch(host) or _is_address(host.strip("[]"))):
+                raise ValueError(
+                    "expected names or addresses without scheme, port or wildcard, such as "
+                    "listings.example, separated by commas"
+                )
+        return hosts
 
     @field_validator("database_url", "direct_database_url", "migration_database_url")
     @classmethod
@@ -267,6 +301,14 @@ def _split(url: str) -> SplitResult:
     except ValueError:
         raise ValueError("expected a URL, with a port from 0 to 65535 if any") from None
     return parts
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_loopback(host: str) -> bool:

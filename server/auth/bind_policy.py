@@ -1,4 +1,8 @@
-"""The addresses on which the service may listen without authentication: loopback only."""
+"""Who can reach the service where callers need no authentication: this machine alone.
+
+The service then listens on loopback addresses, and answers only requests that name a host of
+``server.auth.host_policy``.
+"""
 
 import socket
 from ipaddress import ip_address
@@ -6,27 +10,34 @@ from ipaddress import ip_address
 from server.settings import Settings, SettingsError, variable
 
 
+def is_local_only(settings: Settings) -> bool:
+    """Return whether only this machine is served, because nothing says who calls.
+
+    Not so with ``insecure``: then something in front is to know.
+    """
+    return settings.jwks is None and settings.tls_client_ca is None and not settings.insecure
+
+
 def check_bind_policy(settings: Settings, listener: socket.socket) -> str | None:
     """Return a warning about the address of ``listener``, or None.
 
-    Raises SettingsError if other machines can reach it and callers need neither a token nor a
-    client certificate, unless the setting ``insecure`` allows that.
+    Raises SettingsError if other machines can reach it and only this one is to be served.
     """
     host = listener.getsockname()[0]
     if ip_address(host).is_loopback:
         return None
-    if settings.jwks is None and settings.tls_client_ca is None:
-        if settings.insecure:
-            return (
-                f"no authentication: every client that reaches {host} may call every method, "
-                f"because {variable('insecure')} is set"
-            )
+    if is_local_only(settings):
         tokens = ", ".join(map(variable, ("jwks", "jwt_issuer", "jwt_audience")))
         raise SettingsError(
             f"without authentication, every client that reaches {host} could change payments. Set "
             f"{tokens} to require a token, or {variable('tls_client_ca')} to require a client "
             f"certificate, or {variable('host')}=127.0.0.1. {variable('insecure')}=1 serves "
             "without authentication, for a proxy in front that authenticates"
+        )
+    if settings.jwks is None and settings.tls_client_ca is None:
+        return (
+            f"no authentication: every client that reaches {host} may call every method, "
+            f"because {variable('insecure')} is set"
         )
     if settings.tls_cert is None:
         return (

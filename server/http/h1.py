@@ -53,6 +53,7 @@ class H1Protocol(ZttpProtocol):
         self._limits = limits
         self._is_ending = False  # input is discarded, and the connection closes soon
         self._close_timer: asyncio.TimerHandle | None = None
+        self._is_draining = False  # the connection closes after the next response
         self._read_ahead = bytearray()
         self._head = b""  # of a request, while it is incomplete
         # Bytes until the request ends; below 0 where zttp has some of the next one, None if unknown
@@ -127,6 +128,8 @@ class H1Protocol(ZttpProtocol):
         cycle = self.cycle
         if cycle is before:
             return
+        if self._is_draining:
+            self._announce_close()
         # uvicorn has made the cycle, and runs the application with its ``send`` later.
         if _is_http_1_0(cycle):
             # Works around uvicorn. RFC 9110, section 10.1.1: HTTP/1.0 has no 100.
@@ -161,6 +164,26 @@ class H1Protocol(ZttpProtocol):
         elif self._read_ahead and not self._is_answering() and not self.transport.is_closing():
             data, self._read_ahead = bytes(self._read_ahead), bytearray()
             self.data_received(data)
+
+    def shutdown(self) -> None:
+        """End the connection because the server stops: after its next response, which says so.
+
+        A connection that is idle is given time for a request. Works around uvicorn, which closes it
+        at once: a request on its way would be lost, and no proxy may send an update again.
+        """
+        self._is_draining = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._announce_close()
+        elif self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self._limits.drain_idle, self.timeout_keep_alive_handler
+            )
+
+    def _announce_close(self) -> None:
+        """Have the response say that it is the last one, if it has not begun."""
+        self.cycle.default_headers = [*self.cycle.default_headers, _CLOSE]
+        self.cycle.keep_alive = False
 
     def incomplete(self) -> object | None:
         """Return what identifies the request whose rest has not arrived, or None without one."""
@@ -217,7 +240,7 @@ class H1Protocol(ZttpProtocol):
             if _is_http_1_0(cycle):
                 if _has_unknown_length(cycle, headers):
                     cycle.conn = CloseDelimited()  # type: ignore[assignment]
-                elif not self.conn.should_close() and _CLOSE not in headers:
+                elif cycle.keep_alive and not self.conn.should_close() and _CLOSE not in headers:
                     # RFC 9112, appendix C.2.2: else the client closes.
                     headers.append(_KEEP_ALIVE)
             message = {**message, "headers": headers}

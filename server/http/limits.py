@@ -93,6 +93,9 @@ class Limits:
 
     drain_first_bytes: float = 2.0
     """For a new connection to show whether it speaks HTTP/1.1 or HTTP/2."""
+    drain_idle: float = 1.0
+    """For the next request on an idle HTTP/1.1 connection, which closes after the response. A proxy
+    that has a request on its way, and may not send it again, loses none."""
     drain_request_timeout: float = 1.0
     """In place of ``request_timeout``."""
     drain_response_timeout: float = 2.0

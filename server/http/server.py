@@ -2,9 +2,10 @@
 
 1. ``stopping`` is called, for what does not end by itself: streams without an end, readiness.
 2. No new connection begins, and those in the sockets' queues are accepted. The sockets close.
-3. Each connection is shut down: HTTP/2 by GOAWAY (see ``h2``), HTTP/1.1 by closing it when it has
-   nothing to answer. One that has not shown yet which of them it speaks is given
-   ``drain_first_bytes`` seconds, and one whose TLS handshake is under way may finish it.
+3. Each connection is shut down: HTTP/2 by GOAWAY (see ``h2``), HTTP/1.1 by ``Connection: close`` in
+   its next response, or after ``drain_idle`` seconds without a request. One that has not shown yet
+   which of them it speaks is given ``drain_first_bytes`` seconds, and one whose TLS handshake is
+   under way may finish it.
 4. Calls finish, and their responses are sent. Clients that send a request or read a response too
    slowly are closed, after shorter times than before.
 5. After ``drain_timeout`` seconds, the calls that are left are cancelled and their connections
@@ -33,7 +34,7 @@ from server.http.limits import Limits
 from server.http.negotiation import NegotiationProtocol
 from server.http.sockets import accept_pending, stop_accepting
 from server.http.timeouts import SlowClients
-from server.http.tls_handshake import TLSHandshakeProtocol
+from server.http.tls_handshake import HandshakeFailures, TLSHandshakeProtocol
 
 _DRAIN_INTERVAL: Final = 0.05  # seconds between two checks whether everything has ended
 _CANCEL_TIMEOUT: Final = 1.0  # seconds for a call to end once its connection is closed
@@ -88,8 +89,14 @@ class Server(uvicorn.Server):
         protocol: Callable[..., asyncio.Protocol] = partial(
             NegotiationProtocol, limits=limits, reject=reject, answer=answer
         )
+        self._failed_handshakes = HandshakeFailures()
         if tls is not None:
-            protocol = partial(TLSHandshakeProtocol, context=tls, protocol=protocol)
+            protocol = partial(
+                TLSHandshakeProtocol,
+                context=tls,
+                protocol=protocol,
+                failures=self._failed_handshakes,
+            )
         super().__init__(_config(app, protocol, limits, list(headers), lifespan))
         self.shares_listener = False
         """Whether another process goes on to accept connections on the same sockets."""
@@ -113,6 +120,7 @@ class Server(uvicorn.Server):
         if counter % self._check_ticks == 0:
             self._slow_clients.end(self.server_state.connections)
         if counter % _TICKS_PER_SECOND == 0:
+            self._failed_handshakes.log()
             self._every_second()
         return await super().on_tick(counter)
 
@@ -136,6 +144,7 @@ class Server(uvicorn.Server):
                 await self._drain()
         except TimeoutError:
             await self._cancel_calls()
+        self._failed_handshakes.log()
         self._every_second()
         if not self.force_exit:
             await self.lifespan.shutdown()

@@ -4,15 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from uvicorn.server import ServerState
 from uvloop.loop import SSLProtocol  # type: ignore[attr-defined]
 
+_ALERT_TIMEOUT: Final = 1.0  # seconds for a client to read why its handshake failed
+
 _log = logging.getLogger(__name__)
+
+
+class HandshakeFailures:
+    """Counts handshakes that fail, and logs them once a second at most: there may be a flood."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._last = ""
+
+    def add(self, peer: object, reason: str) -> None:
+        """Count a handshake of ``peer``, an address of the socket."""
+        self._count += 1
+        host, port = peer[:2] if isinstance(peer, tuple) else (peer, "")
+        self._last = f"{f'[{host}]' if ':' in str(host) else host}:{port}: {reason}"
+
+    def log(self) -> None:
+        """Log what has failed since the last call, and why the last of it did."""
+        if self._count:
+            _log.info("TLS handshakes failed: %d, the last of %s", self._count, self._last)
+            self._count = 0
 
 
 class TLSHandshakeProtocol(asyncio.Protocol):
@@ -28,6 +53,7 @@ class TLSHandshakeProtocol(asyncio.Protocol):
         *,
         context: Callable[[], ssl.SSLContext],
         protocol: Callable[..., asyncio.Protocol],
+        failures: HandshakeFailures,
         server_state: ServerState,
         _loop: asyncio.AbstractEventLoop | None = None,
         **options: Any,
@@ -35,20 +61,24 @@ class TLSHandshakeProtocol(asyncio.Protocol):
         """``context`` is called at the beginning of each handshake.
 
         ``protocol`` makes the next protocol of uvicorn's arguments and ``tcp_transport``.
+        ``failures`` counts the handshakes that fail.
         """
         self.loop = _loop or asyncio.get_running_loop()
         self.connections = server_state.connections
         self._context = context
+        self._failures = failures
         self._next = partial(protocol, server_state=server_state, _loop=self.loop, **options)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin the handshake."""
         self.transport = self.tcp_transport = transport
+        self._peer = transport.get_extra_info("peername")
         self.connections.add(self)  # type: ignore[arg-type]
         done = self.loop.create_future()
         done.add_done_callback(self._done)
         secure = self._next(tcp_transport=transport)
-        tls = SSLProtocol(self.loop, secure, self._context(), done, server_side=True)
+        context = _Context(self._context(), self._send_alert)
+        tls = SSLProtocol(self.loop, secure, context, done, server_side=True)
         transport.set_protocol(tls)
         tls.connection_made(transport)
 
@@ -64,7 +94,74 @@ class TLSHandshakeProtocol(asyncio.Protocol):
         """Close the connection because the server stops."""
         self.tcp_transport.abort()
 
+    def _send_alert(self, alert: bytes) -> None:
+        """Send OpenSSL's last output, before uvloop closes the connection.
+
+        A second descriptor keeps the connection until the client has had time to read it: what the
+        client still sends would make the kernel reset a connection that is closed.
+        """
+        own = os.dup(self.transport.get_extra_info("socket").fileno())
+        self.loop.call_later(_ALERT_TIMEOUT, os.close, own)
+        connection = socket.socket(fileno=own)
+        with suppress(OSError):  # the client may have gone
+            connection.send(alert)
+            connection.shutdown(socket.SHUT_WR)
+        connection.detach()
+
     def _done(self, done: asyncio.Future[None]) -> None:
         self.connections.discard(self)
-        if error := done.exception():
+        error = done.exception()
+        if isinstance(error, ssl.SSLError):  # not of a client that goes away
+            self._failures.add(self._peer, _reason(error))
+        elif error:
             _log.debug("TLS handshake failed: %s", error)
+
+
+class _Context:
+    """What ``SSLProtocol`` uses of an ``ssl.SSLContext``.
+
+    Works around uvloop, which closes a connection whose handshake fails without OpenSSL's last
+    output: a client whose certificate is missing or refused gets no alert (RFC 8446, section 6.2).
+    """
+
+    def __init__(self, context: ssl.SSLContext, send_alert: Callable[[bytes], None]) -> None:
+        self._context = context
+        self._send_alert = send_alert
+
+    def wrap_bio(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, **options: Any
+    ) -> _Handshake:
+        return _Handshake(
+            self._context.wrap_bio(incoming, outgoing, **options), outgoing, self._send_alert
+        )
+
+
+class _Handshake:
+    """An ``ssl.SSLObject`` that hands its alert over when the handshake fails."""
+
+    def __init__(
+        self, tls: ssl.SSLObject, outgoing: ssl.MemoryBIO, send_alert: Callable[[bytes], None]
+    ) -> None:
+        self._tls = tls
+        self._outgoing = outgoing
+        self._send_alert = send_alert
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tls, name)
+
+    def do_handshake(self) -> None:
+        try:
+            self._tls.do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError:
+            if alert := self._outgoing.read():
+                self._send_alert(alert)
+            raise
+
+
+def _reason(error: ssl.SSLError) -> str:
+    """Return OpenSSL's reason in words, and what it found about a client's certificate."""
+    reason = (error.reason or type(error).__name__).lower().replace("_", " ")
+    found = getattr(error, "verify_message", "")
+    return f"{reason}: {found}" if found else reason

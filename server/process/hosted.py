@@ -9,16 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from server.process.parts import RESPONSE_HEADERS
-from server.settings import Settings, variable
-
-
-def needs_loopback(settings: Settings) -> bool:
-    """Return whether callers need no token, and so have to be on this machine.
-
-    The rule is that of ``server.auth.bind_policy``. A certificate of a client does not count: it is
-    the ASGI server that would check it.
-    """
-    return settings.jwks is None and not settings.insecure
+from server.settings import variable
 
 
 class Hosted:

@@ -31,6 +31,10 @@ def start(settings: Settings, announce: Callable[[str, TLS | None], object]) -> 
     telemetry.wanted()
     # Read once for all processes: a worker that is replaced does not depend on the files any more.
     tls, keys = TLS.from_settings(settings), JwksClient.from_settings(settings)
+    if tls is not None:
+        # They are the service's: browsers compare them with the name in the URL.
+        hosts = (*settings.allowed_hosts, *tls.certificate.names)
+        settings = settings.model_copy(update={"allowed_hosts": hosts})
     words = read_status_words(settings)
     listeners = listen(settings.host, settings.port, settings.worker_count)
     if warning := check_bind_policy(settings, listeners[0]):

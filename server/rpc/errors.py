@@ -103,6 +103,15 @@ def keys_unavailable(text: str, *, writes: bool) -> ConnectError:
     return _transient("TOKEN_KEYS_UNAVAILABLE", f"{text}; {outcome}")
 
 
+def host_not_allowed() -> ConnectError:
+    """Return the error of a request for a host that is none of the service's."""
+    text = (
+        "the host that this request names is not allowed: without tokens or client certificates, "
+        "it must be localhost, a loopback address, LISTINGS_HOST or one of LISTINGS_ALLOWED_HOSTS"
+    )
+    return ConnectError(Code.PERMISSION_DENIED, text, [_info("HOST_NOT_ALLOWED")])
+
+
 def invalid_field(field: str, description: str, reason: str) -> ConnectError:
     """Return INVALID_ARGUMENT for one field of a request, with a ``google.rpc.BadRequest``."""
     violation = BadRequest.FieldViolation(field=field, description=description, reason=reason)

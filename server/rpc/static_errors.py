@@ -36,14 +36,16 @@ class StaticError:
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer in the protocol of the request."""
         content_type, request_id = _echoed(scope["headers"])
-        encoded = self._encoded_for(content_type.decode("latin-1"))
+        encoded = self._encoded_for(content_type.decode("latin-1"), scope["http_version"])
         headers = [(b"content-type", encoded.content_type or content_type), *request_id]
         await send_error(send, encoded, headers)
 
-    def _encoded_for(self, content_type: str) -> EncodedError:
+    def _encoded_for(self, content_type: str, http_version: str) -> EncodedError:
         if is_connect_stream(content_type):
             return self._connect_stream
-        return self._encoded[protocol_of(content_type)]
+        protocol = protocol_of(content_type)
+        # gRPC needs the trailers of HTTP/2. Over HTTP/1.1 it is none of the three protocols.
+        return self._encoded[CONNECT if protocol == GRPC and http_version != "2" else protocol]
 
 
 def _echoed(request_headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, RawHeaders]:

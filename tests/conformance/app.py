@@ -19,6 +19,7 @@ from server.app import Application
 from server.observability.metrics import Metrics
 from server.origins import Origins
 from server.rpc.binary_codec import BinaryCodec
+from server.rpc.callers import TrustedProxies
 from server.rpc.cors import CorsMiddleware
 from server.rpc.error_trailers import ErrorTrailersMiddleware
 from server.rpc.errors import streaming_paths, writing_paths
@@ -58,7 +59,7 @@ def create_app(max_request_bytes: int, stopping: asyncio.Event) -> Application:
     """Return the service; ``stopping`` is set when the process stops."""
     description = ConformanceService.desc()
     paths = {each.name: f"/{description.type_name}/{each.name}" for each in description.methods}
-    access_log = AccessLog(Metrics(), 1.0, [description], quiet="grpc.")
+    access_log = AccessLog(Metrics(), 1.0, [description], quiet="grpc.", proxies=TrustedProxies())
     interceptors: list[Interceptor] = [
         access_log,
         UnreadInterceptor(max_request_bytes),

@@ -9,7 +9,10 @@ import pytest
 
 from tests.support.markdown import PAGES, ROOT, anchors, blocks, code, links, prose
 
-LANGUAGES: Final = {"sh", "python", "json", "go", "ts", "text", "toml", "sql", "proto"}
+LANGUAGES: Final = {"sh", "python", "json", "go", "ts", "text", "toml", "sql", "proto"} | {
+    "nginx",
+    "haproxy",
+}
 
 FILE: Final = re.compile(
     r"(server|persistence|proto|tests|yoyo|benchmarks|docs|requirements)/[\w./-]*"

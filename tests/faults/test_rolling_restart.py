@@ -2,8 +2,8 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import httpx
 import pytest
 from protobuf import Message
 
-from tests.support import checker, service
+from tests.support import checker
 from tests.support.callers import Failure
 from tests.support.load import (
     Call,
@@ -22,6 +22,7 @@ from tests.support.load import (
     json,
     open_loop,
 )
+from tests.support.replicas import two_replicas
 from tests.support.trial import Trial
 from tests.support.waiting import eventually_async
 
@@ -29,44 +30,6 @@ pytestmark = pytest.mark.anyio
 
 CALLS_PER_SECOND = 200
 DEADLINE = 10  # seconds
-
-
-class Replica:
-    """A service that is restarted on the same port."""
-
-    def __init__(self, database_url: str, directory: Path) -> None:
-        self._database_url = database_url
-        self._directory = directory
-        self._stack = ExitStack()
-        self._starts = itertools.count()
-        self.port = 0
-        self.start()
-
-    def start(self) -> None:
-        log = self._directory / f"log.{next(self._starts)}"
-        running = service.running(self._database_url, log, port=str(self.port))
-        self._service = self._stack.enter_context(running)
-        self.port = self._service.port
-
-    def restart(self) -> None:
-        assert self._service.stop() == 0
-        assert "Traceback" not in self._service.log.read_text()
-        self.close()
-        self.start()
-
-    def close(self) -> None:
-        self._stack.close()
-
-
-@contextmanager
-def two_replicas(database_url: str, directory: Path) -> Iterator[list[Replica]]:
-    with ExitStack() as stack:
-        replicas = []
-        for name in ("one", "other"):
-            (directory / name).mkdir()
-            replicas.append(Replica(database_url, directory / name))
-            stack.callback(replicas[-1].close)
-        yield replicas
 
 
 @asynccontextmanager

@@ -21,6 +21,7 @@ from tests.support.http2 import (
     prefixed,
     run,
     running,
+    serving,
     until,
 )
 
@@ -190,3 +191,46 @@ def test_a_connection_without_a_request_does_not_delay_the_stop() -> None:
                     assert await reader.read() == b""
 
     run(test())
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+def test_an_idle_connection_serves_a_request_on_its_way_while_the_server_stops(calls: int) -> None:
+    """Its response says that it is the last one; so does that of a call in progress."""
+
+    async def test() -> None:
+        async with serving() as served, connected(served) as (reader, writer):
+            writer.write(REQUEST)
+            await reader.readuntil(b"0\r\n\r\n")
+            if calls:
+                writer.write(REQUEST.replace(ECHO, HOLD))
+                await until(lambda: served.app.started.total() == 2)
+            await served.stop()
+            if calls:
+                served.app.release.set()
+            else:
+                await until(lambda: connections(served)[0]._is_draining)
+                writer.write(REQUEST)
+            async with asyncio.timeout(5):
+                last = await reader.read()
+            assert last.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"connection: close\r\n" in last.lower()
+            assert last.endswith(b"0\r\n\r\n")
+
+    run(test())
+
+
+def test_an_idle_connection_does_not_delay_the_stop_for_long() -> None:
+    async def test() -> None:
+        async with serving() as served, connected(served) as (reader, writer):
+            writer.write(REQUEST)
+            await reader.readuntil(b"0\r\n\r\n")
+            began = time.monotonic()
+            await served.stop()
+            assert await reader.read() == b""
+            assert time.monotonic() - began < 3
+
+    run(test())
+
+
+def connections(served: Served) -> list[Any]:
+    return list(served.server.server_state.connections)

@@ -294,3 +294,52 @@ def test_each_handshake_uses_the_context_of_its_time(ca: Issued, tmp_path: Path)
                 contexts.reverse()
 
     run(test())
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize(
+    ("own", "alert", "reason"),
+    [
+        (None, "CERTIFICATE_REQUIRED|HANDSHAKE_FAILURE", "peer did not return a certificate"),
+        ("refused", "UNKNOWN_CA", "certificate verify failed: unable to get local issuer"),
+    ],
+)
+def test_a_client_learns_why_its_certificate_does_not_do(  # noqa: PLR0913, PLR0917 - parameters
+    ca: Issued,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    version: ssl.TLSVersion,
+    own: str | None,
+    alert: str,
+    reason: str,
+) -> None:
+    """By an alert, though it has sent its request by then; and so does the log, once a second."""
+    caplog.set_level("INFO", "server.http.tls_handshake")
+    context = server_context(ca.issue().save(tmp_path, "server"))
+    context.load_verify_locations(cadata=ca.cert_pem().decode())
+    context.verify_mode = ssl.CERT_REQUIRED
+    files = own and Issued.ca("other").issue("client").save(tmp_path, own)
+    client = Trust(ca, files or None).context()
+    client.minimum_version = client.maximum_version = version
+
+    async def test() -> None:
+        async with serving(lambda: context) as served:
+
+            def call() -> None:
+                with (
+                    pytest.raises(ssl.SSLError, match=alert),
+                    socket.create_connection((HOST, served.port), 20) as plain,
+                    client.wrap_socket(plain, server_hostname=HOST) as secure,
+                ):
+                    secure.sendall(request())
+                    secure.recv(100)
+
+            for _ in range(20):
+                await asyncio.to_thread(call)
+            await no_connection_is_left(served)
+
+    run(test())
+    told = [each.getMessage() for each in caplog.records if "handshake" in each.name]
+    assert 0 < len(told) < 5
+    assert sum(int(each.split()[3].strip(",")) for each in told) == 20
+    assert all(reason in each and f" {HOST}:" in each for each in told)

@@ -401,3 +401,31 @@ def test_uvicorn_goes_by_alpn_alone(ca: Issued, context: ssl.SSLContext) -> None
             writer.transport.abort()
 
     run(test())
+
+
+def test_uvloop_sends_no_alert_when_a_handshake_fails(ca: Issued, context: ssl.SSLContext) -> None:
+    context.load_verify_locations(cadata=ca.cert_pem().decode())
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    async def test() -> None:
+        async with plain(context=context) as served:
+            reader, writer = await asyncio.open_connection(
+                HOST, served.port, ssl=Trust(ca).context(), server_hostname=HOST
+            )
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+            writer.transport.abort()
+
+    run(test())
+
+
+def test_uvicorn_closes_an_idle_connection_at_once_when_it_stops() -> None:
+    async def test() -> None:
+        async with plain() as served, connected(served) as (reader, writer):
+            writer.write(request(ECHO, BODY))
+            await reader.readuntil(b"0\r\n\r\n")
+            only_connection(served).shutdown()
+            async with asyncio.timeout(WAIT):
+                assert await reader.read() == b""
+
+    run(test())

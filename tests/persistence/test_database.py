@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TypeAlias
 
 import psycopg
@@ -11,7 +12,7 @@ import pytest
 
 from persistence import errors
 from persistence.database import Database
-from tests.support import databases
+from tests.support import databases, wire
 from tests.support.orders import Orders
 from tests.support.waiting import eventually_async
 
@@ -101,6 +102,21 @@ async def test_a_statement_is_cancelled_after_statement_timeout(
         with pytest.raises(errors.DatabaseTimeout):
             await run(database, "SELECT pg_sleep(60)")
         await eventually_async(lambda: Orders(database_url).value(SLEEPING) == 0)
+
+
+async def test_a_task_goes_on_while_its_cancelled_statement_ends(
+    database_url: str, tmp_path: Path, run: Run
+) -> None:
+    async with (
+        wire.counted(database_url, tmp_path) as (url, counts),
+        databases.pool(url, max_connections=2, statement_timeout=0.5) as database,
+    ):
+        counts.answering.clear()
+        with pytest.raises(errors.DatabaseTimeout):
+            await run(database, "SELECT 1")
+        counts.answering.set()
+        for _ in range(10):
+            await run(database, "SELECT 1")
 
 
 async def test_cancelled_statements_end_and_leak_no_connection(database_url: str, run: Run) -> None:

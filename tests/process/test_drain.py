@@ -20,7 +20,7 @@ from server.gen.listings.v1.orders_pb import (
     WatchOrderPaymentsRequest,
 )
 from tests.support import callers, service, watchers
-from tests.support.callers import PATH, Failure, json_client
+from tests.support.callers import PATH, Failure, json_client, path
 from tests.support.embedded import open_directory, suspended
 from tests.support.http2 import (
     HEADERS,
@@ -238,8 +238,10 @@ async def test_a_watcher_that_does_not_read_does_not_delay_the_exit(
         locked(database_url, order_id) as holder,
     ):
         peer = await http2_peer(running, window=16_384)
-        grpc_call(peer, 1, WatchOrderPaymentsRequest(order_ids=[watched]))
-        grpc_call(peer, 3, UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid"))
+        watched_order = WatchOrderPaymentsRequest(order_ids=[watched])
+        grpc_call(peer, 1, path(watched_order), watched_order)
+        update = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")
+        grpc_call(peer, 3, PATH, update)
         await peer.until(lambda: 1 in peer.messages)
         eventually(lambda: lock_waits(database_url))
 
@@ -268,7 +270,8 @@ async def test_a_response_that_is_not_read_does_not_delay_the_exit(
     order_id = Orders(database_url).add()
     with service.running(database_url, tmp_path / "log", shutdown_timeout="300") as running:
         peer = await http2_peer(running, window=0)
-        grpc_call(peer, 1, UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid"))
+        update = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")
+        grpc_call(peer, 1, PATH, update)
         async with asyncio.timeout(STOPPED):
             while Orders(database_url).row(order_id)["payment_status"] != "paid":  # noqa: ASYNC110
                 await asyncio.sleep(0.01)

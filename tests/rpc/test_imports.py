@@ -15,6 +15,7 @@ MODULES = sorted(
 )
 FAST_PATH = "server/rpc/fast_path.py"
 LOAD_SHEDDING = "server/rpc/load_shedding.py"  # for the type of a request that it may reject
+HOST_CHECK = "server/rpc/host_check.py"  # for the same
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -48,7 +49,7 @@ def test_protocols_of_uvicorn_and_uvloop(prefix: str) -> None:
 
 def test_zttp() -> None:
     found = {each for each in importers(("zttp",)) if not each.startswith("server/http/")}
-    assert found == {FAST_PATH, LOAD_SHEDDING}
+    assert found == {FAST_PATH, LOAD_SHEDDING, HOST_CHECK}
 
 
 def test_one_module_imports_server_http_and_connectrpc() -> None:

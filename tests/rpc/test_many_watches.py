@@ -13,6 +13,7 @@ from server.gen.listings.v1.orders_pb import (
     WatchOrderPaymentsResponse,
 )
 from tests.support import load, service, watchers
+from tests.support.callers import path
 from tests.support.http2 import WINDOW_UPDATE, Peer, grpc_call
 from tests.support.orders import Orders
 from tests.support.service import Service
@@ -43,7 +44,7 @@ async def watching(running: Service, after: str, order_id: int) -> AsyncIterator
             for stream_id in STREAM_IDS:
                 order_ids = [order_id, 1_000_000 + number * 1_000 + stream_id]
                 request = WatchOrderPaymentsRequest(order_ids=order_ids, last_event_id=after)
-                grpc_call(peer, stream_id, request)
+                grpc_call(peer, stream_id, path(request), request)
         yield peers
 
 

@@ -160,7 +160,7 @@ class TestRejectedRequests:
     ) -> None:
         with connected(running.port) as connection:
             connection.sendall(
-                b"GET %s HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n" % target
+                b"GET %s HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n" % target
             )
 
             assert rest(connection).startswith(b"HTTP/1.1 %d " % status)
@@ -171,7 +171,7 @@ class TestRejectedRequests:
         self, running: Service, verb: bytes, path: bytes
     ) -> None:
         with connected(running.port) as connection:
-            connection.sendall(b"%s %s HTTP/1.1\r\nhost: test\r\n" % (verb, path))
+            connection.sendall(b"%s %s HTTP/1.1\r\nhost: localhost\r\n" % (verb, path))
             connection.sendall(b"content-type: application/grpc-web\r\nconnection: close\r\n\r\n")
 
             assert rest(connection).startswith(b"HTTP/1.1 ")

@@ -336,7 +336,7 @@ def test_a_watcher_over_http_1_that_does_not_read_does_not_grow_memory(apart: Se
     with closing(socket.create_connection(("127.0.0.1", apart.port))) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.sendall(
-            b"POST /listings.v1.OrderService/WatchOrderPayments HTTP/1.1\r\nHost: test\r\n"
+            b"POST /listings.v1.OrderService/WatchOrderPayments HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Type: application/connect+json\r\nConnect-Protocol-Version: 1\r\n"
             b"Content-Length: %d\r\n\r\n" % len(envelope) + envelope
         )

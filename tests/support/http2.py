@@ -20,7 +20,6 @@ from server.http import Limits, Server
 from server.http.h2 import MAX_STREAM_ID, H2Protocol
 from server.http.h2_flow import NO_ERROR
 from server.http.sockets import listen
-from tests.support.callers import path
 
 ECHO = b"/test.Calls/Echo"
 HOLD = b"/test.Calls/Hold"
@@ -301,9 +300,9 @@ class Peer:
         assert caught.value.partial == b""
 
 
-def grpc_call(peer: Peer, stream_id: int, request: Message[Any]) -> None:
-    """Open a stream with a complete call of the service's method that takes ``request``."""
-    headers = header_block(path(request).encode(), (b"content-type", b"application/grpc"))
+def grpc_call(peer: Peer, stream_id: int, path: str, request: Message[Any]) -> None:
+    """Open a stream with a complete gRPC call of the method at ``path``."""
+    headers = header_block(path.encode(), (b"content-type", b"application/grpc"))
     peer.send(HEADERS, END_HEADERS, stream_id, headers)
     peer.send(DATA, END_STREAM, stream_id, prefixed(request.to_binary()))
 
@@ -316,7 +315,7 @@ def prefixed(message: bytes) -> bytes:
 def header_block(path: bytes, *others: tuple[bytes, bytes]) -> bytes:
     """POST and http from HPACK's static table, the rest as literals."""
     return b"\x83\x86" + literals(
-        (b":path", path), (b":authority", b"test"), (b"te", b"trailers"), *others
+        (b":path", path), (b":authority", b"localhost"), (b"te", b"trailers"), *others
     )
 
 

@@ -40,7 +40,7 @@ def data(stream_id: int, payload: bytes = b"", flags: int = 0) -> bytes:
 
 def http1(path: str, *headers: str) -> bytes:
     """Return the header section of a POST in JSON over HTTP/1.1."""
-    lines = [f"POST {path} HTTP/1.1", "host: test", "content-type: application/json", *headers]
+    lines = [f"POST {path} HTTP/1.1", "host: localhost", "content-type: application/json", *headers]
     return "\r\n".join([*lines, "", ""]).encode()
 
 

@@ -45,7 +45,7 @@ class Request(NamedTuple):
         return self._head((b"transfer-encoding", b"chunked")) + body + b"0\r\n\r\n"
 
     def _head(self, *more: Header) -> bytes:
-        headers = ((b"host", b"test"), *self.headers, *more)
+        headers = ((b"host", b"localhost"), *self.headers, *more)
         lines = b"".join(b"%s: %s\r\n" % header for header in headers)
         return b"%s %s HTTP/1.1\r\n%s\r\n" % (self.verb, self.target, lines)
 
@@ -55,7 +55,7 @@ class Request(NamedTuple):
             (b":method", self.verb),
             (b":scheme", b"http"),
             (b":path", self.target),
-            (b":authority", b"test"),
+            (b":authority", b"localhost"),
             *self.headers,
         )
         begun = END_STREAM if not self.body else 0

@@ -23,6 +23,7 @@ from structlog.contextvars import bind_contextvars, get_contextvars
 from persistence.errors import WatchEnded
 from server.observability.masking import has_current_request, mask_tokens, set_current_request
 from server.observability.metrics import Metrics
+from server.rpc.callers import Fields, TrustedProxies
 from server.rpc.interceptors.base import Context
 from server.rpc.interceptors.request_id import REQUEST_ID, is_request_id
 from server.rpc.protocols import protocol_of
@@ -57,12 +58,18 @@ class AccessLog:
     """
 
     def __init__(
-        self, metrics: Metrics, sample: float, services: Collection[DescService], quiet: str
+        self,
+        metrics: Metrics,
+        sample: float,
+        services: Collection[DescService],
+        quiet: str,
+        proxies: TrustedProxies,
     ) -> None:
         """Log RPCs, and count those of ``services`` by their methods, others as "unknown".
 
         ``sample`` is the share, from 0 to 1, of successful RPCs that are logged. Successful RPCs
-        of services whose names begin with ``quiet`` are logged at DEBUG.
+        of services whose names begin with ``quiet`` are logged at DEBUG. ``proxies`` say who
+        called.
         """
         self.in_flight = 0
         """How many RPCs have begun and not ended."""
@@ -70,6 +77,7 @@ class AccessLog:
         self._metrics = metrics
         self._sample = sample
         self._quiet = quiet
+        self._proxies = proxies
         self._methods = {
             f"{service.type_name}/{method.name}"
             for service in services
@@ -105,7 +113,7 @@ class AccessLog:
             "protocol": protocol,
             "code": code,
             "duration_ms": round(seconds * 1000, 3),
-            "caller": ctx.client_address,
+            "caller": self._caller(ctx.client_address, ctx.request_headers.getall),
         }
         if error is not None:
             entry |= _error_fields(error, level)
@@ -126,7 +134,7 @@ class AccessLog:
             "method": mask_tokens(path.lstrip("/"))[:_MAX_PATH],
             "protocol": protocol,
             "code": code,
-            "caller": ":".join(map(str, scope["client"] or ())),
+            "caller": self._caller(":".join(map(str, scope["client"] or ())), headers.getlist),
             "error": message,
         }
         if is_request_id(request_id := headers.get(REQUEST_ID, "")):
@@ -137,6 +145,14 @@ class AccessLog:
         """Count an RPC that load shedding rejected. It is not logged: there may be very many."""
         self._metrics.queue_drops.inc()
         self._count(path, Code.RESOURCE_EXHAUSTED.value, protocol_of(content_type))
+
+    def count_refused(self, path: str, content_type: str) -> None:
+        """Count an RPC that was refused for its host, which is logged elsewhere."""
+        self._count(path, Code.PERMISSION_DENIED.value, protocol_of(content_type))
+
+    def _caller(self, peer: str | None, fields: Fields) -> str | None:
+        caller = self._proxies.caller(peer, fields)
+        return None if caller is None else str(caller)
 
     def _write(self, level: int, entry: Mapping[str, object]) -> None:
         try:

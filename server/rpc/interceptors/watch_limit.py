@@ -11,6 +11,7 @@ from contextlib import aclosing, contextmanager
 from typing import cast
 
 from server.auth.principal import current_principal
+from server.rpc.callers import TrustedProxies
 from server.rpc.errors import too_many_watches
 from server.rpc.interceptors.base import Context, Request, Response
 
@@ -20,9 +21,13 @@ _log = logging.getLogger(__name__)
 class WatchLimitInterceptor:
     """Counts the streams of each caller of this process, and rejects one too many."""
 
-    def __init__(self, limit: int) -> None:
-        """``limit`` is how many a caller may have at a time; 0 for any number."""
+    def __init__(self, limit: int, proxies: TrustedProxies) -> None:
+        """``limit`` is how many a caller may have at a time; 0 for any number.
+
+        ``proxies`` say who called, where there is no token.
+        """
         self._limit = limit
+        self._proxies = proxies
         self._streams: Counter[str] = Counter()
         self._logged: set[str] = set()
 
@@ -33,7 +38,7 @@ class WatchLimitInterceptor:
         ctx: Context,
     ) -> AsyncIterator[Response]:
         """Hand ``request`` on. Raises ConnectError, RESOURCE_EXHAUSTED, if it is one too many."""
-        with self._counted(_caller(ctx)):
+        with self._counted(self._caller(ctx)):
             stream = cast(AsyncGenerator[Response], call_next(request, ctx))
             async with aclosing(stream) as responses:
                 async for response in responses:
@@ -60,10 +65,10 @@ class WatchLimitInterceptor:
             text = "watches of %s rejected: LISTINGS_MAX_WATCHES_PER_CALLER is %d"
             _log.warning(text, caller, self._limit)
 
-
-def _caller(ctx: Context) -> str:
-    """Return the subject of the caller's token; without one, the address that it calls from."""
-    principal = current_principal.get()
-    if principal is not None:
-        return principal.subject
-    return (ctx.client_address or "").rpartition(":")[0]
+    def _caller(self, ctx: Context) -> str:
+        """Return the subject of the caller's token; without one, the address that it calls from."""
+        principal = current_principal.get()
+        if principal is not None:
+            return principal.subject
+        caller = self._proxies.caller(ctx.client_address, ctx.request_headers.getall)
+        return "" if caller is None else caller.host

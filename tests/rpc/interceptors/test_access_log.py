@@ -13,6 +13,7 @@ from connectrpc.request import Headers, RequestContext
 from server.gen.listings.v1.orders_connect import OrderService
 from server.gen.listings.v1.orders_pb import GetOrderRequest, GetOrderResponse
 from server.observability.metrics import Metrics
+from server.rpc.callers import TrustedProxies
 from server.rpc.interceptors.access_log import AccessLog
 
 
@@ -30,7 +31,9 @@ def broken_log() -> Iterator[None]:
 
 @pytest.mark.usefixtures("broken_log")
 def test_a_failing_log_handler_fails_no_call(caplog: pytest.LogCaptureFixture) -> None:
-    access_log = AccessLog(Metrics(), 1.0, (OrderService.desc(),), quiet="grpc.")
+    access_log = AccessLog(
+        Metrics(), 1.0, (OrderService.desc(),), quiet="grpc.", proxies=TrustedProxies()
+    )
     context: RequestContext[Any, Any] = RequestContext(
         method=MethodInfo(
             name="GetOrder",

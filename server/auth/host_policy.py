@@ -1,0 +1,81 @@
+"""The hosts that a request may name where callers need no authentication.
+
+A browser takes the name in a page's URL for its origin. The name's owner may let it lead to a
+loopback address once the page is loaded (DNS rebinding): the page then calls the service as its own
+origin, and CORS does not apply. The name gives it away, since browsers send it with each request:
+in Host, or in :authority (RFC 9110, section 7.2).
+"""
+
+import re
+from collections.abc import Iterable
+from ipaddress import IPv6Address, ip_address
+from typing import Final
+
+# RFC 3986, section 3.2.2, without user information, which these fields do not have. An address in
+# brackets, or a name or an IPv4 address; a port of any number.
+_AUTHORITY: Final = re.compile(r"(?:\[([\da-f:.]+)\]|([\w.-]+))(?::\d{0,5})?", re.ASCII)
+
+_MAX_LENGTH: Final = 1024  # bytes of a field that is examined; a name has 253 at most
+_MAX_KNOWN: Final = 1024  # fields that are remembered
+
+
+class HostPolicy:
+    """Decides by the header fields of a request whether it names a host of this machine."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        """Allow localhost, loopback addresses and ``names``: names or addresses without a port.
+
+        A name allows no other, such as one below it.
+        """
+        self._names = {"localhost", *map(_canonical, names)}
+        self._allowed: set[bytes] = set()
+
+    def allows(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Return whether each Host among ``headers`` is allowed, with any port.
+
+        For HTTP/2, zttp gives :authority as Host. A request without one is allowed, as by HTTP/1.0:
+        no browser sends it.
+        """
+        return all(self._is_allowed(value) for name, value in headers if name == b"host")
+
+    def _is_allowed(self, field: bytes) -> bool:
+        if field in self._allowed:
+            return True
+        if len(field) > _MAX_LENGTH:
+            return False
+        # grpcio names all addresses of a target such as ipv4:127.0.0.1:8080,127.0.0.1:8081.
+        authorities = field.decode("latin-1").lower().split(",")
+        is_allowed = field == b"" or all(map(self._is_local, authorities))
+        if is_allowed:
+            if len(self._allowed) == _MAX_KNOWN:
+                self._allowed.clear()
+            self._allowed.add(field)
+        return is_allowed
+
+    def _is_local(self, authority: str) -> bool:
+        found = _AUTHORITY.fullmatch(authority)
+        if found is None:
+            return False
+        host = _canonical(found[1] or found[2])
+        return host in self._names or _is_loopback(host)
+
+
+def _canonical(host: str) -> str:
+    """Return a name in lower case without its final dot, or an address as ``ipaddress`` writes it.
+
+    An IPv4 address that is mapped into IPv6 becomes the IPv4 address.
+    """
+    host = host.lower().strip("[]").removesuffix(".")
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
