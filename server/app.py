@@ -146,7 +146,10 @@ def create_app(  # noqa: PLR0913 - its parts
         ),  # translates what all below it raise
         (TokenExpiryInterceptor(settings.jwt_leeway), _Services.ALL),
         (ShutdownInterceptor(readiness.stopping), _Services.REFLECTION),
-        (WatchLimitInterceptor(settings.max_watches_per_caller, proxies), _Services.ORDERS),
+        (
+            WatchLimitInterceptor(settings.max_watches_per_caller, proxies),
+            _Services.ORDERS | _Services.HEALTH,
+        ),
         # Masks a request in the log first: a violation of a rule is logged, too.
         (RequestHooksInterceptor(bind_request, check_fields, validate), _Services.ORDERS),
         (

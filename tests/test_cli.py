@@ -88,7 +88,7 @@ def test_sigterm_lets_a_request_finish(database_url: str, tmp_path: Path) -> Non
         body = f'{{"orderId": {order_id}, "paymentStatus": "paid"}}'.encode()
         with socket.create_connection(("127.0.0.1", running.port)) as client:
             head = (
-                f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 f"Content-Length: {len(body)}\r\n\r\n"
             )
             client.sendall(head.encode() + body)

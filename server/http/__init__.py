@@ -2,7 +2,7 @@
 
 ``Server`` is its entry: an ASGI application, listening sockets, ``Limits``, and hooks. It builds on
 uvicorn (ASGI, the event loop's protocols) and zttp (HTTP parsing). It imports nothing else of
-``server`` and nothing of ``persistence``, and knows neither gRPC nor the service.
+``server`` and nothing of ``persistence``, and does not know the service.
 
     from server.http.sockets import listen
 
@@ -21,6 +21,7 @@ uvicorn (ASGI, the event loop's protocols) and zttp (HTTP parsing). It imports n
 ``h1_close_delimited``  responses to HTTP/1.0 whose length is not known
 ``h2``                  the life of an HTTP/2 connection: GOAWAY, refused streams, idleness, age
 ``h2_flow``             HTTP/2 streams: backpressure, and the way to the hooks or the application
+``trailers_only``       responses of gRPC without a message, as its clients need them
 ``h2_frames``           where HTTP/2 frames and header lists begin and end
 ``joined_writes``       one write for what a connection writes in one iteration of the event loop
 ``h2_flood``            how many HTTP/2 frames besides requests a client may send
@@ -33,9 +34,11 @@ from server.http.hooks import Answer, Exchange, H2Connection, Reject
 from server.http.limits import Limits
 from server.http.negotiation import ALPN_PROTOCOLS
 from server.http.server import Server
+from server.http.trailers_only import HAS_METADATA
 
 __all__ = [
     "ALPN_PROTOCOLS",
+    "HAS_METADATA",
     "Answer",
     "Exchange",
     "H2Connection",

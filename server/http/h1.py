@@ -53,6 +53,7 @@ class H1Protocol(ZttpProtocol):
         self._limits = limits
         self._is_ending = False  # input is discarded, and the connection closes soon
         self._close_timer: asyncio.TimerHandle | None = None
+        self._discarded = 0  # bytes, since then
         self._is_draining = False  # the connection closes after the next response
         self._read_ahead = bytearray()
         self._head = b""  # of a request, while it is incomplete
@@ -76,6 +77,9 @@ class H1Protocol(ZttpProtocol):
     def data_received(self, data: bytes) -> None:
         """Act upon ``data``: a part of a request, or of what follows it."""
         if self._is_ending:
+            self._discarded += len(data)
+            if self._discarded > self._limits.max_discarded:
+                self.transport.abort()
             return
         if self._is_answering():
             # Works around zttp, which keeps 8 MiB. Reading does not pause: that would hide the
@@ -104,7 +108,8 @@ class H1Protocol(ZttpProtocol):
         cycle = self.cycle
         super().data_received(data)
         if self.cycle is not cycle:
-            end = self._head.find(_HEAD_END)
+            # Where zttp has had the beginning of the head, what looks like its end may be content.
+            end = self._head.find(_HEAD_END) if self._expected == 0 else -1
             length = _content_length(self.cycle)
             self._expected = None
             if end >= 0 and length is not None:
@@ -299,7 +304,8 @@ def _content_length(cycle: RequestResponseCycle) -> int | None:
     headers = dict(cycle.scope["headers"])
     if b"transfer-encoding" in headers:
         return None
-    return int(headers.get(b"content-length", b"0"))
+    # Without the zeros before it, of which zttp takes any number, and int() some thousand.
+    return int(headers.get(b"content-length", b"").lstrip(b"0") or b"0")
 
 
 def _has_unknown_length(cycle: RequestResponseCycle, headers: list[tuple[bytes, bytes]]) -> bool:

@@ -70,6 +70,10 @@ _HOST_VALUE: Final = Refusal(
 _TRANSFER_CODING: Final = Refusal(
     501, "the only transfer coding that is understood is chunked (RFC 9112, section 6.1)"
 )
+_NO_TRANSFER_CODING: Final = Refusal(
+    400,
+    "HTTP/1.0 has no Transfer-Encoding; send Content-Length, or HTTP/1.1 (RFC 9112, section 6.1)",
+)
 _NOT_ASCII: Final = Refusal(400, "the target of the request is not ASCII (RFC 9112, section 3.2)")
 _TLS: Final = Refusal(400, "a TLS handshake came where HTTP without TLS is spoken; use http://")
 
@@ -108,9 +112,16 @@ def check(scope: dict[str, Any]) -> Refusal | None:
         return _HOST_COUNT
     if hosts and not _VALID_HOST.fullmatch(hosts[0]):
         return _HOST_VALUE
-    for name, value in scope["headers"]:
-        if name == b"transfer-encoding" and value.lower() != b"chunked":
-            return _TRANSFER_CODING
+    codings = [value for name, value in scope["headers"] if name == b"transfer-encoding"]
+    if codings and scope["http_version"] == "1.0":
+        return _NO_TRANSFER_CODING
+    if any(coding.lower() != b"chunked" for coding in codings):
+        return _TRANSFER_CODING
+    return _check_target(scope)
+
+
+def _check_target(scope: dict[str, Any]) -> Refusal | None:
+    """Return what is wrong with the target; make a path of one in absolute form."""
     target = scope["raw_path"]
     if (
         target.startswith(b"/")

@@ -163,7 +163,7 @@ class H2Protocol(FlowControlledH2Protocol):
             return
         self.frame_budget.earn_for_request()
         if (size := _header_list_size(event)) > self.limits.h2_max_header_list:
-            self.refuse_header_list(event.stream_id, size)
+            self.refuse_header_list(event, size)
         elif self.reject is None or (headers := self.reject(event)) is None:
             self.run_application(event)
         else:
@@ -174,13 +174,16 @@ class H2Protocol(FlowControlledH2Protocol):
             else:
                 self.send_final_goaway()
 
-    def refuse_header_list(self, stream_id: int, size: int) -> None:
+    def refuse_header_list(self, event: zttp.Request, size: int) -> None:
         """Answer a request whose header list has ``size`` bytes, which is too many."""
         limit = self.limits.h2_max_header_list
         text = f"the header list has {size} bytes, and may have {limit} (RFC 9113, section 6.5.2)"
         self.logger.info("HTTP/2: answered %s with 431: %s", self.client_address, text)
-        stream = self.conn.stream(stream_id)
+        stream = self.conn.stream(event.stream_id)
         headers = [*self.server_state.default_headers, (b"content-type", b"text/plain")]
+        if event.method == b"HEAD":
+            stream.send_response(431, headers, end_stream=True)
+            return
         stream.send_response(431, headers)
         stream.send_data(f"{text}\n".encode())
         stream.end_message()

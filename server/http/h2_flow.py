@@ -20,7 +20,7 @@ from server.http.h2_flood import FrameBudget
 from server.http.hooks import Answer, Exchange
 from server.http.joined_writes import JoinedWrites
 from server.http.limits import Limits
-from server.http.trailers_only import TrailersOnlyStream, is_grpc
+from server.http.trailers_only import HAS_METADATA, TrailersOnlyStream, is_grpc
 
 Send: TypeAlias = Callable[[ASGISendEvent], Awaitable[None]]
 
@@ -117,6 +117,9 @@ class FlowControlledH2Protocol(ZttpH2Protocol):
         Works around zttp and uvicorn, which keep unsent bytes without a limit.
         """
         await send(message)
+        if message.get(HAS_METADATA) and isinstance(cycle.stream, TrailersOnlyStream):
+            cycle.stream.send_head()
+            self.flush()
         if self.sent(cycle, len(message["body"]) if message["type"] == "http.response.body" else 0):
             await self.wait_until_read(cycle)
 

@@ -41,6 +41,9 @@ class Limits:
 
     # HTTP/1.1
 
+    max_discarded: int = 1024 * _KIB
+    """Received after the last response of a connection, and before it is cut off."""
+
     keep_alive: float = 75.0
     """Between two requests. Longer than proxies keep an idle connection, so that they close it, and
     not the server under a request on its way."""

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -16,6 +17,7 @@ from uvicorn.server import ServerState
 from uvloop.loop import SSLProtocol  # type: ignore[attr-defined]
 
 _ALERT_TIMEOUT: Final = 1.0  # seconds for a client to read why its handshake failed
+_MAX_CLOSING: Final = 64  # descriptors that are kept for that
 
 _log = logging.getLogger(__name__)
 
@@ -26,12 +28,25 @@ class HandshakeFailures:
     def __init__(self) -> None:
         self._count = 0
         self._last = ""
+        self._closing: deque[tuple[int, asyncio.TimerHandle]] = deque()
 
     def add(self, peer: object, reason: str) -> None:
         """Count a handshake of ``peer``, an address of the socket."""
         self._count += 1
         host, port = peer[:2] if isinstance(peer, tuple) else (peer, "")
         self._last = f"{f'[{host}]' if ':' in str(host) else host}:{port}: {reason}"
+
+    def close_later(self, descriptor: int, loop: asyncio.AbstractEventLoop) -> None:
+        """Close a socket when its client has had time to read why, or when there are too many."""
+        if len(self._closing) == _MAX_CLOSING:
+            self._closing[0][1].cancel()
+            self._close_first()
+        timer = loop.call_later(_ALERT_TIMEOUT, self._close_first)
+        self._closing.append((descriptor, timer))
+
+    def _close_first(self) -> None:
+        descriptor, _ = self._closing.popleft()
+        os.close(descriptor)
 
     def log(self) -> None:
         """Log what has failed since the last call, and why the last of it did."""
@@ -100,13 +115,15 @@ class TLSHandshakeProtocol(asyncio.Protocol):
         A second descriptor keeps the connection until the client has had time to read it: what the
         client still sends would make the kernel reset a connection that is closed.
         """
-        own = os.dup(self.transport.get_extra_info("socket").fileno())
-        self.loop.call_later(_ALERT_TIMEOUT, os.close, own)
-        connection = socket.socket(fileno=own)
-        with suppress(OSError):  # the client may have gone
-            connection.send(alert)
-            connection.shutdown(socket.SHUT_WR)
-        connection.detach()
+        with suppress(OSError):  # the client may have gone; or there is no descriptor left
+            own = os.dup(self.transport.get_extra_info("socket").fileno())
+            self._failures.close_later(own, self.loop)
+            connection = socket.socket(fileno=own)
+            try:
+                connection.send(alert)
+                connection.shutdown(socket.SHUT_WR)
+            finally:
+                connection.detach()
 
     def _done(self, done: asyncio.Future[None]) -> None:
         self.connections.discard(self)

@@ -10,14 +10,21 @@ writes each of them as it comes.
 
 The head is held without a limit of time, also of a stream that has nothing to say yet: servers of
 gRPC send it with the first message as well, and clients wait for it no longer than for that.
+
+In such a response, all metadata is trailing. An application whose head has initial metadata, which
+clients are to receive as such, says so by ``HAS_METADATA`` in ``http.response.start``; then head
+and trailers are sent by themselves, as grpc-go's server does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import zttp
+
+HAS_METADATA: Final = "listings.has_metadata"
+"""The key in ``http.response.start`` of whether the head has initial metadata."""
 
 _Headers: TypeAlias = list[tuple[bytes, bytes]]
 
@@ -46,10 +53,14 @@ class TrailersOnlyStream:
 
     def send_data(self, data: bytes) -> None:
         """Send content, after the head if that has not been sent."""
+        self.send_head()
+        self._stream.send_data(data)
+
+    def send_head(self) -> None:
+        """Send the head that is held, if there is one."""
         if self._head is not None:
             self._stream.send_response(*self._head)
             self._head = None
-        self._stream.send_data(data)
 
     def end_message(self, trailers: _Headers | None = None) -> None:
         """End the response; without content, by one frame with the head and the trailers."""

@@ -10,6 +10,7 @@ from typing import Final
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.http import HAS_METADATA
 from server.rpc.error_encoding import (
     ERROR_TRAILERS,
     GRPC_WEB_TRAILERS,
@@ -18,10 +19,24 @@ from server.rpc.error_encoding import (
     grpc_trailers,
     grpc_web_trailers,
 )
+from server.rpc.interceptors.request_id import REQUEST_ID
 from server.rpc.protocols import CONNECT, GRPC_WEB, Protocol, protocol_of
 
 _COMPRESSED: Final = 0x01
 _PREFIX: Final = 5  # a flag and the length
+
+# Headers that are no metadata of the method's, and that an error may have as trailers.
+_OWN: Final = frozenset(
+    name.encode()
+    for name in (
+        "content-type",
+        "grpc-encoding",
+        "grpc-accept-encoding",
+        "www-authenticate",
+        REQUEST_ID,
+        *(each.decode() for each in ERROR_TRAILERS),
+    )
+)
 
 
 class ErrorTrailersMiddleware:
@@ -40,6 +55,7 @@ class ErrorTrailersMiddleware:
         async def encoded(message: Message) -> None:
             if message["type"] != "http.response.body":
                 message["headers"] = _encoded(message["headers"], protocol)
+                message[HAS_METADATA] = any(name not in _OWN for name, _ in message["headers"])
             elif protocol == GRPC_WEB and not message.get("more_body"):
                 message["body"] = _encoded_end(message["body"])
             await send(message)

@@ -126,8 +126,7 @@ def too_many_watches(limit: int) -> ConnectError:
         f"the caller has {limit} watches here, the most that one may have; end one of them, or "
         "watch more orders by one"
     )
-    info = _info("TOO_MANY_WATCHES", limit=str(limit))
-    return ConnectError(Code.RESOURCE_EXHAUSTED, text, [info])
+    return _transient("TOO_MANY_WATCHES", text, limit=str(limit))
 
 
 def connect_error(

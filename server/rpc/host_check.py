@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.auth.host_policy import HostPolicy
 from server.rpc.error_encoding import RawHeaders
 from server.rpc.errors import host_not_allowed
-from server.rpc.protocols import GRPC, protocol_of
+from server.rpc.protocols import GRPC, content_type_of, protocol_of
 from server.rpc.static_errors import StaticError
 
 _FOR_ANY_HOST: Final = ("/livez", "/readyz")
@@ -59,7 +59,7 @@ class HostCheck:
 
         def refuse(request: zttp.Request) -> RawHeaders | None:
             headers = request.headers
-            if self._policy.allows(headers) or protocol_of(_text(headers, b"content-type")) != GRPC:
+            if self._policy.allows(headers) or protocol_of(content_type_of(headers)) != GRPC:
                 return reject(request)
             path = request.path.decode("latin-1")
             return self._refuse(path, headers).trailers_only(headers)
@@ -83,10 +83,6 @@ class HostCheck:
 
     def _refuse(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> StaticError:
         self._refused += 1
-        self._last = _text(headers, b"host")[:_MAX_HOST]
-        self._on_refuse(path, _text(headers, b"content-type"))
+        self._last = dict(headers).get(b"host", b"").decode("latin-1")[:_MAX_HOST]
+        self._on_refuse(path, content_type_of(headers))
         return self._answer
-
-
-def _text(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
-    return dict(headers).get(name, b"").decode("latin-1")

@@ -32,7 +32,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.rpc.error_encoding import RawHeaders
 from server.rpc.errors import overloaded
-from server.rpc.protocols import GRPC, protocol_of
+from server.rpc.protocols import GRPC, content_type_of, protocol_of
 from server.rpc.static_errors import StaticError
 
 # Once the queue has been full, as many calls may be in flight as are answered in so many seconds,
@@ -153,7 +153,7 @@ class GrpcRejection:
         if not self._shedder.is_full or not request.path.startswith(self._prefix):
             return None
         headers = request.headers
-        content_type = dict(headers).get(b"content-type", b"").decode("latin-1")
+        content_type = content_type_of(headers)
         if protocol_of(content_type) != GRPC:
             return None
         path = request.path.decode("latin-1")

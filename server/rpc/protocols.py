@@ -5,6 +5,7 @@
 - Connect: https://connectrpc.com/docs/protocol
 """
 
+from collections.abc import Iterable
 from typing import Final, Literal, TypeAlias
 
 Protocol: TypeAlias = Literal["connect", "grpc", "grpc_web"]
@@ -13,6 +14,13 @@ Protocol: TypeAlias = Literal["connect", "grpc", "grpc_web"]
 CONNECT: Final = "connect"
 GRPC: Final = "grpc"
 GRPC_WEB: Final = "grpc_web"
+
+
+def content_type_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the content type of a request; of several the first, as all that reads it does."""
+    return next((value for name, value in headers if name == b"content-type"), b"").decode(
+        "latin-1"
+    )
 
 
 def protocol_of(content_type: str) -> Protocol:

@@ -41,6 +41,7 @@ RETRIES: Final[Mapping[str, Retry]] = {
     "OVERLOADED": Retry(Code.RESOURCE_EXHAUSTED, _SOON),
     # Sent again as it is, a watch would go on from now, or read again what it has read.
     "WATCHER_TOO_SLOW": Retry(Code.RESOURCE_EXHAUSTED, None),
+    "TOO_MANY_WATCHES": Retry(Code.RESOURCE_EXHAUSTED, None),
     "DATABASE_UNREACHABLE": Retry(Code.UNAVAILABLE, _SOON),
     "DATABASE_UNAVAILABLE": Retry(Code.UNAVAILABLE, _SOON, needs_key=True),
     "DATABASE_FULL": Retry(Code.UNAVAILABLE, _SOON),

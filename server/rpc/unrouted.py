@@ -141,8 +141,11 @@ class UnroutedMiddleware:
 
     def _is_too_large(self, headers: Headers) -> bool:
         """Whether a body is said to be longer than a message of the largest size."""
-        length = headers.get("content-length", "")
-        return length.isdigit() and int(length) > self._max_request_bytes + ENVELOPE_HEAD
+        length = headers.get("content-length", "").lstrip("0")
+        if not length.isdigit():
+            return False
+        limit = self._max_request_bytes + ENVELOPE_HEAD
+        return len(length) > len(str(limit)) or int(length) > limit
 
     async def _explain(
         self, status: int, headers: Headers, scope: Scope, receive: Receive, send: Send

@@ -66,7 +66,7 @@ def test_tls_and_token(library: Library, secured: Service, authority: Path, issu
 
 
 def test_another_ca(library: Library, secured: Service, tmp_path: Path, issuer: Issuer) -> None:
-    """The client is not talked into an unknown certificate."""
+    """The client refuses a certificate of an unknown CA."""
     other = Issued.ca("other").save(tmp_path, "other").cert
     options = Options(secured.base_url, str(other), issuer.token(READ))
     with (

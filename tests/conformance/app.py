@@ -36,6 +36,7 @@ from server.rpc.interceptors.shutdown import ShutdownInterceptor
 from server.rpc.interceptors.token_expiry import TokenExpiryInterceptor
 from server.rpc.interceptors.unread import UnreadInterceptor
 from server.rpc.interceptors.validation import validate
+from server.rpc.interceptors.watch_limit import WatchLimitInterceptor
 from server.rpc.json_codec import StrictJSONCodec
 from server.rpc.load_shedding import (
     GrpcRejection,
@@ -68,6 +69,7 @@ def create_app(max_request_bytes: int, stopping: asyncio.Event) -> Application:
         ErrorInterceptor(),
         TokenExpiryInterceptor(0.0),
         ShutdownInterceptor(stopping),
+        WatchLimitInterceptor(0, TrustedProxies()),
         RequestHooksInterceptor(bind_request, validate),
         DeadlineInterceptor(_SECONDS),
     ]

@@ -52,7 +52,7 @@ async def test_postgresql_killed_under_load(
         f"back in {max(returns):.2f} s",
     )
     assert lost == []
-    assert {(each.code, each.may_be_retried) for each in load.failed} == {("unavailable", True)}
+    assert {(each.code, each.follows_table) for each in load.failed} == {("unavailable", True)}
     assert slowest <= KNOWN
     assert max(each.seconds for each in load.log) <= BACK
     assert max(returns) <= BACK

@@ -52,7 +52,7 @@ async def test_a_standby_takes_over_under_load(tmp_path: Path, trial: Trial) -> 
                 promoted = time.monotonic()
                 waits.append(await load.answered(OK, since=promoted) - promoted)
             lost += checker.losses(pair.standby.url, load.log)
-            codes = {(each.code, each.may_be_retried) for each in load.failed}
+            codes = {(each.code, each.follows_table) for each in load.failed}
             assert codes == {("unavailable", True)}
         calls, failed = calls + len(load.log), failed + len(load.failed)
 

@@ -224,8 +224,8 @@ def test_a_header_section_without_an_end(running: Service, trial: Trial, version
         for _ in range(trial.times(20, 500)):
             with connected(running.port) as connection:
                 connection.sendall(start)
-                tried.append(push(connection, chunk, 10_000))
-                assert tried[-1] < 10_000
+                tried.append(push(connection, chunk, 50_000))
+                assert tried[-1] < 50_000  # far more than the buffers of two sockets
 
 
 def test_a_header_list_over_the_limit(running: Service, trial: Trial) -> None:

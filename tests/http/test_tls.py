@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import time
@@ -292,6 +293,22 @@ def test_each_handshake_uses_the_context_of_its_time(ca: Issued, tmp_path: Path)
                 assert shown == (("DNS", expected),)
                 writer.close()
                 contexts.reverse()
+
+    run(test())
+
+
+def test_failed_handshakes_hold_few_descriptors(ca: Issued, tls: TLS) -> None:
+    async def test() -> None:
+        async with serving(tls) as served:
+            before = len(os.listdir("/proc/self/fd"))
+            for _ in range(150):
+                reader, writer = await asyncio.open_connection(HOST, served.port)
+                writer.write(b"\x16\x03\x01\x00\x05hello")
+                assert await reader.read() != b"", "no alert"
+                writer.close()
+                await writer.wait_closed()
+            await no_connection_is_left(served)
+            assert len(os.listdir("/proc/self/fd")) - before <= 64
 
     run(test())
 

@@ -149,10 +149,12 @@ def test_baggage_is_not_logged(collector: Collector, database_url: str, tmp_path
 def test_the_host_header_is_no_metric_attribute(
     collector: Collector, database_url: str, tmp_path: Path
 ) -> None:
-    with service.running(database_url, tmp_path / "log") as running:
+    hosts = [f"made-up-{number}.example" for number in range(5)]
+    settings = {"allowed_hosts": ",".join(hosts)}
+    with service.running(database_url, tmp_path / "log", **settings) as running:
         with json_client(running.base_url) as client:
-            for number in range(5):
-                headers = {"host": f"made-up-{number}.example"}
+            for host in hosts:
+                headers = {"host": host}
                 client.post(path(GetOrderRequest()), json={"orderId": 404}, headers=headers)
         assert running.stop() == 0
     (series,) = collector.metrics()["rpc.server.call.duration"]

@@ -319,6 +319,26 @@ async def test_a_position_ahead_of_the_database_is_invalid(database_url: str) ->
                 await anext(stream)
 
 
+async def test_watches_begin_anew_when_the_database_has_lost_commits(database_url: str) -> None:
+    orders = Orders(database_url)
+    order_id = orders.add()
+    wanted = EventFilter(order_ids=frozenset([order_id]))
+    async with feed(database_url) as opened:
+        async with aclosing(opened.watch(wanted, None)) as stream:
+            await anext(stream)
+            # Where a primary was that had more commits than the standby in its place.
+            opened._position = Position(Snapshot(2**40, 2**40, ()))
+            with pytest.raises(DatabaseUnavailable):
+                while True:
+                    await anext(stream)
+        async with aclosing(opened.watch(wanted, None)) as stream:
+            await anext(stream)
+            orders.change(order_id, payment_status="paid")
+            event, _ = await anext(stream)
+            assert event is not None
+            assert event.payment_status_after == "paid"
+
+
 @pytest.mark.parametrize(
     "position",
     [

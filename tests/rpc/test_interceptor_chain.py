@@ -128,7 +128,10 @@ def test_with_telemetry() -> None:
             "Watch",
             "application/connect+json",
             envelope(b"{}"),
-            hooked(["ErrorInterceptor", "TokenExpiryInterceptor"], "intercept_server_stream"),
+            hooked(
+                ["ErrorInterceptor", "TokenExpiryInterceptor", "WatchLimitInterceptor"],
+                "intercept_server_stream",
+            ),
         ),
     ],
 )

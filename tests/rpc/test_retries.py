@@ -15,7 +15,7 @@ from server.gen.google.rpc.error_details_pb import ErrorInfo, RetryInfo
 from server.gen.listings.v1.orders_connect import OrderService, OrderServiceASGIApplication
 from server.gen.listings.v1.orders_pb import GetOrderRequest, UpdateOrderPaymentRequest
 from server.rpc.error_encoding import grpc_trailers
-from server.rpc.errors import connect_error, keys_unavailable, overloaded
+from server.rpc.errors import connect_error, keys_unavailable, overloaded, too_many_watches
 from server.rpc.protocols import GRPC_WEB
 from server.rpc.retries import NEVER, RETRIES, pushback_ms, retry_info
 
@@ -24,6 +24,7 @@ RETRIED: Final = {retry.code for retry in RETRIES.values()}
 
 WITHOUT_REASON: Final = {
     ("rpc/interceptors/unread.py", "RESOURCE_EXHAUSTED"),  # a request that is too large
+    ("rpc/unrouted.py", "RESOURCE_EXHAUSTED"),  # one that says so by Expect
     ("rpc/fast_path.py", "DEADLINE_EXCEEDED"),  # its caller's
 }
 """Errors that are not in the table, and so are never sent again."""
@@ -98,7 +99,7 @@ def test_exceptions_of_methods(call: str) -> None:
         if error.code in RETRIED:
             check(error, repeatable=repeatable)
             seen.add(reason(error))
-    elsewhere = {"OVERLOADED", "TOKEN_KEYS_UNAVAILABLE"}
+    elsewhere = {"OVERLOADED", "TOKEN_KEYS_UNAVAILABLE", "TOO_MANY_WATCHES"}
     assert seen == RETRIES.keys() - elsewhere, "every row has its error"
 
 
@@ -106,6 +107,7 @@ def test_exceptions_of_methods(call: str) -> None:
 def test_errors_of_calls_that_have_not_begun(writes: bool) -> None:
     check(overloaded(writes=writes), repeatable=False)
     check(keys_unavailable("no keys", writes=writes), repeatable=False)
+    check(too_many_watches(1), repeatable=False)
 
 
 def test_an_update_whose_outcome_is_open_needs_a_key() -> None:

@@ -179,6 +179,15 @@ def test_a_request_that_is_too_large_is_refused_before_it_is_sent(
     assert logged[-1]["level"] == "info"
 
 
+def test_a_length_may_begin_with_zeros(running: Service) -> None:
+    """More of them than Python's int() takes."""
+    body = b'{"orderId": 999999999}'
+    with connected(running.port) as connection:
+        length = f"content-length: {len(body):05000}"
+        connection.sendall(http1(GET, length, "expect: x", "connection: close") + body)
+        assert b"HTTP/1.1 404" in rest(connection)
+
+
 @pytest.mark.parametrize("message", ["{}", "CAE!", "CA+E", "C", "CAEaa", "%ZZ"])
 @pytest.mark.parametrize("way", GETS, ids=name)
 def test_a_query_that_is_not_base64(running: Service, way: Way, message: str) -> None:

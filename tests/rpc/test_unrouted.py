@@ -150,9 +150,9 @@ class TestRejectedRequests:
             (b"?", 400),
             (b"*", 400),
             (b"livez", 400),
-            (b"http://test/livez", 200),
-            (b"http://test", 200),
-            (b"http://test/nowhere?\xff", 400),
+            (b"http://localhost/livez", 200),
+            (b"http://localhost", 200),
+            (b"http://localhost/nowhere?\xff", 400),
         ],
     )
     def test_a_target_that_is_not_a_path(

@@ -22,6 +22,7 @@ from pyqwest import Client, HTTPTransport, HTTPVersion
 from server.gen.google.rpc.error_details_pb import ErrorInfo, RetryInfo
 from server.gen.listings.v1.orders_connect import OrderServiceClient
 from server.gen.listings.v1.orders_pb import UpdateOrderPaymentRequest
+from server.rpc.retries import RETRIES
 from tests.support.callers import (
     Failure,
     connect_failure,
@@ -157,6 +158,15 @@ class Attempt:
     def may_be_retried(self) -> bool:
         """Whether the answer has a retry delay."""
         return any(isinstance(each, RetryInfo) for each in self.details)
+
+    @property
+    def follows_table(self) -> bool:
+        """Whether the answer has a retry delay if the table of retries gives it one."""
+        retry = RETRIES[self.reason or ""]
+        is_update = isinstance(self.request, UpdateOrderPaymentRequest)
+        has_key = bool(getattr(self.request, "payment_idempotency_key", None))
+        is_open = retry.needs_key and is_update and not has_key
+        return self.may_be_retried == (retry.delay is not None and not is_open)
 
     @property
     def reason(self) -> str | None:

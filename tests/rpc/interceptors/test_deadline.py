@@ -119,7 +119,7 @@ def test_a_closed_connection_cancels_the_statement(running: Service, orders: Ord
     with locked(orders, order_id):
         with socket.create_connection(("127.0.0.1", running.port)) as caller:
             caller.sendall(
-                b"POST %s HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+                b"POST %s HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
                 b"content-length: %d\r\n\r\n%s" % (PATH.encode(), len(body), body)
             )
             eventually(lambda: lock_waits(orders.url) == 1, 5)
