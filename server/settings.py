@@ -6,7 +6,7 @@ To add one, follow "Add a setting" in ``docs/development.md``.
 import difflib
 import os
 import re
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, TypeAlias
 from urllib.parse import SplitResult, urlsplit
@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from server.addresses import canonical_address, is_loopback
 from server.origins import Origins
 
 PREFIX: Final = "LISTINGS_"
@@ -202,7 +203,8 @@ class Settings(BaseSettings):
         url = _split(location)
         if not url.hostname or url.username is not None or url.password is not None:
             raise ValueError("expected a path, or https://host/path")
-        if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.hostname)):
+        is_local = url.hostname == "localhost" or is_loopback(url.hostname)
+        if url.scheme != "https" and not (url.scheme == "http" and is_local):
             raise ValueError("expected https://, since these keys decide who may call")
         return location
 
@@ -223,7 +225,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
         for host in hosts:
-            if not (_HOST_NAME.fullmatch(host) or _is_address(host.strip("[]"))):
+            if not (_HOST_NAME.fullmatch(host) or canonical_address(host.strip("[]"))):
                 raise ValueError(
                     "expected names or addresses without scheme, port or wildcard, such as "
                     "listings.example, separated by commas"
@@ -301,21 +303,6 @@ def _split(url: str) -> SplitResult:
     except ValueError:
         raise ValueError("expected a URL, with a port from 0 to 65535 if any") from None
     return parts
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def variable(name: str) -> str:

@@ -8,8 +8,9 @@ in Host, or in :authority (RFC 9110, section 7.2).
 
 import re
 from collections.abc import Iterable
-from ipaddress import IPv6Address, ip_address
 from typing import Final
+
+from server.addresses import canonical_address, is_loopback
 
 # RFC 3986, section 3.2.2, without user information, which these fields do not have. An address in
 # brackets, or a name or an IPv4 address; a port of any number.
@@ -25,7 +26,7 @@ class HostPolicy:
     def __init__(self, names: Iterable[str]) -> None:
         """Allow localhost, loopback addresses and ``names``: names or addresses without a port.
 
-        A name allows no other, such as one below it.
+        A name does not allow its subdomains.
         """
         self._names = {"localhost", *map(_canonical, names)}
         self._allowed: set[bytes] = set()
@@ -57,25 +58,10 @@ class HostPolicy:
         if found is None:
             return False
         host = _canonical(found[1] or found[2])
-        return host in self._names or _is_loopback(host)
+        return host in self._names or is_loopback(host)
 
 
 def _canonical(host: str) -> str:
-    """Return a name in lower case without its final dot, or an address as ``ipaddress`` writes it.
-
-    An IPv4 address that is mapped into IPv6 becomes the IPv4 address.
-    """
+    """Return a canonical address, or a name in lower case without its final dot."""
     host = host.lower().strip("[]").removesuffix(".")
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return str(mapped or address)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return canonical_address(host) or host

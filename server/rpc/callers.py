@@ -1,7 +1,7 @@
 """Who called: the address of the connection, or what a trusted proxy says of it.
 
 A proxy appends the address of its client to ``Forwarded`` (RFC 7239) or to ``X-Forwarded-For``.
-What stands to the left of that came with the request, and is as true as its sender. So the caller
+What stands to the left of that came with the request, and anyone can have written it. So the caller
 is the rightmost address that is not a trusted proxy's; where all are, the leftmost.
 
 The caller is the connection's own address where that is no trusted proxy's, where the field is
@@ -12,9 +12,10 @@ sets one of them, and passes on what its client claims in the other.
 import re
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import Final, NamedTuple, TypeAlias
 
+from server.addresses import canonical_address
 from server.settings import Network
 
 # RFC 7239, section 4: a token, and a token or a quoted string. A comma may stand in a quoted
@@ -50,7 +51,7 @@ class Caller(NamedTuple):
 
 
 class TrustedProxies:
-    """The proxies whose word is taken for who called them."""
+    """The proxies that are believed when they say who called them."""
 
     def __init__(self, networks: Collection[Network] = ()) -> None:
         self._networks = networks
@@ -59,13 +60,12 @@ class TrustedProxies:
     def caller(self, peer: str | None, fields: Fields) -> Caller | None:
         """Return who called: on a connection from ``peer``, by a request with ``fields``.
 
-        ``peer`` is host and port as "127.0.0.1:1234", with brackets around IPv6 or without. None,
-        as of a Unix socket, has no caller.
+        ``peer`` is host and port as "127.0.0.1:1234", with brackets around IPv6 or without. It is
+        None for a Unix socket, and the result is None then.
         """
         if not peer:
             return None
-        host, _, port = peer.rpartition(":")
-        connection = Caller(_canonical(host.strip("[]")) or host, port)
+        connection = _of_connection(peer)
         if not self._networks or not self._is_trusted(connection.host):
             return connection
         claims = {
@@ -77,7 +77,10 @@ class TrustedProxies:
         return claim or connection
 
     def _of_last_proxy(self, nodes: Sequence[str]) -> Caller | None:
-        """Return the rightmost of ``nodes`` that is no trusted proxy, or None if one is none."""
+        """Return the rightmost of ``nodes`` that is no trusted proxy; if all are, the leftmost.
+
+        None if a node without an address comes first, from the right.
+        """
         caller = None
         for node in reversed(nodes):
             caller = parse_node(node)
@@ -93,12 +96,19 @@ class TrustedProxies:
         return any(address in network for network in self._networks)
 
 
+@lru_cache(maxsize=1024)
+def _of_connection(peer: str) -> Caller:
+    # Cached, because a client makes many calls over one connection, and parsing takes 2 us.
+    host, _, port = peer.rpartition(":")
+    return Caller(canonical_address(host.strip("[]")) or host, port)
+
+
 def parse_node(text: str) -> Caller | None:
     """Return the address in a node of ``Forwarded`` or ``X-Forwarded-For``, None without one."""
     found = _NODE.fullmatch(text) if len(text) <= _MAX_NODE else None
     if found is None:
         return None
-    host = _canonical(found[1] or found[2] or found[4])
+    host = canonical_address(found[1] or found[2] or found[4])
     return Caller(host, found[3]) if host else None
 
 
@@ -112,7 +122,7 @@ def _x_forwarded(values: Sequence[str]) -> list[str]:
 
 
 def _elements(values: Sequence[str]) -> list[str]:
-    # What stands left of the last ones is no element, and no address either.
+    # What stands left of the last ones is not separated: it is not read as an address.
     return ",".join(values).rsplit(",", _MAX_PROXIES) if values else []
 
 
@@ -129,12 +139,3 @@ def _for(element: str) -> str:
             break
         at += 1
     return ""
-
-
-def _canonical(host: str) -> str | None:
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return str(mapped or address)
