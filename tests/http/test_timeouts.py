@@ -19,6 +19,7 @@ from tests.support.http2 import (
     END_STREAM,
     HEADERS,
     HOLD,
+    NO_WINDOW,
     PING,
     PLAIN,
     SETTINGS,
@@ -34,8 +35,6 @@ from tests.support.http2 import (
     until,
 )
 from tests.support.raw import PREFACE, frame
-
-NO_WINDOW = (4).to_bytes(2) + (0).to_bytes(4)  # SETTINGS_INITIAL_WINDOW_SIZE
 
 BODY = prefixed(b"1")
 HEAD = b"POST %b HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % (ECHO, len(BODY))

@@ -20,6 +20,7 @@ from tests.support.http2 import (
     END_HEADERS,
     END_STREAM,
     HEADERS,
+    NO_WINDOW,
     RST_STREAM,
     literals,
     run,
@@ -31,7 +32,6 @@ Respond: TypeAlias = Callable[[Any, Any], Coroutine[Any, Any, None]]
 
 GRPC: Final = (b"application/grpc", b"application/grpc+proto", b"application/grpc;v=1")
 OTHERS: Final = (b"application/grpc-web", b"application/grpc-web+proto", b"application/json", b"")
-NO_WINDOW: Final = (4).to_bytes(2) + (0).to_bytes(4)  # SETTINGS_INITIAL_WINDOW_SIZE
 HEAD: Final = {
     "type": "http.response.start",
     "status": 200,

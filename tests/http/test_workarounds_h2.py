@@ -27,6 +27,7 @@ from tests.support.http2 import (
     GOAWAY,
     HEADERS,
     HOLD,
+    NO_WINDOW,
     PING,
     SETTINGS,
     Peer,
@@ -37,8 +38,6 @@ from tests.support.http2 import (
 )
 from tests.support.plain_uvicorn import WAIT, only_connection, plain
 from tests.support.raw import PREFACE, frame
-
-NO_WINDOW = (4).to_bytes(2) + (0).to_bytes(4)  # SETTINGS_INITIAL_WINDOW_SIZE
 
 
 async def has_no_end(peer: Peer, end: Callable[[], object]) -> None:

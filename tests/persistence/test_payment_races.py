@@ -10,7 +10,6 @@ from typing import Any, Final, NamedTuple
 
 import psycopg
 import pytest
-from psycopg.rows import dict_row
 
 from persistence import errors
 from persistence.history import PaymentHistory
@@ -20,6 +19,7 @@ from tests.support import by_model, databases
 from tests.support.orders import Orders
 from tests.support.payment_model import Order, Reason, Request
 from tests.support.payment_shop import OK, REPLAYED
+from tests.support.refused_updates import refused as on_record
 from tests.support.waiting import eventually_async, lock_waits
 
 pytestmark = pytest.mark.anyio
@@ -50,11 +50,6 @@ async def answer(
     except REFUSED as refusal:
         return refusal.reason.value
     return REPLAYED if made.replayed else OK
-
-
-def on_record(url: str) -> list[dict[str, Any]]:
-    with psycopg.connect(url, row_factory=dict_row) as connection:
-        return connection.execute("SELECT * FROM refused_payment_events ORDER BY id").fetchall()
 
 
 def texts(event: PaymentEvent, when: str) -> tuple[object, ...]:

@@ -1,64 +1,27 @@
 """Watching payments while transactions overlap and watchers reconnect."""
 
 import asyncio
-import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from random import Random
-from typing import TypeAlias, TypeVar
 
 import asyncpg
 import psycopg
 import pytest
-from psycopg import sql
 
-from persistence.database import Database
 from persistence.dsn import asyncpg_dsn
 from persistence.errors import DatabaseUnavailable, InvalidPosition, WatchEnded, WatcherTooSlow
 from persistence.history import EventFilter, PaymentHistory
 from persistence.models import PaymentEvent
 from persistence.positions import Position, Snapshot
-from persistence.subscriptions import WatchedEvent
 from persistence.watch import ChangeFeed
 from tests.support import databases
+from tests.support.feeds import ONE, CountedHistory, feed, feed_of, watching
 from tests.support.orders import Orders
 
 pytestmark = pytest.mark.anyio
-
-Stream: TypeAlias = AsyncGenerator[WatchedEvent]
-
-
-History = TypeVar("History", bound=PaymentHistory)
-
-
-@asynccontextmanager
-async def feed_of(
-    kind: type[History], url: str, heartbeat: float = 0
-) -> AsyncIterator[tuple[ChangeFeed, History]]:
-    async with databases.pool(url, max_connections=4) as database:
-        history = kind(database)
-        service_url = databases.for_service(url)
-        async with ChangeFeed(
-            history, service_url, connect_timeout=5, heartbeat=heartbeat
-        ) as opened:
-            yield opened, history
-
-
-@asynccontextmanager
-async def feed(url: str, heartbeat: float = 0) -> AsyncIterator[ChangeFeed]:
-    async with feed_of(PaymentHistory, url, heartbeat) as (opened, _):
-        yield opened
-
-
-@asynccontextmanager
-async def watching(opened: ChangeFeed, wanted: EventFilter) -> AsyncIterator[Stream]:
-    """Watch from now on: the first message has been read."""
-    async with aclosing(opened.watch(wanted, None)) as stream:
-        event, _ = await anext(stream)
-        assert event is None
-        yield stream
 
 
 class Writer:
@@ -339,51 +302,9 @@ async def test_watches_begin_anew_when_the_database_has_lost_commits(database_ur
             assert event.payment_status_after == "paid"
 
 
-@pytest.mark.parametrize(
-    "position",
-    [
-        Position(Snapshot(1, 1, ())),
-        Position(Snapshot(5, 9, (5, 7))),
-        Position(Snapshot(5, 9, (5, 7)), Snapshot(2**62, 2**62, ()), 2**63 - 1),
-    ],
-)
-async def test_a_position_survives_formatting_and_parsing(position: Position) -> None:
-    assert Position.parse(str(position)) == position
-
-
-@pytest.mark.parametrize(
-    "text", ["", "*", "a" * 20_000, "MTow", "MDowOg", "NTo5Ojcs", "NTo5OjksOQ"]
-)
-async def test_other_texts_are_invalid_positions(text: str) -> None:
-    with pytest.raises(InvalidPosition):
-        Position.parse(text)
-
-
-ONE = EventFilter(storefront_ids=frozenset([1]))
-
-
-class Counted(PaymentHistory):
-    """A history that counts its statements."""
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-        self.snapshots = self.readings = 0
-
-    async def snapshot(self) -> Snapshot:
-        self.snapshots += 1
-        return await super().snapshot()
-
-    async def events_since(
-        self, position: Position, upto: Snapshot, wanted: EventFilter | None
-    ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
-        self.readings += 1
-        async for each in super().events_since(position, upto, wanted):
-            yield each
-
-
 async def test_watches_that_begin_at_the_same_time_share_a_statement(database_url: str) -> None:
     async with (
-        feed_of(Counted, database_url) as (opened, history),
+        feed_of(CountedHistory, database_url) as (opened, history),
         asyncio.timeout(10),
         AsyncExitStack() as streams,
     ):
@@ -396,7 +317,7 @@ async def test_watches_that_begin_at_the_same_time_share_a_statement(database_ur
 
 
 async def test_a_watch_that_is_cancelled_before_it_begins_leaves_nothing(database_url: str) -> None:
-    async with feed_of(Counted, database_url) as (opened, history), asyncio.timeout(10):
+    async with feed_of(CountedHistory, database_url) as (opened, history), asyncio.timeout(10):
         streams = [opened.watch(ONE, None) for _ in range(20)]
         tasks = [asyncio.create_task(anext(each)) for each in streams]
         while not history.snapshots:  # noqa: ASYNC110 - there is no event to wait for
@@ -406,130 +327,3 @@ async def test_a_watch_that_is_cancelled_before_it_begins_leaves_nothing(databas
         await asyncio.gather(*tasks, return_exceptions=True)
         async with watching(opened, ONE):
             assert opened.watchers == 1
-
-
-@asynccontextmanager
-async def away(url: str) -> AsyncIterator[None]:
-    """Close all connections to the database at ``url``, and let none be made."""
-    server, name = databases.server_and_name(url)
-    database = sql.Identifier(name)
-    refuse = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(database)
-    allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(database)
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(refuse)
-        try:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s",
-                (name,),
-            )
-            yield
-        finally:
-            connection.execute(allow)
-
-
-async def test_heartbeats_go_on_while_the_database_is_away(database_url: str) -> None:
-    """They carry the last position that is known, and what was committed meanwhile follows."""
-    orders = Orders(database_url)
-    order_id = orders.add(payment_status="processing", storefront_id=1)
-    async with (
-        feed(database_url, heartbeat=0.05) as opened,
-        asyncio.timeout(20),
-        watching(opened, ONE) as stream,
-    ):
-        event, known = await anext(stream)
-        assert event is None
-        async with away(database_url):
-            with pytest.raises(DatabaseUnavailable):
-                await anext(opened.watch(ONE, None))
-            for _ in range(20):
-                assert await anext(stream) == (None, known)
-        orders.change(order_id, payment_status="paid")
-        while event is None:
-            event, reached = await anext(stream)
-        assert event.payment_status_after == "paid"
-        assert reached != known
-        assert opened.watchers == 1
-
-
-class Busy(PaymentHistory):
-    """A history that reads an event while the process is busy for longer than a heartbeat.
-
-    The event is queued between the time-out of the heartbeat and the step of the watcher's task.
-    """
-
-    async def events_since(
-        self, position: Position, upto: Snapshot, wanted: EventFilter | None
-    ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
-        async for each in super().events_since(position, upto, wanted):
-            asyncio.get_running_loop().call_soon(time.sleep, 0.3)
-            await asyncio.sleep(0.01)
-            yield each
-
-
-async def test_a_heartbeat_does_not_overtake_a_queued_event(database_url: str) -> None:
-    orders = Orders(database_url)
-    order_id = orders.add(payment_status="processing", storefront_id=1)
-    async with (
-        feed_of(Busy, database_url, heartbeat=0.2) as (opened, _),
-        asyncio.timeout(20),
-        watching(opened, ONE) as stream,
-    ):
-        event, known = await anext(stream)
-        assert event is None
-        for status in ("requires_action", "authorized", "paid"):
-            orders.change(order_id, payment_status=status)
-            before = []
-            event = None
-            while event is None:
-                event, position = await anext(stream)
-                before.append(position)
-            assert {*before[:-1]} <= {known}
-            known = position
-            # The position of an event leads into a snapshot, the next one to its end.
-            event, known = await anext(stream)
-            assert event is None
-
-
-async def test_heartbeats_cost_no_statement(database_url: str) -> None:
-    orders = Orders(database_url)
-    orders.add(payment_status="paid")
-    async with (
-        feed_of(Counted, database_url, heartbeat=0.02) as (opened, history),
-        asyncio.timeout(20),
-        AsyncExitStack() as stack,
-    ):
-        streams = [await stack.enter_async_context(watching(opened, ONE)) for _ in range(50)]
-        before = history.snapshots + history.readings
-
-        async def heartbeats(stream: Stream) -> None:
-            for _ in range(10):
-                event, _position = await anext(stream)
-                assert event is None
-
-        await asyncio.gather(*map(heartbeats, streams))
-        polled = history.snapshots + history.readings - before
-        assert polled < 50  # for 500 heartbeats
-
-
-async def test_a_heartbeat_moves_on_with_events_that_are_not_wanted(database_url: str) -> None:
-    """A watch from there reads none of them again."""
-    orders = Orders(database_url)
-    async with (
-        feed(database_url, heartbeat=0.05) as opened,
-        asyncio.timeout(20),
-        watching(opened, ONE) as stream,
-    ):
-        for _ in range(3):
-            orders.add(payment_status="paid", storefront_id=2)
-        last = orders.value("SELECT max(transaction_id::text::bigint) FROM order_payment_events")
-        position = None
-        while position is None or position.seen.xmax <= last:
-            event, position = await anext(stream)
-            assert event is None
-
-
-async def test_heartbeats_can_be_off(database_url: str) -> None:
-    async with feed(database_url, heartbeat=0) as opened, watching(opened, ONE) as stream:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.2):
-                await anext(stream)

@@ -80,6 +80,12 @@ async def test_a_record_of_databases_unpacks_to_its_columns_names(database_url: 
         assert list(record._mapping.values()) == [1, 2]
 
 
+async def test_databases_gives_a_task_the_connection_that_it_has(database_url: str) -> None:
+    """database.py: a statement's connection is taken from its task."""
+    async with database(database_url) as plain, plain.connection() as taken:
+        assert plain.connection() is taken
+
+
 async def test_databases_compiles_a_query_each_time(
     monkeypatch: pytest.MonkeyPatch, database_url: str
 ) -> None:

@@ -59,7 +59,7 @@ ACCEPTED: Final = {
     b"": "identity",
 }
 
-# That of the call, of its path, and the duration.
+# What differs between two calls that are logged alike.
 _OWN_FIELDS: Final = ("timestamp", "duration_ms", "caller")
 
 
@@ -266,6 +266,7 @@ def test_a_page_larger_than_a_window(
     """It is compressed as through ASGI, by the first encoding that the client accepts."""
     whole, headers = envelope(large_page.to_binary()), [(GZIP[0], accepted)] if accepted else []
     fast, through_asgi = asyncio.run(both_ways(running, path("ListOrders"), [whole], headers))
+    assert was_fast(fast)
     assert through_asgi.headers["grpc-encoding"] == encoding
     assert fast.headers.get("grpc-encoding", "identity") == encoding
     assert len(fast.body) == len(through_asgi.body)

@@ -23,6 +23,7 @@ from server.rpc.retries import NEVER, RETRIES
 from tests.support import service
 from tests.support.answers import Recorder
 from tests.support.callers import PATH, path
+from tests.support.fast_path import THROUGH_ASGI
 from tests.support.http2 import DATA, END_HEADERS, END_STREAM, HEADERS, header_block
 from tests.support.orders import Orders
 from tests.support.raw import envelope
@@ -31,7 +32,6 @@ from tests.support.waiting import eventually_async, lock_waits
 
 GRPC: Final = (b"content-type", b"application/grpc")
 JSON: Final = (b"content-type", b"application/grpc+json")
-ASGI: Final = (b"grpc-encoding", b"")  # sends a call through ASGI, and changes nothing else
 GZIP: Final = (b"grpc-encoding", b"gzip")
 AT_ONCE: Final = (b"grpc-timeout", b"0n")
 
@@ -66,13 +66,13 @@ class Call(NamedTuple):
 CALLS: Final = (
     # A handler
     Call(PATH, UPDATE, "not_found"),
-    Call(PATH, UPDATE, "not_found", (ASGI,)),
+    Call(PATH, UPDATE, "not_found", (THROUGH_ASGI,)),
     Call(GET, READ, "not_found"),
-    Call(GET, READ, "not_found", (ASGI,)),
+    Call(GET, READ, "not_found", (THROUGH_ASGI,)),
     Call(CHECK, envelope(HealthCheckRequest(service="x").to_binary()), "not_found"),
     # An interceptor
     Call(PATH, envelope(b""), "invalid_argument"),
-    Call(PATH, envelope(b""), "invalid_argument", (ASGI,)),
+    Call(PATH, envelope(b""), "invalid_argument", (THROUGH_ASGI,)),
     Call(GET, envelope(b""), "invalid_argument"),
     Call(PATH, UPDATE, "invalid_argument", ((b"x-request-id", b"not one"),)),
     Call(GET, READ, "invalid_argument", ((b"x-request-id", b"not one"),)),
@@ -89,7 +89,7 @@ CALLS: Final = (
     Call(PATH, UPDATE, "unimplemented", ((b"grpc-encoding", b"br"),)),
     # A time that has passed
     Call(PATH, UPDATE, "deadline_exceeded", (AT_ONCE,)),
-    Call(PATH, UPDATE, "deadline_exceeded", (AT_ONCE, ASGI)),
+    Call(PATH, UPDATE, "deadline_exceeded", (AT_ONCE, THROUGH_ASGI)),
     Call(WATCH, envelope(b""), "deadline_exceeded", (AT_ONCE,)),
     # No method
     Call("/listings.v1.OrderService/Nope", UPDATE, "unimplemented"),
@@ -144,7 +144,7 @@ def test_calls_without_a_token(guarded: Service) -> None:
             guarded,
             [
                 Call(PATH, UPDATE, "unauthenticated"),
-                Call(PATH, UPDATE, "unauthenticated", (ASGI,)),
+                Call(PATH, UPDATE, "unauthenticated", (THROUGH_ASGI,)),
                 Call(GET, READ, "unauthenticated"),
                 Call(WATCH, envelope(b""), "unauthenticated"),
                 Call(CHECK, envelope(b""), "unauthenticated"),
@@ -160,7 +160,11 @@ def test_calls_that_are_rejected_for_overload(database_url: str, tmp_path: Path)
     order_id = orders.add()
     waiting = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid").to_binary()
     update = Call(PATH, UPDATE, "resource_exhausted")
-    calls = [update, update._replace(headers=(ASGI,)), Call(GET, READ, "resource_exhausted")]
+    calls = [
+        update,
+        update._replace(headers=(THROUGH_ASGI,)),
+        Call(GET, READ, "resource_exhausted"),
+    ]
 
     async def test(running: Service) -> None:
         async with Recorder.connected(running) as client:
@@ -170,7 +174,8 @@ def test_calls_that_are_rejected_for_overload(database_url: str, tmp_path: Path)
             await eventually_async(lambda: lock_waits(database_url) == 1)
             await check(running, calls)
             client.send(DATA, END_STREAM, 1, UPDATE)
-            await client.until(lambda: 1 in client.over)
+            async with asyncio.timeout(10):
+                await client.until(lambda: 1 in client.over)
             check_answer(client, 1, update)
 
     settings = {"pool_size": "1", "queue_size": "0", "statement_timeout": "60"}
@@ -187,14 +192,15 @@ def test_calls_while_the_database_is_locked(database_url: str, tmp_path: Path) -
     async def test(running: Service) -> None:
         calls = [
             Call(PATH, UPDATE, "deadline_exceeded"),
-            Call(PATH, UPDATE, "deadline_exceeded", (ASGI,)),
+            Call(PATH, UPDATE, "deadline_exceeded", (THROUGH_ASGI,)),
             Call(GET, READ, "deadline_exceeded"),
         ]
         async with Recorder.connected(running) as client:
             for number, call in enumerate(calls):
                 client.send(HEADERS, END_HEADERS, 2 * number + 1, call.block)
                 client.send(DATA, END_STREAM, 2 * number + 1, call.body)
-            await client.until(lambda: client.over >= {1, 3, 5})
+            async with asyncio.timeout(10):
+                await client.until(lambda: client.over >= {1, 3, 5})
             for number, call in enumerate(calls):
                 check_answer(client, 2 * number + 1, call)
             found = [client.answers[each].headers["grpc-retry-pushback-ms"] for each in (1, 3, 5)]

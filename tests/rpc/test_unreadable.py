@@ -159,10 +159,11 @@ def test_a_stream_that_is_too_large(running: Service, way: Way) -> None:
     ],
 )
 def test_a_request_that_is_too_large_is_refused_before_it_is_sent(
-    running: Service, content_type: str, answer: bytes, size: int
+    running: Service, content_type: str, answer: bytes, size: int, number: int
 ) -> None:
     """RFC 9110, section 10.1.1: a client that expects 100 gets the error in its place."""
-    fields = [f"content-length: {size}", "expect: 100-continue"]
+    request_id = f"early-{number}"
+    fields = [f"content-length: {size}", "expect: 100-continue", f"x-request-id: {request_id}"]
     with connected(running.port) as connection:
         request = http1(UPDATE, *fields).replace(b"application/json", content_type.encode())
         connection.sendall(request)
@@ -175,8 +176,10 @@ def test_a_request_that_is_too_large_is_refused_before_it_is_sent(
     assert reason in received
     assert b"connection: close\r\n" in received
     assert TOO_LARGE.message.encode() in received.replace(b"%20", b" ")
-    logged = running.logged(event="rpc", code="resource_exhausted", error=TOO_LARGE.message)
-    assert logged[-1]["level"] == "info"
+    eventually(lambda: running.logged(request_id=request_id))
+    (entry,) = running.logged(request_id=request_id)
+    logged = entry["event"], entry["code"], entry["error"], entry["level"]
+    assert logged == ("rpc", "resource_exhausted", TOO_LARGE.message, "info")
 
 
 def test_a_length_may_begin_with_zeros(running: Service) -> None:

@@ -63,7 +63,12 @@ def _content() -> str:
     """Return a hash of all that is built from."""
     digest = hashlib.sha256(repr(_documented()).encode())
     names = ("package-lock.json", "buf.gen.yaml", "tsconfig.json")
-    for source in (_CONTRACT, *(_HERE / name for name in names), *sorted(_HERE.glob("src/*"))):
+    for source in (
+        Path(__file__),
+        _CONTRACT,
+        *(_HERE / name for name in names),
+        *sorted(_HERE.glob("src/*")),
+    ):
         digest.update(source.name.encode() + hashlib.sha256(source.read_bytes()).digest())
     return digest.hexdigest()
 
