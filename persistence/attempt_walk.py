@@ -1,8 +1,8 @@
 """Which events of an order belong to one attempt to pay it.
 
-Events that share a session, intent or transaction of one provider do, as their requests named them.
-Of a change by hand, or by version 0.1, it is only known which ids it has changed: an id that it has
-not changed tells nothing.
+Events belong to one attempt if their requests named the same session, intent or transaction of one
+provider. A change by hand, or by version 0.1, has only the ids that it has changed: an id that it
+has not changed tells nothing.
 
 So the order is followed from its first event, as ``persistence.decision`` decides: an event whose
 ids contradict those of the order's attempt begins another attempt, or returns to one; any other

@@ -49,7 +49,7 @@ class IdempotencyKeys:
         if order is not None and order.payment_idempotency_key == key:
             return UseOfKey(order_id)
         row = await self._database.fetchrow(queries.get_order_id_by_key(), key)
-        # Where it is this order by now, its event tells what for: in the next try.
+        # If this order has the key by now, the next try finds the event that brought it.
         if row is not None and row[0] != order_id:
             return UseOfKey(row[0])
         return UseOfKey(order_id if owners else None)

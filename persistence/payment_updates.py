@@ -274,10 +274,10 @@ class PaymentUpdates:
         return await self._judge(request, order, how)
 
     async def _judge(self, request: _Request, order: Order, how: _Try) -> _Try:
-        """Return how to write what the rules of payments take: ``how``, or without the rules.
+        """Return how to write an update that the rules of payments allow: ``how``, or without them.
 
-        Without them, only to the order as it was judged here. Raises PaymentEventRefused, once it
-        is on record.
+        Without the rules, it is written only if the order is still as it was judged here. Raises
+        PaymentEventRefused, once the event is on record.
         """
         judge = partial(decision.judge, order, request.update, request.meaning)
         reason = judge(guarded=how.guarded)

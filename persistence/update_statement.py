@@ -96,8 +96,8 @@ def arguments(
         values.append(recorded.digest)
     if shape.is_rich:
         if shape.has_fixed_state:
-            # A plain PAID keeps no time: pollers report it with their own clock, and nothing that
-            # it follows can be taken for what follows it.
+            # A plain PAID keeps no time: pollers report it with their own clock. It needs none:
+            # no state that comes before PAID may follow it.
             is_paid = rules.targets is PaymentState.PAID
             values.append(None if is_paid else update.payment_event_time)
         elif rules.targets is not None:

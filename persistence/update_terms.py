@@ -152,9 +152,9 @@ class UpdateTerms:
         yield _orders.updated_at, pg.greatest(pg.clock_timestamp(), later)
 
     def _unchanged(self) -> Iterator[Criterion]:
-        """Yield on which conditions the payment stays as it is; null is as good as false.
+        """Yield the conditions on which the payment stays as it is; null counts as false.
 
-        A time that changes alone is that of a reversal.
+        Only a reversal can change the time and nothing else.
         """
         for name, value in self.values.items():
             yield (
@@ -268,12 +268,12 @@ class _Rich:
         return Case().when(is_late, LATE).else_(0)
 
     def amount(self, column: Any) -> Term:
-        """Return what becomes of a total: it grows, unless it is limited to what it is set to."""
+        """Return the new total: the larger of the old and the given one, or the limit if any."""
         given, limit = self._amounts[column.name]
         return pg.greatest(pg.least(column, limit), given)
 
     def unchanged(self) -> Iterator[Criterion]:
-        """Yield on which conditions the amounts, and the time of a reversal, stay as they are."""
+        """Yield the conditions on which the amounts and the time of a reversal do not change."""
         for name in AMOUNT_COLUMNS:
             column = _orders[name]
             yield pg.is_distinct_from(self.amount(column), column).negate()

@@ -81,7 +81,7 @@ def _checked(entry: str) -> tuple[str, str, str]:
 
 
 def _host(host: str) -> str | None:
-    """Return a host as browsers write it, or None for what is none."""
+    """Return ``host`` as browsers write it, None if it has a zone. Raises ValueError for others."""
     if _NAME.fullmatch(host.removeprefix(_BELOW)):
         return host
     if "%" in host:  # a zone, which ``ip_address`` takes and a URL has not

@@ -13,7 +13,7 @@ from server.settings import Settings, SettingsError, variable
 def is_local_only(settings: Settings) -> bool:
     """Return whether only this machine is served, because nothing says who calls.
 
-    Not so with ``insecure``: then something in front is to know.
+    With ``insecure``, other machines are served, too: a proxy in front authenticates callers.
     """
     return settings.jwks is None and settings.tls_client_ca is None and not settings.insecure
 

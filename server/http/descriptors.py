@@ -14,7 +14,8 @@ import time
 from typing import Final
 
 _CALM: Final = 2.0
-"""Seconds with a free descriptor, until they count as over: clients that try again take each."""
+"""Seconds with a free descriptor after which the shortage counts as over. Before that, clients that
+try again may take each descriptor that becomes free."""
 
 _log = logging.getLogger(__name__)
 

@@ -143,7 +143,7 @@ def _check_target(scope: dict[str, Any]) -> Refusal | None:
 def explain(error: BaseException | None, head: bytes) -> Refusal:
     """Return what is wrong with a request that zttp or uvicorn has refused with ``error``.
 
-    ``head`` is what is known of its head, or of the bytes in its place.
+    ``head`` is what was received of its head, or the bytes that came in place of one.
     """
     if isinstance(error, UnicodeDecodeError):
         return _NOT_ASCII

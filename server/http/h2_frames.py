@@ -30,7 +30,7 @@ class FrameBoundaries:
         self._unit = 0
 
     def receive(self, data: bytes) -> int | None:
-        """Take what was received next. Returns the number of the unit in which it ends, or None."""
+        """Take what was received next. Return the number of the unit that is incomplete, if any."""
         if self._partial_head:
             data = self._partial_head + data
         at, end = self._skip, len(data)

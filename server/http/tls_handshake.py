@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class HandshakeFailures:
-    """Counts handshakes that fail, and logs them once a second at most: there may be a flood."""
+    """Counts handshakes that fail, so that they are logged together: there may be a flood."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -49,7 +49,7 @@ class HandshakeFailures:
         os.close(descriptor)
 
     def log(self) -> None:
-        """Log what has failed since the last call, and why the last of it did."""
+        """Log how many have failed since the last call, and why the last one did."""
         if self._count:
             _log.info("TLS handshakes failed: %d, the last of %s", self._count, self._last)
             self._count = 0

@@ -8,8 +8,8 @@ https://github.com/grpc/proposal/blob/master/A6-client-retries.md#when-retries-a
 Works around ASGI, in which head, body and trailers are messages of their own, and uvicorn, which
 writes each of them as it comes.
 
-The head is held without a limit of time, also of a stream that has nothing to say yet: servers of
-gRPC send it with the first message as well, and clients wait for it no longer than for that.
+The head is held without a limit of time, also that of a stream without a message yet: other servers
+of gRPC send it with the first message, too, and no client waits for the head alone.
 
 In such a response, all metadata is trailing. An application whose head has initial metadata, which
 clients are to receive as such, says so by ``HAS_METADATA`` in ``http.response.start``; then head

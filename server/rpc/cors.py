@@ -98,7 +98,7 @@ class CorsMiddleware:
         await self._app(scope, receive, send_with_headers)
 
     def _response_headers(self, origin: str | None) -> RawHeaders:
-        """Return the headers of a response to a page of ``origin``, or to what is no page."""
+        """Return the headers of a response to a page of ``origin``, or without one to others."""
         headers = [] if self._origins.has_all or not self._origins else [(b"vary", b"Origin")]
         if origin is not None and origin in self._origins:
             headers.append((b"access-control-allow-origin", self._allowed(origin).encode()))

@@ -1,7 +1,7 @@
 """A ``ConnectError`` as each protocol writes it on the wire.
 
-All errors over gRPC and gRPC-Web are encoded here, those that connectrpc has written by
-``server.rpc.error_trailers``. Over Connect, connectrpc encodes the errors of methods.
+All errors over gRPC and gRPC-Web are encoded here; ``server.rpc.error_trailers`` passes on those
+that connectrpc has written. Over Connect, connectrpc encodes the errors of methods.
 """
 
 import base64
@@ -103,7 +103,7 @@ def grpc_trailers(error: ConnectError, protocol: Protocol = GRPC) -> RawHeaders:
 
 
 def as_connect_error(error: Exception) -> ConnectError:
-    """Return an exception as connectrpc takes it: what is no ConnectError is UNKNOWN."""
+    """Return what connectrpc makes of an exception: UNKNOWN, unless it is a ConnectError."""
     return error if isinstance(error, ConnectError) else ConnectError(Code.UNKNOWN, str(error))
 
 

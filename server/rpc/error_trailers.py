@@ -64,7 +64,7 @@ class ErrorTrailersMiddleware:
 
 
 def _encoded(headers: RawHeaders, protocol: Protocol) -> RawHeaders:
-    """Return trailers, or headers where the status is among them, with the error in them anew."""
+    """Return trailers, or headers that have the status, with their error encoded anew."""
     error = error_in(headers)
     if error is None:
         return headers

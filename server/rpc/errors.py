@@ -104,7 +104,7 @@ def keys_unavailable(text: str, *, writes: bool) -> ConnectError:
 
 
 def host_not_allowed() -> ConnectError:
-    """Return the error of a request for a host that is none of the service's."""
+    """Return PERMISSION_DENIED, for a request whose Host or :authority is not allowed."""
     text = (
         "the host that this request names is not allowed: without tokens or client certificates, "
         "it must be localhost, a loopback address, LISTINGS_HOST or one of LISTINGS_ALLOWED_HOSTS"

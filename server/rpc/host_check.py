@@ -52,9 +52,9 @@ class HostCheck:
             self._refused = 0
 
     def before(self, reject: Reject) -> Reject:
-        """Return a hook that refuses gRPC calls, and leaves every other request to ``reject``.
+        """Return a hook that refuses gRPC calls by their host, before they reach the fast path.
 
-        So none of them reaches the fast path.
+        It leaves every other request to ``reject``.
         """
 
         def refuse(request: zttp.Request) -> RawHeaders | None:
@@ -67,7 +67,7 @@ class HostCheck:
         return refuse
 
     def middleware(self, app: ASGIApp) -> ASGIApp:
-        """Return ``app`` behind the check, for all other ways to it."""
+        """Return ``app`` behind the check, for requests that do not pass through the hook."""
 
         async def checked(scope: Scope, receive: Receive, send: Send) -> None:
             if (

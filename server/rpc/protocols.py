@@ -17,7 +17,7 @@ GRPC_WEB: Final = "grpc_web"
 
 
 def content_type_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Return the content type of a request; of several the first, as all that reads it does."""
+    """Return the content type of a request: the first one, if it has several."""
     return next((value for name, value in headers if name == b"content-type"), b"").decode(
         "latin-1"
     )

@@ -59,7 +59,7 @@ _CODES: Final = frozenset(each.code for each in RETRIES.values())
 
 
 def retry_info(reason: str, *, repeatable: bool) -> RetryInfo | None:
-    """Return the detail that allows to send a call again, or None if it must not be sent again.
+    """Return the detail that allows a client to send a call again, or None if it must not.
 
     ``repeatable`` says whether the call may be made twice: it only reads, or its update has a key.
     """

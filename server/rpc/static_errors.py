@@ -44,7 +44,7 @@ class StaticError:
         if is_connect_stream(content_type):
             return self._connect_stream
         protocol = protocol_of(content_type)
-        # gRPC needs the trailers of HTTP/2. Over HTTP/1.1 it is none of the three protocols.
+        # gRPC needs the trailers of HTTP/2. Over HTTP/1.1, a gRPC request gets Connect's answer.
         return self._encoded[CONNECT if protocol == GRPC and http_version != "2" else protocol]
 
 
