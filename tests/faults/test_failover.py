@@ -88,10 +88,15 @@ class Sender:
         return made
 
     async def commit_on_the_primary_alone(self, primary: Cluster, deadline: float | None) -> None:
-        """Commit the update while the standby is down: no attempt may be acknowledged."""
-        assert (await self.send(deadline)).code in UNKNOWN
+        """Commit the update while the standby is down: no attempt may be acknowledged.
+
+        The commit is seen once its wait for the standby has ended, which may be after the caller's
+        deadline; an attempt whose deadline passes before its commit begins leaves nothing.
+        """
         entered = "SELECT count(*) FROM order_payment_events WHERE idempotency_key = %s"
-        assert primary.execute(entered, self.update.payment_idempotency_key) == 1
+        async with asyncio.timeout(4 * WRITABLE):
+            while primary.execute(entered, self.update.payment_idempotency_key) == 0:
+                assert (await self.send(deadline)).code in UNKNOWN
         for limit in (deadline, 2 * STATEMENT_TIMEOUT):
             assert (await self.send(limit)).code in UNKNOWN
 
