@@ -33,6 +33,9 @@ _RETRY_DELAYS: Final = (0.01, 0.02, 0.04, 0.08)
 Each delay is a random part of these, so that two transactions that conflict do not do so again.
 """
 
+_CANCEL_AGAIN_AFTER: Final = 0.05
+"""Seconds until the cancel of a statement that has not ended is sent again; then twice as many."""
+
 _STATEMENT_CACHE_SIZE: Final = 100  # prepared statements on each connection
 
 _log = logging.getLogger(__name__)
@@ -257,9 +260,7 @@ class Database:
         """Release the connection of a cancelled statement, out of any transaction."""
         raw: asyncpg.Connection[asyncpg.Record] = connection.raw_connection
         try:
-            await _end_transaction(raw)  # asyncpg first waits until PostgreSQL confirms the cancel
-        except asyncpg.QueryCanceledError:
-            pass  # the cancel has met the statement that ends the transaction
+            await _end_cancelled(raw)
         except Exception:  # PostgreSQL does not answer, or the connection is lost
             with suppress(asyncpg.InterfaceError):  # the pool has taken it back already
                 raw.terminate()
@@ -306,6 +307,34 @@ async def _end_transaction(connection: "asyncpg.Connection[asyncpg.Record]") -> 
     in a transaction until the next statement on it.
     """
     await connection.execute("SELECT")  # a simple query, which ends with what Sync does
+
+
+async def _end_cancelled(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Wait until a statement that is being cancelled has ended, and end its transaction.
+
+    Works around asyncpg, which sends a cancel once. PostgreSQL ignores one that arrives before the
+    statement, as it may when its process has to wait for a processor: the statement would run, and
+    wait for a lock as long as that is held.
+    """
+    # asyncpg first waits until PostgreSQL confirms the cancel.
+    ending = asyncio.create_task(_end_transaction(connection))
+    delay = _CANCEL_AGAIN_AFTER
+    while not (await asyncio.wait([ending], timeout=delay))[0]:
+        await _cancel_again(connection)
+        delay *= 2
+    with suppress(asyncpg.QueryCanceledError):  # a cancel has met the one that ends the transaction
+        await ending
+
+
+async def _cancel_again(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Send a cancel once more. Returns when PostgreSQL has signalled the session's process.
+
+    Hence it cannot meet a statement that is sent later. If it is not sent within
+    ``command_timeout``, asyncpg terminates the connection.
+    """
+    sent = asyncio.get_running_loop().create_future()
+    connection._cancel_current_command(sent)
+    await sent
 
 
 def _dict(values: Mapping[str, object] | None) -> dict[str, object] | None:

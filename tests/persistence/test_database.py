@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
+import psutil
 import psycopg
 import pytest
 
@@ -30,6 +31,11 @@ WAYS: dict[str, Run] = {
 SLEEPING = (
     "SELECT count(*) FROM pg_stat_activity"
     " WHERE wait_event = 'PgSleep' AND datname = current_database()"
+)
+
+OURS = (
+    "datname = current_database() AND backend_type = 'client backend' AND query ~ 'UPDATE'"
+    " AND pid <> pg_backend_pid()"
 )
 
 OPEN_TRANSACTIONS = (
@@ -134,6 +140,39 @@ async def test_cancelled_statements_end_and_leak_no_connection(database_url: str
             await asyncio.gather(*(run(database, "SELECT 1") for _ in range(4)))
         await eventually_async(lambda: Orders(database_url).value(SLEEPING) == 0)
         await eventually_async(lambda: (database.in_use, database.waiting) == (0, 0))
+
+
+async def test_a_cancel_that_postgresql_ignores_is_sent_again(
+    database_url: str, tmp_path: Path, run: Run
+) -> None:
+    """It ignores one that arrives before the statement: here, while its process is suspended."""
+    orders = Orders(database_url)
+    order_id = orders.add()
+    update = (
+        "UPDATE orders SET payment_transaction_id = concat(payment_transaction_id, 'x')"
+        f" WHERE id = {order_id} RETURNING id"
+    )
+    async with (
+        wire.counted(database_url, tmp_path) as (url, counts),
+        databases.pool(url, max_connections=1, statement_timeout=10) as database,
+    ):
+        await run(database, update)  # from here on it is prepared, and executed at once
+        before = orders.row(order_id)
+        process = psutil.Process(orders.value(f"SELECT pid FROM pg_stat_activity WHERE {OURS}"))
+        with orders.locked(order_id):
+            process.suspend()
+            try:
+                sent = counts.messages.total()
+                statement = asyncio.ensure_future(run(database, update))
+                await eventually_async(lambda: counts.messages.total() > sent)
+                statement.cancel()
+                await eventually_async(lambda: counts.cancels > 0)
+            finally:
+                process.resume()
+            await eventually_async(lambda: database.in_use == 0, seconds=5)
+        for _ in range(10):
+            await run(database, "SELECT 1")  # is not cancelled in its place
+    assert orders.row(order_id) == before
 
 
 async def test_statements_are_repeated_after_a_conflict(database_url: str, run: Run) -> None:

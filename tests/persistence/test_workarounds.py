@@ -13,6 +13,7 @@ from typing import Any
 
 import asyncpg
 import databases
+import psutil
 import psycopg
 import pytest
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -153,6 +154,27 @@ async def test_asyncpg_keeps_a_cancelled_task_until_postgresql_answers(
         await asyncio.wait([cancelled], timeout=0.5)
         assert not cancelled.done()
         counts.answering.set()
+        with suppress(asyncio.CancelledError):
+            await cancelled
+
+
+async def test_asyncpg_sends_a_cancel_once(database_url: str, tmp_path: Path) -> None:
+    """database.py: _end_cancelled sends it again, as PostgreSQL has ignored the first one."""
+    async with wire.counted(database_url, tmp_path) as (url, counts), pool(url) as plain:
+        backend = psutil.Process(await plain.fetchval("SELECT pg_backend_pid()"))
+        await plain.fetchval("SELECT pg_sleep($1)", 0)
+        backend.suspend()
+        try:
+            sent = counts.messages.total()
+            cancelled = asyncio.create_task(plain.fetchval("SELECT pg_sleep($1)", 1))
+            await eventually_async(lambda: counts.messages.total() > sent)
+            cancelled.cancel()
+            await eventually_async(lambda: counts.cancels > 0)
+        finally:
+            backend.resume()
+        await asyncio.wait([cancelled], timeout=0.5)
+        assert not cancelled.done()
+        assert counts.cancels == 1
         with suppress(asyncio.CancelledError):
             await cancelled
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 _SYNC, _QUERY, _PARSE = b"S"[0], b"Q"[0], b"P"[0]
+_CANCEL_REQUEST = (80877102).to_bytes(4)
 
 
 @dataclass
@@ -17,6 +18,8 @@ class Counts:
 
     messages: Counter[int] = field(default_factory=Counter)
     answering: asyncio.Event = field(default_factory=asyncio.Event)
+    cancels: int = 0
+    """How many cancels PostgreSQL has sent on, as signals to a session's process."""
 
     @property
     def round_trips(self) -> int:
@@ -32,6 +35,12 @@ async def counted(url: str, directory: Path) -> AsyncIterator[tuple[str, Counts]
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await _connect(url)
+        if await _is_cancel(reader, up_writer):
+            await up_reader.read()  # up to the end, by which the signal is sent
+            counts.cancels += 1
+            up_writer.close()
+            writer.close()
+            return
         await asyncio.gather(_count(reader, up_writer, counts), _answer(up_reader, writer, counts))
 
     server = await asyncio.start_unix_server(proxy, directory / ".s.PGSQL.5432")
@@ -50,12 +59,21 @@ async def _connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter
     return await asyncio.open_connection(parts.hostname, parts.port or 5432)
 
 
+async def _is_cancel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    """Pass on the first message, which has no type; return whether it is a cancel."""
+    try:
+        head = await reader.readexactly(8)
+        writer.write(head + await reader.readexactly(int.from_bytes(head[:4]) - 8))
+    except (asyncio.IncompleteReadError, OSError):
+        writer.close()
+        return False
+    return head[4:] == _CANCEL_REQUEST
+
+
 async def _count(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counts: Counts
 ) -> None:
     try:
-        length = await reader.readexactly(4)  # the startup message has no type
-        writer.write(length + await reader.readexactly(int.from_bytes(length) - 4))
         while True:
             head = await reader.readexactly(5)
             counts.messages[head[0]] += 1
