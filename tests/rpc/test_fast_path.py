@@ -18,7 +18,7 @@ from tests.support.http2 import DATA, END_HEADERS, END_STREAM, HEADERS, RST_STRE
 from tests.support.orders import Orders
 from tests.support.raw import envelope
 from tests.support.service import Service
-from tests.support.waiting import eventually_async
+from tests.support.waiting import eventually, eventually_async, lock_waits
 
 PATH: Final = path(UpdateOrderPaymentRequest())
 MISSING: Final = 10**15
@@ -212,6 +212,8 @@ def test_a_call_that_is_cancelled(running: Service, orders: Orders, by_reset: bo
 
     with orders.locked(held):
         asyncio.run(cancel())
+        # The call is counted out before PostgreSQL has cancelled the statement.
+        eventually(lambda: lock_waits(orders.url) == 0)
     assert orders.row(held)["payment_status"] == "pending"
     method = PATH.lstrip("/")
     series = {"method": method, "code": "canceled", "protocol": "grpc"}

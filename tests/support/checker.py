@@ -8,6 +8,7 @@ from math import inf
 from typing import Any
 
 import psycopg
+from psycopg import IsolationLevel
 from psycopg.rows import dict_row
 
 from persistence.models import PAYMENT_COLUMNS
@@ -33,6 +34,8 @@ def losses(url: str, attempts: Sequence[Attempt]) -> list[str]:
             told[each.request.payment_transaction_id].append(each)
     updates = {name: _Update.of(group) for name, group in told.items()}
     with psycopg.connect(url, row_factory=dict_row) as connection:
+        # One snapshot: an update of unknown outcome may still be committed in between.
+        connection.isolation_level = IsolationLevel.REPEATABLE_READ
         events = connection.execute("SELECT * FROM order_payment_events ORDER BY id").fetchall()
         rows = connection.execute("SELECT * FROM orders").fetchall()
     return [
