@@ -78,7 +78,7 @@ def _build_go() -> None:
 
 
 def _build_node() -> None:
-    _run(_NODE, "npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--silent")
+    _run(_NODE, "npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error")
     output = _emptied(_NODE / "gen")
     protoc(
         f"--plugin={_NODE / 'node_modules' / '.bin' / 'protoc-gen-es'}",
