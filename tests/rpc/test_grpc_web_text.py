@@ -1,8 +1,10 @@
 """gRPC-Web in base64. The fixtures ``call`` and ``watch`` cover what it shares with the others."""
 
 import base64
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
+from types import FrameType
 from urllib.parse import unquote
 
 import httpx
@@ -56,6 +58,24 @@ def right_groups(text: bytes) -> int:
     return len(text)
 
 
+def calls(text: bytes) -> int:
+    """Return how many calls of functions decode ``text`` in one chunk."""
+    found = 0
+
+    def count(_frame: FrameType, event: str, _function: object) -> None:
+        nonlocal found
+        found += event in ("call", "c_call")
+
+    decoder = Base64Decoder()
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        decoder.decode(text)
+    finally:
+        sys.setprofile(before)
+    return found
+
+
 CUTS = st.lists(st.integers(0, 200), max_size=20)
 # Of few characters, so that much of it is right.
 TEXTS = st.lists(st.sampled_from([b"AAAA", b"AAA=", b"AA==", b"A", b"=", b"-"]), max_size=12)
@@ -68,6 +88,11 @@ class TestDecoder:
     ) -> None:
         text = b"".join(map(base64.b64encode, parts))
         assert decoded(split(text, cuts)) == b"".join(parts)
+
+    @pytest.mark.parametrize("part", [b"A", b"AB", b"ABC", b"ABCD", b"ABCABCABCAB"])
+    def test_the_number_of_parts_does_not_cost_calls(self, part: bytes) -> None:
+        text = base64.b64encode(part)
+        assert calls(text * 2) == calls(text * 1_000)
 
     @example([b"AAAA", b"=", b"=", b"=", b"="], [])
     @example([b"AAAA", b"AA==", b"A"], [])
