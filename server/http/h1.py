@@ -57,7 +57,8 @@ class H1Protocol(ZttpProtocol):
         self._is_draining = False  # the connection closes after the next response
         self._read_ahead = bytearray()
         self._head = b""  # of a request, while it is incomplete
-        # Bytes until the request ends; below 0 where zttp has some of the next one, None if unknown
+        # Bytes of the body until the request ends; None if unknown, when zttp may have some of the
+        # next one. Else what follows a request is kept here, where empty lines can be removed.
         self._expected: int | None = 0
         self._checked_app = self.app
         self.app = self._run_checked
@@ -104,22 +105,31 @@ class H1Protocol(ZttpProtocol):
             if data in (b"", b"\r"):
                 self._head = data
                 return
+        before = len(self._head)
         self._head += data
+        # Where zttp has had the beginning of the head, what looks like its end may be content.
+        end = self._head.find(_HEAD_END) if self._expected == 0 else -1
+        rest = b""
+        if end >= 0:
+            end += len(_HEAD_END) - before
+            data, rest = data[:end], data[end:]
         cycle = self.cycle
         super().data_received(data)
         if self.cycle is not cycle:
-            # Where zttp has had the beginning of the head, what looks like its end may be content.
-            end = self._head.find(_HEAD_END) if self._expected == 0 else -1
-            length = _content_length(self.cycle)
-            self._expected = None
-            if end >= 0 and length is not None:
-                self._expected = end + len(_HEAD_END) + length - len(self._head)
+            self._expected = _content_length(self.cycle) if end >= 0 else None
             self._head = b""
+        if rest:
+            self.data_received(rest)
 
     def _receive_body(self, data: bytes) -> None:
+        """Act upon ``data``, with which a body goes on, and with what follows the body."""
+        rest = b""
         if self._expected is not None:
+            data, rest = data[: self._expected], data[self._expected :]
             self._expected -= len(data)
         super().data_received(data)
+        if rest:
+            self.data_received(rest)
 
     def handle_events(self, event: zttp.Event) -> None:
         """Act upon what zttp has parsed."""

@@ -155,6 +155,26 @@ def test_empty_lines_before_a_request_are_ignored(lines: bytes, body: bytes, pau
     run(test())
 
 
+@pytest.mark.parametrize("body", [b"", b"{}", b"\r\n\r\n"])
+def test_empty_lines_between_pipelined_requests_are_ignored(body: bytes) -> None:
+    """In one read with either request, or split anywhere."""
+    request = get(b"Host: test", b"Content-Length: %d" % len(body), target=b"/sized") + body
+    sent = (request + b"\r\n\r\n") * 2
+
+    async def test() -> None:
+        async with serving() as port:
+            for at in (*range(len(request), len(request) + 9), len(sent)):
+                async with connected(port) as client:
+                    client.writer.write(sent[:at])
+                    await client.sized()
+                    client.writer.write(sent[at:])
+                    await client.sized()
+                    client.writer.write(request)
+                    await client.sized()
+
+    run(test())
+
+
 def test_an_empty_line_within_pipelined_requests_stays() -> None:
     """The end of a head is not taken for an empty line, wherever the first read ends."""
     head = get(b"Host: test", target=b"/sized")
