@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.markdown import PAGES, ROOT, anchors, blocks, code, links, prose
 
-LANGUAGES: Final = {"sh", "python", "json", "go", "ts", "text", "toml", "sql", "proto"} | {
+LANGUAGES: Final = {"sh", "python", "json", "go", "java", "ts", "text", "toml", "sql", "proto"} | {
     "nginx",
     "haproxy",
 }
