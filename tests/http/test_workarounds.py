@@ -2,7 +2,7 @@
 
 Each test shows one fault on a plain ``uvicorn.Server``. When a test fails after an update of these
 packages, the workaround that it names may go: see the table in ``docs/development.md``. Those for
-HTTP/2 are in ``test_workarounds_h2``.
+HTTP/2 are in ``test_workarounds_h2``, those for TLS in ``test_workarounds_tls``.
 """
 
 from __future__ import annotations
@@ -10,44 +10,28 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import socket
-import ssl
 import struct
 import subprocess
 import sys
 import termios
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import uvicorn
 import zttp
 
-from server.http import ALPN_PROTOCOLS
 from server.http.h1_requests import MAX_FIELDS, MAX_HEAD, MAX_LINE
 from server.http.sockets import listen
-from tests.support.certificates import HOST, Issued, Trust
-from tests.support.http2 import (
-    EARLY,
-    ECHO,
-    HOLD,
-    Calls,
-    Served,
-    connected,
-    prefixed,
-    run,
-    until,
+from tests.support.certificates import HOST
+from tests.support.http2 import EARLY, ECHO, HOLD, Calls, Served, connected, run, until
+from tests.support.plain_uvicorn import (
+    BODY,
+    WAIT,
+    only_connection,
+    plain,
+    plain_config,
+    request,
 )
-from tests.support.plain_uvicorn import WAIT, only_connection, plain, plain_config
-from tests.support.raw import PREFACE
-from tests.support.tls_records import received
-
-BODY = prefixed(b"1")
-
-
-def request(path: bytes = ECHO, body: bytes = BODY, length: int | None = None) -> bytes:
-    """An HTTP/1.1 request, whose Content-Length may be larger than its body."""
-    head = b"POST %b HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n"
-    return head % (path, length or len(body)) + body
 
 
 async def stays(served: Served) -> None:
@@ -71,24 +55,6 @@ async def until_read(served: Served, writer: asyncio.StreamWriter) -> None:
         )
 
     await until(lambda: waiting() == 0)
-
-
-# Writes: server.http.joined_writes
-
-
-def test_uvicorn_writes_the_parts_of_a_response_one_by_one(
-    ca: Issued, context: ssl.SSLContext
-) -> None:
-    def ends(record: bytes) -> bool:
-        return record.endswith(b"0\r\n\r\n")
-
-    async def test() -> None:
-        async with plain(context=context) as served:
-            sent = request()
-            records = await asyncio.to_thread(received, ca, served.port, "http/1.1", sent, ends)
-            assert len(records) > 1
-
-    run(test())
 
 
 # HTTP/1.1: server.http.h1
@@ -240,6 +206,18 @@ def test_uvicorn_keeps_the_idle_timer_of_a_connection_that_is_reset() -> None:
     run(test())
 
 
+def test_uvicorn_closes_an_idle_connection_at_once_when_it_stops() -> None:
+    async def test() -> None:
+        async with plain() as served, connected(served) as (reader, writer):
+            writer.write(request(ECHO, BODY))
+            await reader.readuntil(b"0\r\n\r\n")
+            only_connection(served).shutdown()
+            async with asyncio.timeout(WAIT):
+                assert await reader.read() == b""
+
+    run(test())
+
+
 # Slow clients: server.http.timeouts
 
 
@@ -344,88 +322,3 @@ def test_uvloop_says_nothing_when_there_are_no_file_descriptors() -> None:
                 assert client.recv(1) == b""
         server.terminate()
         assert server.stderr.read() == b""
-
-
-# TLS: server.http.tls_handshake, server.http.negotiation
-
-
-@pytest.fixture(scope="module")
-def ca() -> Issued:
-    return Issued.ca()
-
-
-@pytest.fixture
-def context(ca: Issued, tmp_path: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*ca.issue().save(tmp_path, "server"))
-    context.set_alpn_protocols(ALPN_PROTOCOLS)
-    return context
-
-
-def test_uvicorn_does_not_know_of_handshakes_under_way(context: ssl.SSLContext) -> None:
-    async def test() -> None:
-        async with plain(context=context) as served, connected(served) as (_, writer):
-            writer.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc")  # the start of a ClientHello
-            await asyncio.sleep(0.2)
-            assert served.server.server_state.connections == set()
-
-    run(test())
-
-
-def test_uvloop_does_not_tell_of_encrypted_bytes_that_wait(
-    ca: Issued, context: ssl.SSLContext
-) -> None:
-    async def test() -> None:
-        async with plain(context=context) as served:
-            reader, writer = await asyncio.open_connection(
-                HOST, served.port, ssl=Trust(ca).context(), server_hostname=HOST, limit=2**10
-            )
-            writer.write(request(ECHO, bytes(32 * 2**20)))
-            await until(lambda: served.app.started.total() == 1)
-            await asyncio.sleep(WAIT)  # The client has stopped reading.
-            assert len(reader._buffer) < 2**20  # type: ignore[attr-defined]
-            assert only_connection(served).transport.get_write_buffer_size() < 2**10
-            writer.transport.abort()
-
-    run(test())
-
-
-def test_uvicorn_goes_by_alpn_alone(ca: Issued, context: ssl.SSLContext) -> None:
-    async def test() -> None:
-        async with plain(context=context) as served:
-            reader, writer = await asyncio.open_connection(
-                HOST, served.port, ssl=Trust(ca).context(), server_hostname=HOST
-            )
-            writer.write(PREFACE)
-            assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
-            writer.transport.abort()
-
-    run(test())
-
-
-def test_uvloop_sends_no_alert_when_a_handshake_fails(ca: Issued, context: ssl.SSLContext) -> None:
-    context.load_verify_locations(cadata=ca.cert_pem().decode())
-    context.verify_mode = ssl.CERT_REQUIRED
-
-    async def test() -> None:
-        async with plain(context=context) as served:
-            reader, writer = await asyncio.open_connection(
-                HOST, served.port, ssl=Trust(ca).context(), server_hostname=HOST
-            )
-            with suppress(ConnectionError):
-                assert await reader.read() == b""
-            writer.transport.abort()
-
-    run(test())
-
-
-def test_uvicorn_closes_an_idle_connection_at_once_when_it_stops() -> None:
-    async def test() -> None:
-        async with plain() as served, connected(served) as (reader, writer):
-            writer.write(request(ECHO, BODY))
-            await reader.readuntil(b"0\r\n\r\n")
-            only_connection(served).shutdown()
-            async with asyncio.timeout(WAIT):
-                assert await reader.read() == b""
-
-    run(test())

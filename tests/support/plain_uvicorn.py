@@ -7,10 +7,19 @@ from typing import Any, Final
 
 import uvicorn
 
-from tests.support.http2 import Calls, Served, running
+from tests.support.http2 import ECHO, Calls, Served, prefixed, running
 
 WAIT: Final = 0.7
 """Seconds, longer than each timeout that a test gives uvicorn."""
+
+BODY: Final = prefixed(b"1")
+"""That of a request for ``ECHO``."""
+
+
+def request(path: bytes = ECHO, body: bytes = BODY, length: int | None = None) -> bytes:
+    """Return an HTTP/1.1 request, whose Content-Length may be larger than its body."""
+    head = b"POST %b HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n"
+    return head % (path, length or len(body)) + body
 
 
 def plain_config(app: Any, **options: Any) -> uvicorn.Config:
