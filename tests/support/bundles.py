@@ -3,20 +3,18 @@
 What is built is kept there until its sources change, and shared by all processes of a run.
 """
 
-import fcntl
 import functools
-import hashlib
 import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
 from typing import Final
 
+from tests.support.built_once import build_once
 from tests.support.markdown import ROOT, blocks, page
 
 _HERE: Final = ROOT / "tests" / "clients" / "browser"
-_BUILD: Final = _HERE / "build"  # no two builds at a time
-_STAMP: Final = _BUILD / "stamp"
+_BUILD: Final = _HERE / "build"
 _CONTRACT: Final = ROOT / "proto" / "contract.binpb"
 _GENERATED: Final = ("listings", "google/rpc", "buf")
 _BINARIES: Final = "node_modules/.bin"
@@ -50,27 +48,15 @@ def _documented() -> dict[str, str]:
 
 def _built() -> Path:
     """Return the directory of the scripts."""
-    with (_HERE / "build.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        content = _content()
-        if not _STAMP.exists() or _STAMP.read_text() != content:
-            _build()
-            _STAMP.write_text(content)
-    return _BUILD
-
-
-def _content() -> str:
-    """Return a hash of all that is built from."""
-    digest = hashlib.sha256(repr(_documented()).encode())
-    names = ("package-lock.json", "buf.gen.yaml", "tsconfig.json")
-    for source in (
+    names = (".npmrc", "package-lock.json", "buf.gen.yaml", "tsconfig.json")
+    sources = (
         Path(__file__),
         _CONTRACT,
         *(_HERE / name for name in names),
         *sorted(_HERE.glob("src/*")),
-    ):
-        digest.update(source.name.encode() + hashlib.sha256(source.read_bytes()).digest())
-    return digest.hexdigest()
+    )
+    build_once(_HERE, sources, _build, texts=repr(_documented()))
+    return _BUILD
 
 
 def _build() -> None:

@@ -3,18 +3,17 @@
 Each is built once for its sources and the contract, by the first of the processes that need it.
 """
 
-import fcntl
 import functools
-import hashlib
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from proto.generate import PROTO, own_protos, protoc
+from tests.support.built_once import build_once
 from tests.support.markdown import ROOT
 
 _SOURCES: Final = ROOT / "tests" / "clients"
@@ -22,9 +21,6 @@ _GO: Final = _SOURCES / "go"
 _NODE: Final = _SOURCES / "node"
 _GO_PACKAGE: Final = "listings/tests/clients/gen/listings/v1;listingsv1"
 _NODE_VERSION: Final = 20
-
-# Built for this content.
-_STAMP: Final = ".built"
 
 
 class Missing(Exception):
@@ -48,7 +44,8 @@ def _go() -> Sequence[str]:
     assert version is not None
     if shutil.which("go") is None:
         raise Missing(f"no go is on the PATH: install Go {version[1]} or later, https://go.dev/dl")
-    _build(_GO, [*_GO.glob("*.go"), _GO / "go.mod", _GO / "go.sum"], _build_go)
+    sources = [*sorted(_GO.glob("*.go")), _GO / "go.mod", _GO / "go.sum"]
+    build_once(_GO, [*_shared(), *sources], _build_go)
     return [str(_GO / "bin" / "clients")]
 
 
@@ -59,7 +56,8 @@ def _node() -> Sequence[str]:
     found = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True)
     if int(found.stdout.lstrip("v").partition(".")[0]) < _NODE_VERSION:
         raise Missing(f"node is {found.stdout.strip()}: {needed}")
-    _build(_NODE, [_NODE / "package.json", _NODE / "package-lock.json"], _build_node)
+    sources = [_NODE / name for name in (".npmrc", "package.json", "package-lock.json")]
+    build_once(_NODE, [*_shared(), *sources], _build_node)
     return ["node", str(_NODE / "main.js")]
 
 
@@ -90,20 +88,9 @@ def _build_node() -> None:
     )
 
 
-def _build(directory: Path, sources: Sequence[Path], build: Callable[[], None]) -> None:
-    """Build, unless it has been done for the present sources."""
-    stamp = directory / _STAMP
-    digest = hashlib.sha256()
-    inputs = [Path(__file__), *(PROTO / name for name in own_protos()), *sorted(sources)]
-    for path in inputs:
-        content = path.read_bytes()
-        digest.update(f"{path.name} {len(content)}\n".encode() + content)
-    with (directory / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not stamp.exists() or stamp.read_text() != digest.hexdigest():
-            stamp.unlink(missing_ok=True)
-            build()
-            stamp.write_text(digest.hexdigest())
+def _shared() -> Sequence[Path]:
+    """Return what each program is built from, besides its own sources."""
+    return [Path(__file__), *(PROTO / name for name in own_protos())]
 
 
 def _emptied(directory: Path) -> Path:
