@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from pypika import AliasedQuery, Parameter, PostgreSQLQuery, Table
 from pypika.functions import Coalesce
+from pypika.queries import Selectable
 from pypika.terms import Bracket, Criterion, ExistsCriterion, Term, ValueWrapper
 
 from persistence import dialect as pg
@@ -22,23 +23,24 @@ _Builder: TypeAlias = Any
 
 _orders = Table("orders")
 _events = Table("order_payment_events")
+_brought = Table("order_payment_events").as_("brought")
 _later = Table("order_payment_events").as_("later")
 _refused = Table("refused_payment_events")
 
-REFERENCES: Final = (
-    "payment_session_id",
-    "payment_intent_id",
-    "payment_transaction_id",
-    "payment_idempotency_key",
-)
+_COLUMNS: Final = [_orders[name] for name in Order._fields]
+
+_TRANSACTION: Final = "payment_transaction_id"
+_KEY: Final = "payment_idempotency_key"
+
+REFERENCES: Final = ("payment_session_id", "payment_intent_id", _TRANSACTION, _KEY)
 """The payment columns that an order can be found by."""
 
 MAX_CANDIDATES: Final = 20
 """How many orders the statement returns at most."""
 
-# How many events with the reference are read at most in each place: a reference such as
+# How many orders and events with the reference are read at most in each place: a reference such as
 # "undefined" may have come with every order of a shop.
-_MAX_EVENTS: Final = 1_000
+_MAX_ROWS: Final = 1_000
 
 
 @cache
@@ -58,51 +60,72 @@ def find_order(reference: str, *, by_provider: bool, scoped: bool = False) -> st
     numbers = count(2)
     provider = Parameter(f"${next(numbers)}") if by_provider else None
     storefronts = Parameter(f"${next(numbers)}") if scoped else None
-    had = _orders_of(_events, _introduced(reference))
+    had = _orders_of(_events, _leaves_behind(reference))
+    has = had if reference == _TRANSACTION else PostgreSQLQuery.from_(_orders).select(*_COLUMNS)
+    has = has.where(_orders[reference] == Parameter("$1"))
     refused = _orders_of(_refused, _refused[reference] == Parameter("$1"))
     refused = refused.where(_refused.written.negate())
     if provider is not None:
-        had = had.where(_is_introduced_by(reference, provider))
+        is_of_provider = _is_introduced_by(reference, provider)
+        has, had = (each.where(is_of_provider) for each in (has, had))
         given = Coalesce(_refused.payment_provider, _refused.order_payment_provider)
         refused = refused.where(normalized(given) == provider)
+    places = {"has": has, "had": had, "refused": refused}
     if storefronts is not None:
-        had, refused = (
-            each.where(_orders.storefront_id == pg.any_(storefronts)) for each in (had, refused)
-        )
-    places = {
-        "has": had.where(_orders[reference] == Parameter("$1")),
-        "had": had,
-        "refused": refused,
-    }
+        in_scope = _orders.storefront_id == pg.any_(storefronts)
+        places = {name: each.where(in_scope) for name, each in places.items()}
     return str(_first_of(places))
 
 
 def _orders_of(table: Table, condition: Criterion) -> _Builder:
     query: _Builder = PostgreSQLQuery.from_(table).join(_orders)
     query = query.on(_orders.id == table.order_id)
-    return query.where(condition).select(*(_orders[name] for name in Order._fields))
+    return query.where(condition).select(*_COLUMNS)
 
 
-def _introduced(reference: str) -> Criterion:
-    """Return whether an event of the history has brought ``$1``: the condition of an index."""
-    if reference == "payment_idempotency_key":
-        return _events.idempotency_key == Parameter("$1")
+def _leaves_behind(reference: str) -> Criterion:
+    """Return the condition of the events by which an order is found that had ``$1``.
+
+    It is that of an index. A session or intent is indexed with the events that replace or remove
+    it: the order that has it is found by an index of ``orders``, which has none of transactions.
+    """
+    if reference in (_TRANSACTION, _KEY):
+        return _introduces(_events, reference)
     before, after = _events[f"{reference}_before"], _events[f"{reference}_after"]
+    return (before == Parameter("$1")) & pg.is_distinct_from(after, before)
+
+
+def _introduces(event: Selectable, reference: str) -> Criterion:
+    """Return whether ``event``, of the history, has brought ``$1``."""
+    if reference == _KEY:
+        return event.idempotency_key == Parameter("$1")
+    before, after = event[f"{reference}_before"], event[f"{reference}_after"]
     return (after == Parameter("$1")) & pg.is_distinct_from(after, before)
 
 
 def _is_introduced_by(reference: str, provider: Term) -> Criterion:
+    """Return whether an event of ``provider`` has brought ``$1`` to the order."""
     later: _Builder = (
         PostgreSQLQuery.from_(_later)
         .select(_later.id)
-        .where(_later.order_id == _events.order_id)
-        .where(_later.id > _events.id)
+        .where(_later.order_id == _brought.order_id)
+        .where(_later.id > _brought.id)
         .where(_later[f"{reference}_after"] == Parameter("$1"))
         .where(normalized(_later.payment_provider_after) == provider)
     )
-    given = _events.payment_provider_after
+    given = _brought.payment_provider_after
     by_later = given.isnull() & ExistsCriterion(later)
-    return Bracket((normalized(given) == provider) | Bracket(by_later))
+    brought: _Builder = (
+        PostgreSQLQuery.from_(_brought)
+        .select(_brought.id)
+        .where(_brought.order_id == _orders.id)
+        .where(_introduces(_brought, reference))
+        .where(Bracket((normalized(given) == provider) | Bracket(by_later)))
+    )
+    # OFFSET 0, so that PostgreSQL looks at one order after the other, and stops at the limit. It
+    # would make a join of the EXISTS otherwise, and read the history of all orders for it. PyPika
+    # leaves out an offset that is a plain 0.
+    return ExistsCriterion(brought.offset(ValueWrapper(0)))
 
 
 def _first_of(places: dict[str, _Builder]) -> _Builder:
@@ -110,8 +133,8 @@ def _first_of(places: dict[str, _Builder]) -> _Builder:
     query: _Builder = PostgreSQLQuery
     every: Any = None
     names = list(places)
-    for number, (name, events) in enumerate(places.items()):
-        limited = events.limit(_MAX_EVENTS).as_("limited")
+    for number, (name, rows) in enumerate(places.items()):
+        limited = rows.limit(_MAX_ROWS).as_("limited")
         found: _Builder = PostgreSQLQuery.from_(limited)
         for before in names[:number]:
             # Not correlated: where it is false, PostgreSQL does not run the rest.

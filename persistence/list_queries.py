@@ -9,7 +9,7 @@ the best index for a status depends on how many orders have it.
 States are literals in the text, because PostgreSQL uses a partial index only where the text implies
 its condition. Orders whose state is null count by their word, and make up parts of their own: those
 whose payment has not begun, with the word "pending", and those that were changed by hand or by a
-worker of the version before, for which there is an index.
+worker of the version before, which are a range of the index of states.
 """
 
 from collections.abc import Iterator, Sequence
@@ -130,9 +130,11 @@ def list_orders(
         if scoped and not part.is_small:
             pages.append(_of_each_storefront(query))
         else:
-            pages.append(_List(query.where(_in_scope()) if scoped else query, _orders))
-    query, orders = pages[0] if len(pages) == 1 else _merged(pages)
-    return str(_newest(query, orders).select(*(orders.field(name) for name in OrderRecord._fields)))
+            query = query.where(_in_scope()) if scoped else query
+            pages.append(_List(query, _orders, part.is_unclassified))
+    whole = pages[0] if len(pages) == 1 else _merged(pages)
+    columns = (whole.orders.field(name) for name in OrderRecord._fields)
+    return str(_newest(whole).select(*columns))
 
 
 class _List(NamedTuple):
@@ -143,12 +145,15 @@ class _List(NamedTuple):
 
     query: _Builder
     orders: Table
+    is_unclassified: bool = False
 
 
 def _of_each_storefront(orders: _Builder) -> _List:
     """Return the newest of ``orders`` of each storefront in the array ``:storefronts``."""
     pages = page_of_each_storefront(
-        lambda storefront: _newest(orders.where(_orders.storefront_id == storefront)).select("*")
+        lambda storefront: _newest(
+            _List(orders.where(_orders.storefront_id == storefront), _orders)
+        ).select("*")
     )
     return _List(pages, Table("page"))
 
@@ -156,15 +161,21 @@ def _of_each_storefront(orders: _Builder) -> _List:
 def _merged(lists: Sequence[_List]) -> _List:
     """Return the orders of ``lists``, which have none in common."""
     # All columns, since the text would have each of them for each list.
-    pages = [_newest(query, orders).select(orders.star) for query, orders in lists]
+    pages = [_newest(each).select(each.orders.star) for each in lists]
     union = pages[0]
     for page in pages[1:]:
         union = union.union_all(page)
     return _List(PostgreSQLQuery.from_(union.as_("merged")), Table("merged"))
 
 
-def _newest(query: _Builder, of: Table = _orders) -> _Builder:
-    return query.orderby(of.created_at, of.id, order=Order.desc).limit(_LIMIT)
+def _newest(orders: _List) -> _Builder:
+    columns = ["created_at", "id"]
+    if orders.is_unclassified:
+        # All are null. But PostgreSQL reads an index in its order only where that has each column
+        # which has no fixed value by an equality.
+        columns.insert(0, "payment_state")
+    by = (orders.orders.field(name) for name in columns)
+    return orders.query.orderby(*by, order=Order.desc).limit(_LIMIT)
 
 
 def _in_scope() -> Criterion:

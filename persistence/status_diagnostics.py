@@ -18,8 +18,7 @@ _MAX_NAMED: Final = 5  # words in a message
 _MAX_COUNTED: Final = 10_000
 """Orders of each kind that are looked at, the newest first."""
 
-# Each half has an index of its own, of which it reads the end.
-_UNCLEAR: Final = """
+UNCLEAR: Final = """
     SELECT true, payment_status, count(*) FROM (
         SELECT payment_status FROM orders WHERE payment_state = 1
         ORDER BY created_at DESC LIMIT $1
@@ -28,8 +27,13 @@ _UNCLEAR: Final = """
     SELECT false, payment_status, count(*) FROM (
         SELECT payment_status FROM orders
         WHERE payment_state IS NULL AND payment_status <> 'pending'
-        ORDER BY created_at DESC LIMIT $1
+        ORDER BY payment_state DESC, created_at DESC LIMIT $1
     ) unclassified GROUP BY payment_status
+"""
+"""The SELECT of the words of orders that are UNKNOWN, or not classified, with how often they occur.
+
+Each half reads the end of a range of the index of states. PostgreSQL knows the order of the second
+only by all columns of the index.
 """
 
 _SESSIONS: Final = """
@@ -63,7 +67,7 @@ async def check_unknown_words(connection: Connection, words: StatusWords) -> str
     }
     unknown: Counter[str] = Counter()
     known: Counter[str] = Counter()
-    for is_unknown, word, number in await connection.fetch(_UNCLEAR, _MAX_COUNTED):
+    for is_unknown, word, number in await connection.fetch(UNCLEAR, _MAX_COUNTED):
         if words.meaning(word) == UNKNOWN:
             if normalized(word) not in deliberate:
                 unknown[word] += number

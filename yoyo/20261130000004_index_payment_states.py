@@ -22,14 +22,11 @@ _INDEXES = {
         " WHERE payment_provider IS NOT NULL AND (payment_state IS NULL OR payment_state < 6)"
     ),
     # Neither paid, as most are, nor pending in the usual word, whose index is that of the words.
+    # A null state is that of an order changed by hand since, or by a worker of the version before.
     "idx_orders_payment_state_created": (
-        "INDEX {} ON orders (payment_state, created_at, id) WHERE payment_state NOT IN (2, 9)"
-        " OR (payment_state = 2 AND payment_status <> 'pending')"
-    ),
-    # Changed by hand since, or by a worker of the version before.
-    "idx_orders_unclassified": (
-        "INDEX {} ON orders (created_at, id)"
-        " WHERE payment_state IS NULL AND payment_status <> 'pending'"
+        "INDEX {} ON orders (payment_state, created_at, id)"
+        " WHERE (payment_state IS NULL OR payment_state <> 9)"
+        " AND (payment_status <> 'pending' OR payment_state <> 2)"
     ),
     "idx_orders_amounts_disagree": (
         "INDEX {} ON orders (created_at, id)"
