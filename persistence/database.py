@@ -221,7 +221,10 @@ class Database:
 
     async def _run_once(self, statement: _Statement, on_cancel: OnCancel) -> Any:
         self._running += 1
-        connection = self._databases.connection()
+        # Works around databases, where Database.connection() is the task's until it is released.
+        # After a cancel that is later, and after a failure never: the task's next statement would
+        # get it. It also takes 6 us to find out which task that is.
+        connection = databases.core.Connection(self._databases, self._databases._backend)
         try:
             await connection.__aenter__()
         except BaseException as error:
@@ -229,9 +232,6 @@ class Database:
             if isinstance(error, Exception):
                 raise errors.DatabaseUnreachable("the database cannot be reached") from error
             raise
-        # Works around databases, where a connection is the task's until it is released. After a
-        # cancel that is later, and after a failure never: the task's next statement would get it.
-        self._databases._connection = None
         # databases types its raw connection as Any.
         raw: asyncpg.Connection[asyncpg.Record] = connection.raw_connection
         try:

@@ -82,7 +82,7 @@ async def test_a_record_of_databases_unpacks_to_its_columns_names(database_url: 
 
 
 async def test_databases_gives_a_task_the_connection_that_it_has(database_url: str) -> None:
-    """database.py: a statement's connection is taken from its task."""
+    """database.py: a statement has a connection of its own."""
     async with database(database_url) as plain, plain.connection() as taken:
         assert plain.connection() is taken
 
