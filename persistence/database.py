@@ -26,6 +26,7 @@ import databases
 from persistence import errors
 from persistence.dsn import asyncpg_dsn
 from persistence.error_mapping import is_rejection, persistence_error
+from persistence.time_limit import TimeLimit
 
 _RETRY_DELAYS: Final = (0.01, 0.02, 0.04, 0.08)
 """Seconds, at most, before a statement is repeated after a conflict with another transaction.
@@ -194,30 +195,25 @@ class Database:
         connection, and again should the statement have to be prepared anew. Raises RolledBack when
         PostgreSQL rejects one of the statements, which is not repeated; otherwise as ``fetchrow``.
         """
-        try:
-            async with asyncio.timeout(self._statement_timeout):
+        with TimeLimit(self._statement_timeout):
+            try:
                 rows: list[_Row] = await self._run_once(
                     lambda connection: _fetchmany(connection.raw_connection, sql, args), on_cancel
                 )
-                return rows
-        except TimeoutError as error:
-            raise errors.DatabaseTimeout() from error
-        except errors.PersistenceError as error:
-            if is_rejection(error.__cause__):
-                raise errors.RolledBack("one of the statements was rejected") from error
-            raise
+            except errors.PersistenceError as error:
+                if is_rejection(error.__cause__):
+                    raise errors.RolledBack("one of the statements was rejected") from error
+                raise
+            return rows
 
     async def _run(self, statement: _Statement, on_cancel: OnCancel = _ignore) -> Any:
-        try:
-            async with asyncio.timeout(self._statement_timeout):
-                for delay in _RETRY_DELAYS:
-                    try:
-                        return await self._run_once(statement, on_cancel)
-                    except errors.TransactionConflict:
-                        await asyncio.sleep(random.uniform(0, delay))  # noqa: S311
-                return await self._run_once(statement, on_cancel)
-        except TimeoutError as error:
-            raise errors.DatabaseTimeout() from error
+        with TimeLimit(self._statement_timeout):
+            for delay in _RETRY_DELAYS:
+                try:
+                    return await self._run_once(statement, on_cancel)
+                except errors.TransactionConflict:
+                    await asyncio.sleep(random.uniform(0, delay))  # noqa: S311
+            return await self._run_once(statement, on_cancel)
 
     async def _run_once(self, statement: _Statement, on_cancel: OnCancel) -> Any:
         self._running += 1

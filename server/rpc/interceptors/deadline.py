@@ -4,11 +4,10 @@ connectrpc enforces the caller's own deadline, by grpc-timeout or Connect-Timeou
 cancels the handler's task, which cancels the statement in PostgreSQL.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-from persistence.errors import DatabaseTimeout
+from persistence.time_limit import TimeLimit
 from server.rpc.interceptors.base import Context, Request, Response, StreamNext, UnaryNext
 
 
@@ -26,11 +25,8 @@ class DeadlineInterceptor:
         ctx: Context,
     ) -> Response:
         """Hand ``request`` on. Raises DatabaseTimeout: a handler waits for nothing else."""
-        try:
-            async with asyncio.timeout(self._seconds):
-                return await call_next(request, ctx)
-        except TimeoutError as error:
-            raise DatabaseTimeout() from error
+        with TimeLimit(self._seconds):
+            return await call_next(request, ctx)
 
     async def intercept_server_stream(
         self,
@@ -41,12 +37,10 @@ class DeadlineInterceptor:
         """Hand ``request`` on. Raises DatabaseTimeout, when no message comes in time."""
         async with aclosing(call_next(request, ctx)) as responses:
             try:
-                async with asyncio.timeout(self._seconds):
+                with TimeLimit(self._seconds):
                     first = await anext(responses)
             except StopAsyncIteration:
                 return
-            except TimeoutError as error:
-                raise DatabaseTimeout() from error
             yield first
             async for response in responses:
                 yield response
