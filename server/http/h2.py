@@ -63,8 +63,11 @@ _PSEUDO_FIELDS = len(":method:schemehttp:path:authority") - len("host") + 3 * _F
 # choice. Works around zttp, which answers PINGs but has no call to send one.
 PING_FRAME = b"\x00\x00\x08\x06\x00" + bytes(4) + bytes(8)
 
+# Events that are of no stream, or that zttp acts upon alone.
+_OF_CONNECTION = frozenset((zttp.Ping, zttp.Settings, zttp.WindowUpdate, zttp.GoAway))
+
 # Events that cost a client a part of its budget: all that begin, end or reset no request.
-_BUDGETED = (zttp.Ping, zttp.Settings, zttp.WindowUpdate, zttp.GoAway, zttp.Data)
+_BUDGETED = _OF_CONNECTION | {zttp.Data}
 
 # Phases of a connection. Plain integers, because every frame is compared with them, and a member of
 # an Enum takes ten times as long to look up.
@@ -112,17 +115,18 @@ class H2Protocol(FlowControlledH2Protocol):
         next_event = self.conn.next_event
         event = next_event()
         while event is not zttp.NEED_DATA:
-            if isinstance(event, zttp.Ping):
-                if event.ack and self.phase == GOING_AWAY:
-                    self.send_final_goaway()
-            elif isinstance(event, zttp.GoAway):
-                # Works around uvicorn, which closes an idle connection at once.
-                self.send_initial_goaway()
-            elif not isinstance(event, zttp.Settings | zttp.WindowUpdate):
+            kind = type(event)
+            if kind not in _OF_CONNECTION:
                 yield event
                 if self.phase == IGNORING:
                     return
-            if isinstance(event, _BUDGETED) and not self.frame_budget.spend():
+            elif isinstance(event, zttp.Ping):
+                if event.ack and self.phase == GOING_AWAY:
+                    self.send_final_goaway()
+            elif kind is zttp.GoAway:
+                # Works around uvicorn, which closes an idle connection at once.
+                self.send_initial_goaway()
+            if kind in _BUDGETED and not self.frame_budget.spend():
                 self.end_flood()
                 return
             event = next_event()
