@@ -71,6 +71,14 @@ class FlowControlledH2Protocol(ZttpH2Protocol):
         super().connection_lost(exc)
         self.input_received.set()
 
+    def resume_reading_if_idle(self) -> None:
+        """Read on, unless an exchange has too much that is not consumed.
+
+        uvicorn looks at every exchange for that, at the end of each.
+        """
+        if self.flow.read_paused:
+            super().resume_reading_if_idle()
+
     def run_application(self, request: zttp.Request) -> None:
         """Begin an exchange for a new stream: the ``answer`` hook's, or the application's."""
         if self.answer is not None and (exchange := self.answer(self, request)) is not None:

@@ -54,6 +54,10 @@ class JoinedWrites:
         self.flush()
         self._transport.close()
 
+    def is_closing(self) -> bool:
+        """Return whether the transport is closed, or about to be."""
+        return self._transport.is_closing()
+
     def __getattr__(self, name: str) -> Any:
         """Return what the other transport has."""
         return getattr(self._transport, name)

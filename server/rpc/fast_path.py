@@ -194,8 +194,7 @@ class FastPathCall:
         """
         self._received += self.body
         self.body = bytearray()
-        if self._connection.flow.read_paused:
-            self._connection.resume_reading_if_idle()
+        self._connection.resume_reading_if_idle()
 
     def _begin(self) -> None:
         # Counted before the task starts: the same read may bring more calls.
