@@ -127,7 +127,7 @@ class FastPath:
         if (
             headers.get("content-type") not in _CONTENT_TYPES
             or headers.get("te") != "trailers"
-            or headers.get("grpc-encoding", "identity") != "identity"
+            or ("grpc-encoding" in headers and headers["grpc-encoding"] != "identity")
         ):
             return None
         return FastPathCall(self, connection, event, endpoint, context)
