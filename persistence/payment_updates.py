@@ -108,23 +108,17 @@ class _KeyUsed(Exception):
     """A unique index has the key of the request."""
 
 
-class _Known(NamedTuple):
-    """What follows from the meaning of a status alone, for the statement."""
-
-    refusals: bytes
-    targets: PaymentState | bytes | None
-    is_fixed: bool
-    is_reversal: bool
-
-
 @cache
-def _known(meaning: Meaning | None) -> _Known:
-    fixed = None if meaning is None else decision.fixed_state(meaning)
-    return _Known(
-        decision.refusals(meaning),
-        None if meaning is None else fixed or decision.targets(meaning),
-        fixed is not None,
-        meaning is not None and meaning.reverses is not None,
+def _rules(meaning: Meaning | None, *, is_guarded: bool) -> Rules:
+    """Return the rules for a first try, of any version of the order."""
+    targets: PaymentState | bytes | None = None
+    if meaning is not None:
+        targets = decision.fixed_state(meaning) or decision.targets(meaning)
+    return Rules(
+        decision.refusals(meaning) if is_guarded else decision.NO_REFUSALS,
+        targets,
+        is_reversal=meaning is not None and meaning.reverses is not None,
+        version=None,
     )
 
 
@@ -145,6 +139,7 @@ class PaymentUpdates:
         self._get_order = get_order
         self._words = words
         self._guard = guard
+        self._first_try = _Try(guarded=guard is not Guard.OFF)
         self._batcher = batcher
         self._keys = IdempotencyKeys(database)
         self._refused = RefusedEvents(database)
@@ -160,7 +155,7 @@ class PaymentUpdates:
         """
         request = self._request(order_id, update, origin, storefronts)
         version = None if update.etag is None else version_of(update.etag)
-        how = _Try(self._guard is not Guard.OFF, version)
+        how = self._first_try if version is None else self._first_try._replace(version=version)
         for _ in range(_MAX_TRIES):
             try:
                 row = await self._run(request, how)
@@ -199,19 +194,14 @@ class PaymentUpdates:
 
     async def _run(self, request: _Request, how: _Try) -> Sequence[Any] | None:
         """Run the UPDATE and return its row, if any. Raises _KeyUsed or a PersistenceError."""
-        update, meaning = request.update, request.meaning
+        update = request.update
         scope = queries.scope_args(request.storefronts)
         is_rich = how.is_second or update[_TEXTS:] != _NOTHING_RICH
-        known = _known(meaning)
-        shape = Shape(request.columns, is_rich, bool(scope), known.is_fixed, how.is_second)
-        is_guarded = how.guarded and update.override_reason is None
-        rules = Rules(
-            known.refusals if is_guarded else decision.NO_REFUSALS,
-            known.targets,
-            known.is_reversal,
-            how.version,
-            self._second(how),
-        )
+        rules = _rules(request.meaning, is_guarded=how.guarded and update.override_reason is None)
+        if how.version is not None or how.is_second:
+            rules = rules._replace(version=how.version, second=self._second(how))
+        has_fixed_state = isinstance(rules.targets, PaymentState)
+        shape = Shape(request.columns, is_rich, bool(scope), has_fixed_state, how.is_second)
         details = _details(update) if is_rich else {}
         recorded = Recorded(
             request.origin.request_id,
@@ -265,9 +255,8 @@ class PaymentUpdates:
             raise IdempotencyKeyReused(request.order_id, used_for=use.order_id)
         if order is None:
             raise OrderNotFound(request.order_id)
-        how = _Try(
-            self._guard is not Guard.OFF,
-            _expected_version(request, order),
+        how = self._first_try._replace(
+            version=_expected_version(request, order),
             is_second=True,
             is_further_use=use.order_id is not None,
         )
