@@ -118,8 +118,7 @@ class H1Protocol(ZttpProtocol):
         if self.cycle is not cycle:
             self._expected = _content_length(self.cycle) if end >= 0 else None
             self._head = b""
-        if rest:
-            self.data_received(rest)
+        self._receive_rest(rest)
 
     def _receive_body(self, data: bytes) -> None:
         """Act upon ``data``, with which a body goes on, and with what follows the body."""
@@ -128,8 +127,19 @@ class H1Protocol(ZttpProtocol):
             data, rest = data[: self._expected], data[self._expected :]
             self._expected -= len(data)
         super().data_received(data)
-        if rest:
-            self.data_received(rest)
+        self._receive_rest(rest)
+
+    def _receive_rest(self, data: bytes) -> None:
+        """Act upon what came in the same read as the end of a head or body.
+
+        While the request is answered, that may be more than ``max_read_ahead``, but no read more.
+        """
+        if not data:
+            return
+        if self._is_answering() and not self._is_ending:
+            self._read_ahead += data
+        else:
+            self.data_received(data)
 
     def handle_events(self, event: zttp.Event) -> None:
         """Act upon what zttp has parsed."""
@@ -286,8 +296,9 @@ class H1Protocol(ZttpProtocol):
     def _discard_body(self, data: bytes) -> None:
         cycle = self.cycle
         self._receive_body(data)
-        if self.cycle is cycle and not cycle.more_body and self.timeout_keep_alive_task is None:
-            # Works around uvicorn, which sets no keep-alive timer here: the connection is idle.
+        is_idle = self._is_between_requests() and self._head in (b"", b"\r")
+        if self.cycle is cycle and is_idle and self.timeout_keep_alive_task is None:
+            # Works around uvicorn, which sets no keep-alive timer here.
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )

@@ -288,6 +288,34 @@ def test_pipelined_requests_may_exceed_max_read_ahead_in_all() -> None:
     run(test())
 
 
+def test_what_comes_in_one_read_may_exceed_max_read_ahead() -> None:
+    """The limit applies to further reads: of this one, the first request is on its way already."""
+
+    async def test() -> None:
+        async with serving(max_read_ahead=100) as served, connected(served) as (reader, writer):
+            writer.write((HEAD + BODY) * 8)
+            for _ in range(8):
+                await reader.readuntil(b"0\r\n\r\n")
+        assert served.app.started == {b"1": 8}
+
+    run(test())
+
+
+def test_a_head_that_begins_behind_an_answered_request_is_limited() -> None:
+    async def test() -> None:
+        async with (
+            serving(check_interval=0.1, request_timeout=0.3, keep_alive=30) as served,
+            connected(served) as (reader, writer),
+            asyncio.timeout(5),
+        ):
+            writer.write(HEAD.replace(ECHO, EARLY) + BODY[:1])
+            assert b"200 OK" in await reader.readuntil(b"0\r\n\r\n")
+            writer.write(BODY[1:] + HEAD[:10])
+            assert b"408" in await reader.read()
+
+    run(test())
+
+
 def test_a_path_that_is_not_ascii_over_http_1(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         async with serving() as served, connected(served) as (reader, writer):
