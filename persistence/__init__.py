@@ -27,6 +27,7 @@ SQL, by PyPika:
 The database:
 
 ``database``, ``error_mapping``       the connection pool; errors of asyncpg by SQLSTATE
+``time_limit``                        how long a statement, or a call, may take
 ``dsn``, ``session_names``            URLs; what sessions show in pg_stat_activity
 ``health_probe``                      whether the database answers
 ``state_log``                         log entries of what begins and ends

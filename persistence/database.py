@@ -314,6 +314,7 @@ async def _end_cancelled(connection: "asyncpg.Connection[asyncpg.Record]") -> No
     """
     # asyncpg first waits until PostgreSQL confirms the cancel.
     ending = asyncio.create_task(_end_transaction(connection))
+    ending.add_done_callback(_retrieve)
     delay = _CANCEL_AGAIN_AFTER
     while not (await asyncio.wait([ending], timeout=delay))[0]:
         await _cancel_again(connection)
@@ -325,12 +326,18 @@ async def _end_cancelled(connection: "asyncpg.Connection[asyncpg.Record]") -> No
 async def _cancel_again(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     """Send a cancel once more. Returns when PostgreSQL has signalled the session's process.
 
-    Hence it cannot meet a statement that is sent later. If it is not sent within
-    ``command_timeout``, asyncpg terminates the connection.
+    Hence it does not meet a statement that is sent later. If it is not sent within
+    ``command_timeout``, asyncpg terminates the connection. The wait is for the task and not for the
+    future, which asyncpg may leave as it is when it has lost the connection.
     """
     sent = asyncio.get_running_loop().create_future()
-    connection._cancel_current_command(sent)
-    await sent
+    await asyncio.wait([asyncio.create_task(connection._cancel(sent))])
+
+
+def _retrieve(task: "asyncio.Task[None]") -> None:
+    """Retrieve the exception of ``task``, which asyncio would log otherwise."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _dict(values: Mapping[str, object] | None) -> dict[str, object] | None:

@@ -3,6 +3,10 @@
 One statement looks in three places, each only where the one before has nothing: orders that have
 the reference now, orders that had it, and orders for which an event with it was refused. Each is
 reached through an index of the reference.
+
+A session or an intent that an order had is found by the event that replaced it. Where no event has,
+as when the row was deleted and restored, or changed with triggers disabled, the order has it no
+longer and is not found by it.
 """
 
 from functools import cache
@@ -38,8 +42,8 @@ REFERENCES: Final = ("payment_session_id", "payment_intent_id", _TRANSACTION, _K
 MAX_CANDIDATES: Final = 20
 """How many orders the statement returns at most."""
 
-# How many orders and events with the reference are read at most in each place: a reference such as
-# "undefined" may have come with every order of a shop.
+# How many orders or events are taken at most in each place: a reference such as "undefined" may
+# have come with every order of a shop.
 _MAX_ROWS: Final = 1_000
 
 

@@ -171,7 +171,7 @@ async def test_a_cancel_that_postgresql_ignores_is_sent_again(
                 process.resume()
             await eventually_async(lambda: database.in_use == 0, seconds=5)
         for _ in range(10):
-            await run(database, "SELECT 1")  # is not cancelled in its place
+            await run(database, "SELECT 1")
     assert orders.row(order_id) == before
 
 
