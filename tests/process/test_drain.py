@@ -152,7 +152,7 @@ def test_connections_in_the_backlog_are_served(
         for process in stopped:
             process.resume()
         assert b"200 OK" in clients[2].recv(65536)
-        time.sleep(0.5)  # By now the drain has reached the other connections.
+        time.sleep(0.1)  # By now the drain has reached the other connections.
         late.sendall(request_bytes(order_id))
         for client in [*clients[3:], late]:
             assert b"200 OK" in client.recv(65536)

@@ -71,6 +71,7 @@ async def test_two_thousand_watches_come_back_at_once(database_url: str, tmp_pat
         "queue_size": "10",
         "max_watches_per_caller": "0",
         "statement_timeout": "60",
+        "watch_heartbeat": "0",
     }
     with (
         service.running(database_url, tmp_path / "log", **settings) as running,

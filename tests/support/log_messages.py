@@ -38,7 +38,8 @@ def _of(module: ast.Module) -> Iterator[str]:
             and node.func.attr in _METHODS
             and "log" in ast.unparse(node.func.value)
         ):
-            for argument in node.args[:2]:
+            number = 1 if node.func.attr == "log" else 0
+            for argument in node.args[number : number + 1]:
                 yield from _texts(argument, texts)
 
 
