@@ -20,10 +20,18 @@ settings.load_profile("listings")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --pgbouncer, which runs the whole suite behind a pooler."""
+    """Add --pgbouncer, which runs the tests behind a pooler."""
     parser.addoption(
         "--pgbouncer", action="store_true", help="test through PgBouncer in transaction mode"
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Behind a pooler, keep one protocol of each test: all make the same statements."""
+    if config.option.pgbouncer:
+        others = {*CALLERS, *READERS} - {"grpcio"}
+        config.hook.pytest_deselected(items=[each for each in items if others & _texts(each)])
+        items[:] = [each for each in items if not others & _texts(each)]
 
 
 @pytest.hookimpl(tryfirst=True)  # before the workers of a parallel run start
@@ -50,6 +58,12 @@ def pytest_unconfigure() -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """Two workers a processor: tests spend half of their time waiting."""
     return 2 * len(os.sched_getaffinity(0))
+
+
+def _texts(item: pytest.Item) -> set[str]:
+    """Return the parameters of a test that are texts."""
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return {each for each in parameters if isinstance(each, str)}
 
 
 def _is_worker(config: pytest.Config) -> bool:
