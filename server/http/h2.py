@@ -18,9 +18,9 @@ Hence the graceful shutdown of RFC 9113, section 6.8:
    stream) rejects next to nothing: clients may let an answer overtake a stream that they have
    begun. A later stream gets RST_STREAM(REFUSED_STREAM) and never reaches the application, so that
    the client may send it again safely (section 8.7). A client that does not answer the PING is
-   given ``goaway_timeout`` seconds.
+   given ``ping_timeout`` seconds, and ``goaway_timeout`` while the server drains.
 3. *Close*: when the last stream has ended and its last byte has been sent, the client is expected
-   to close. Only after another ``goaway_timeout`` seconds does the server: closing a socket at
+   to close. Only after ``goaway_timeout`` seconds does the server: closing a socket at
    which data is still arriving makes the kernel send a TCP reset, which can destroy the last
    responses on their way.
 
@@ -29,8 +29,8 @@ again; and every connection when the server drains, where uvicorn itself would a
 with 503 or drop them.
 
 A connection that waits for the rest of a frame or of a header list (``h2_frames``) ends the same
-way, after ``h2_frame_timeout``. A client that sends too many frames besides requests is cut off:
-see ``server.http.h2_flood``.
+way, after ``h2_frame_timeout``, with ``goaway_timeout`` seconds for the PING. A client that sends
+too many frames besides requests is cut off: see ``server.http.h2_flood``.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ class H2Protocol(FlowControlledH2Protocol):
         self.reject = reject
         self.phase = SERVING
         self.phase_timer: asyncio.TimerHandle | None = None
+        self.ping_timeout = self.limits.ping_timeout
         # Works around zttp, which ends a connection at its 4,097th stream or 257th reset.
         self.next_phase_at = nth_stream_id(self.limits.goaway_after_streams)
         self.resets = 0
@@ -218,7 +219,11 @@ class H2Protocol(FlowControlledH2Protocol):
 
         Works around uvicorn, which sends one GOAWAY and answers new streams with 503.
         """
-        self.send_initial_goaway()
+        self.ping_timeout = self.limits.goaway_timeout
+        if self.phase == GOING_AWAY:
+            self._await_ping()
+        else:
+            self.send_initial_goaway()
 
     def timeout_keep_alive_handler(self) -> None:
         """End an idle connection; a call may be on its way at this very moment.
@@ -227,8 +232,10 @@ class H2Protocol(FlowControlledH2Protocol):
         """
         if self.phase == REFUSING:
             self.transport.close()
-        else:
-            self.send_initial_goaway()
+            return
+        if self.incomplete is not None:  # an answer to the PING cannot come in the midst of a frame
+            self.ping_timeout = self.limits.goaway_timeout
+        self.send_initial_goaway()
 
     def send_initial_goaway(self) -> None:
         """Ask for no more streams, and serve those that still come."""
@@ -239,7 +246,11 @@ class H2Protocol(FlowControlledH2Protocol):
         self.conn.close(NO_ERROR, MAX_STREAM_ID)
         self.flush()
         self.transport.write(PING_FRAME)
-        self.phase_timer = self.loop.call_later(self.limits.goaway_timeout, self.send_final_goaway)
+        self._await_ping()
+
+    def _await_ping(self) -> None:
+        self._cancel_phase_timer()
+        self.phase_timer = self.loop.call_later(self.ping_timeout, self.send_final_goaway)
 
     def send_final_goaway(self) -> None:
         """Name the last stream that is served, refuse later ones, and close when all have ended."""

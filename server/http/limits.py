@@ -72,9 +72,12 @@ class Limits:
     announces 64 KiB to clients, and ends the connection of a longer one with the calls of all its
     streams."""
 
+    ping_timeout: float = 10.0
+    """For a client to answer the PING after the first GOAWAY. Long: until then the client may not
+    have read the GOAWAY, and the streams that it opens are served."""
     goaway_timeout: float = 1.0
-    """For a client to answer the PING after the first GOAWAY, and again to close the connection
-    after its last stream."""
+    """For a client to close the connection after its last stream. Also in place of
+    ``ping_timeout``, while the server drains, or where ``h2_frame_timeout`` ends the connection."""
 
     # Streams of a connection, out of zttp's 4,096, and resets, out of its 256. A client that obeys
     # a GOAWAY opens at most 128 streams after it (zttp's MAX_CONCURRENT_STREAMS: to open more it

@@ -122,13 +122,51 @@ def test_a_header_list_that_is_too_large_ends_its_stream_only(size: int) -> None
 def test_the_final_goaway_does_not_wait_for_a_ping_that_is_not_answered() -> None:
     async def test() -> None:
         async with (
-            serving(goaway_after_streams=1, goaway_timeout=0.1) as served,
+            serving(goaway_after_streams=1, ping_timeout=0.1, goaway_timeout=0.1) as served,
             Peer.connected(served) as peer,
         ):
             peer.call(1)
             await peer.answer(1)
             assert await peer.final_goaway() == 1
             await peer.end()
+
+    run(test())
+
+
+def test_a_client_that_answers_the_ping_late_loses_no_stream() -> None:
+    """As on a loaded machine. It has not read the initial GOAWAY, and goes on as before."""
+
+    async def test() -> None:
+        async with (
+            serving(goaway_after_streams=1, goaway_timeout=0.02) as served,
+            Peer.connected(served) as peer,
+        ):
+            peer.call(1)
+            await peer.initial_goaway()
+            last, ends = 1, asyncio.get_running_loop().time() + 0.3
+            while asyncio.get_running_loop().time() < ends:
+                last += 2
+                peer.call(last)
+                await peer.answer(last)
+                await asyncio.sleep(0.005)
+            peer.answer_ping()
+            assert await peer.final_goaway() == last
+
+    run(test())
+
+
+def test_while_the_server_drains_a_ping_has_less_time() -> None:
+    """Also one that was sent before."""
+
+    async def test() -> None:
+        async with (
+            serving(goaway_after_streams=1, ping_timeout=60, goaway_timeout=0.1) as served,
+            Peer.connected(served) as peer,
+        ):
+            peer.call(1)
+            await peer.initial_goaway()
+            await served.stop()
+            assert await peer.final_goaway() == 1
 
     run(test())
 
@@ -204,6 +242,8 @@ def test_a_response_that_waits_for_the_clients_window_is_in_flight() -> None:
             Peer.connected(served, SMALL_WINDOW) as peer,
         ):
             peer.call(1)
+            await peer.until(lambda: peer.pings)
+            peer.answer_ping()
             await peer.until(lambda: peer.messages)
             assert await peer.final_goaway() == 1
             # Longer than goaway_timeout, after which an idle connection is closed.
@@ -222,6 +262,8 @@ def test_a_response_does_not_wait_longer_than_the_idle_timeout() -> None:
             Peer.connected(served, SMALL_WINDOW) as peer,
         ):
             peer.call(1)
+            await peer.until(lambda: peer.pings)
+            peer.answer_ping()
             assert await peer.final_goaway() == 1
             await peer.end()
             assert 1 not in peer.answered
@@ -261,8 +303,8 @@ def test_a_stream_that_crosses_the_goaway_of_a_shutdown_is_served() -> None:
 @pytest.mark.parametrize("obeys", [True, False])
 def test_an_idle_connection_does_not_keep_the_server_from_stopping(obeys: bool) -> None:
     async def test() -> None:
-        goaway_timeout = 60.0 if obeys else 0.1
-        async with serving(goaway_timeout=goaway_timeout) as served, Peer.connected(served) as peer:
+        timeout = 60.0 if obeys else 0.1
+        async with serving(goaway_timeout=timeout) as served, Peer.connected(served) as peer:
             peer.call(1)
             await peer.answer(1)
             await served.stop()
