@@ -12,13 +12,12 @@ from hypothesis import HealthCheck, example, given, settings
 
 from persistence import errors
 from persistence.history import PaymentHistory
-from persistence.models import PAYMENT_COLUMNS, Origin, PaymentEvent
+from persistence.models import Origin
 from persistence.orders import OrderRepository
-from persistence.payment_states import PaymentState
 from persistence.payment_updates import Guard as ServiceGuard
-from tests.support import by_model, databases, on_record
+from tests.support import by_model, databases, in_history, on_record
 from tests.support.orders import Orders
-from tests.support.payment_model import Order, Request
+from tests.support.payment_model import Request
 from tests.support.payment_shop import (
     ETAG_MISMATCH,
     NOT_FOUND,
@@ -26,10 +25,9 @@ from tests.support.payment_shop import (
     REPLAYED,
     Guard,
     Shop,
-    Taken,
     tells_of_money,
 )
-from tests.support.payment_words import State, plain
+from tests.support.payment_words import plain
 from tests.support.payments_given import (
     CURRENT,
     NAMES,
@@ -43,7 +41,6 @@ from tests.support.payments_given import (
 
 RULES: Final = by_model.rules()
 MISSING: Final = NAMES[-1]
-AMOUNTS: Final = ("captured_amount", "refunded_amount")
 
 _PAID: Final = Request("paid", "allsecure", "s1", "i1")
 SHADOWED: Final = [
@@ -166,7 +163,7 @@ class Life:
             self.shop = next(
                 shop
                 for shop in self.after_cancelling(call, request)
-                if self.is_so(shop) and ledger == _ledger(shop)
+                if self.is_so(shop) and ledger == in_history.in_model(shop)
             )
             self.check(before)
             await self.call(call, None)
@@ -203,7 +200,7 @@ class Life:
             (None, len(self.shop.refused)), itertools.permutations(ended)
         ):
             shop = replace(self.shop.copy(), seen=seen)
-            if _explains(shop, turns) and self.is_so(shop) and ledger == _ledger(shop):
+            if _explains(shop, turns) and self.is_so(shop) and ledger == in_history.in_model(shop):
                 self.shop = replace(shop, seen=None)
                 break
         else:
@@ -303,15 +300,15 @@ class Life:
         return last.before.payment_state != last.after.payment_state
 
     async def ledger(self) -> dict[str, list[tuple[object, ...]]]:
-        """Return the history of each order, as ``_ledger`` does."""
+        """Return the history of each order, as ``in_history.in_model`` does."""
         events = self.system.history.list_events
         return {
-            name: [_event(each) for each in await events(self.ids[name], 1_000)]
+            name: [in_history.entry(each) for each in await events(self.ids[name], 1_000)]
             for name in self.shop.orders
         }
 
     async def check_history(self) -> None:
-        assert await self.ledger() == _ledger(self.shop)
+        assert await self.ledger() == in_history.in_model(self.shop)
 
     def check_money(self) -> None:
         """Check that each word that tells of money is in the history, or among the refused."""
@@ -354,50 +351,3 @@ def _explains(shop: Shop, turns: tuple[Answered, ...]) -> bool:
 
 def _etag(row: Mapping[str, Any]) -> str:
     return f"{int(row['payment_version'] or 0):x}"
-
-
-def _ledger(shop: Shop) -> dict[str, list[tuple[object, ...]]]:
-    """Return what the history has of each order."""
-    return {
-        name: [
-            (_seen(each.before), _seen(each.after), *_kept(each.request))
-            for each in shop.history
-            if each.order == name and _is_in_history(each)
-        ]
-        for name in shop.orders
-    }
-
-
-def _is_in_history(taken: Taken) -> bool:
-    """Tell whether it changes the payment, or has what the history keeps in any case."""
-    kept = ("payment_idempotency_key", "override_reason", *AMOUNTS)
-    return taken.before != taken.after or any(
-        getattr(taken.request, name) is not None for name in kept
-    )
-
-
-def _seen(order: Order) -> tuple[object, ...]:
-    return (order.payment_state, *(getattr(order, name) for name in PAYMENT_COLUMNS))
-
-
-def _kept(request: Request) -> tuple[object, ...]:
-    given = request.as_compared()
-    amounts = (getattr(given, name) for name in AMOUNTS)
-    return (
-        *(given.payment_idempotency_key, given.payment_event_time, given.currency),
-        *(request.override_reason, *amounts),
-    )
-
-
-def _event(event: PaymentEvent) -> tuple[object, ...]:
-    before, after = (
-        tuple(getattr(event, f"{name}_{when}") for name in PAYMENT_COLUMNS)
-        for when in ("before", "after")
-    )
-    return (
-        (State[PaymentState(event.payment_state_before or 0).name], *before),
-        (State[PaymentState(event.payment_state_after).name], *after),
-        event.idempotency_key or event.further_idempotency_key,
-        by_model.microseconds(event.payment_event_time),
-        *(event.currency, event.override_reason, event.captured_amount, event.refunded_amount),
-    )

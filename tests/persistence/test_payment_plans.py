@@ -12,8 +12,8 @@ from persistence import queries
 from persistence.find_order import REFERENCES, find_order
 from persistence.models import OrderKey
 from persistence.refused_event_log import FILTERS, list_refused
-from tests.persistence.test_read_plans import Read, explain, nodes, touched
 from tests.support import databases
+from tests.support.plans import Read, explain, nodes, touched
 
 ORDERS: Final = 100_000
 A_FEW: Final = 2_500  # rows to sort: of a plan for any values, five pages of 500

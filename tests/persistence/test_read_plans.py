@@ -1,11 +1,10 @@
 """Every statement that reads finds its rows by an index, in a table of a million orders."""
 
-import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import chain, combinations
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import psycopg
 import pytest
@@ -16,11 +15,11 @@ from persistence.payment_states import PaymentState
 from persistence.status_diagnostics import UNCLEAR
 from persistence.status_words import StatusWords
 from tests.support import databases
+from tests.support.plans import Read, explain, nodes, touched
 
 MILLION: Final = 1_000_000
 FIRST_ORDER: Final = datetime(2025, 1, 1, tzinfo=UTC)
 BETWEEN_ORDERS: Final = timedelta(seconds=20)
-A_FEW: Final = 5_000  # rows, out of a million; of a plan for any values, ten pages of 500
 
 # Of ten orders, three have no payment and one a failed payment; of a thousand, one each is still
 # processing, pending in another word, and charged back; of 50,000, one was changed by hand.
@@ -67,36 +66,6 @@ _ADD_EVENTS: Final = f"""
         'pi_' || reference, 'evt_' || reference, 'evt_' || reference, 'txn_' || reference
     FROM ({_PAYMENT}) payment
 """
-
-
-class Read(NamedTuple):
-    """A statement, and values for its parameters: by name, or by position."""
-
-    sql: str
-    values: Mapping[str, object] | tuple[object, ...]
-
-    def as_sent(self) -> tuple[str, tuple[object, ...]]:
-        """Return the statement as PostgreSQL gets it, by asyncpg or by ``databases``."""
-        if isinstance(self.values, tuple):
-            return self.sql, self.values
-        numbers = {name: f"${number}" for number, name in enumerate(sorted(self.values), start=1)}
-        sql = re.sub(r":(\w+)", lambda name: numbers[name[1]], self.sql)
-        return sql, tuple(self.values[name] for name in sorted(self.values))
-
-
-class Node(NamedTuple):
-    """A node of a plan."""
-
-    kind: str
-    rows: int  # as the planner estimates
-    is_of_pages: bool
-    """Whether it reads what a LIMIT has left. Of any LIMIT, the planner expects a tenth."""
-
-    @property
-    def is_costly(self) -> bool:
-        """Whether the node scans a whole table, or sorts more than ``A_FEW`` rows of it."""
-        sorts_many = "Sort" in self.kind and self.rows > A_FEW
-        return self.kind == "Seq Scan" or (sorts_many and not self.is_of_pages)
 
 
 @pytest.fixture
@@ -282,39 +251,6 @@ def scoped_reads(given: OrderFilter) -> Iterator[tuple[str, Read]]:
         for filters in ((), *((name,) for name in names if name != "storefront_id")):
             wanted = with_some(given, filters)
             yield f"scoped orders {wanted} {after}", list_of_orders(wanted, after, *some)
-
-
-def explain(cursor: psycopg.ClientCursor[Any], read: Read, options: str = "") -> dict[str, Any]:
-    """Return the plan of ``read`` as a prepared statement, as the service runs it."""
-    cursor.execute("DEALLOCATE ALL")
-    sql, values = read.as_sent()
-    cursor.execute(f"PREPARE read AS {sql}".encode())
-    places = ", ".join(["%s"] * len(values))
-    cursor.execute(f"EXPLAIN (FORMAT JSON{options}) EXECUTE read ({places})".encode(), values)
-    row = cursor.fetchone()
-    assert row is not None
-    plan: dict[str, Any] = row[0][0]["Plan"]
-    return plan
-
-
-def touched(plan: Mapping[str, Any]) -> int:
-    """Return the number of blocks of tables and indexes that the plan read."""
-    blocks: int = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
-    return blocks
-
-
-def nodes(plan: Mapping[str, Any]) -> Iterator[Node]:
-    """Yield the node and all nodes below it."""
-    inputs = plan.get("Plans", ())
-    yield Node(plan["Node Type"], plan["Plan Rows"], any(map(_is_limited, inputs)))
-    for below in inputs:
-        yield from nodes(below)
-
-
-def _is_limited(plan: Mapping[str, Any]) -> bool:
-    if plan["Node Type"] in ("Subquery Scan", "Append"):
-        return all(map(_is_limited, plan["Plans"]))
-    return bool(plan["Node Type"] == "Limit")
 
 
 def is_found_by_an_index(connection: psycopg.ClientCursor[Any], mode: str) -> None:
