@@ -1,7 +1,7 @@
 """Running out of file descriptors, as each connection takes one.
 
 Works around uvloop: it closes each connection that it accepts without a descriptor left for it, and
-says nothing. It goes on to accept, so that connections are served again once others have ended.
+logs nothing. It goes on to accept, so that connections are served again once others have ended.
 """
 
 from __future__ import annotations

@@ -57,8 +57,9 @@ class H1Protocol(ZttpProtocol):
         self._is_draining = False  # the connection closes after the next response
         self._read_ahead = bytearray()
         self._head = b""  # of a request, while it is incomplete
-        # Bytes of the body until the request ends; None if unknown, when zttp may have some of the
-        # next one. Else what follows a request is kept here, where empty lines can be removed.
+        # Bytes of the body that have not arrived. None for a body in chunks, and for the rest of
+        # the connection: zttp may hold the beginning of the next request. Otherwise zttp gets one
+        # request at a time, and empty lines before the next one can be removed.
         self._expected: int | None = 0
         self._checked_app = self.app
         self.app = self._run_checked
@@ -108,7 +109,8 @@ class H1Protocol(ZttpProtocol):
         before = len(self._head)
         self._head += data
         # Where zttp has had the beginning of the head, what looks like its end may be content.
-        end = self._head.find(_HEAD_END) if self._expected == 0 else -1
+        searched = max(before - len(_HEAD_END) + 1, 0)
+        end = self._head.find(_HEAD_END, searched) if self._expected == 0 else -1
         rest = b""
         if end >= 0:
             end += len(_HEAD_END) - before
@@ -197,12 +199,13 @@ class H1Protocol(ZttpProtocol):
         at once: a request on its way would be lost, and no proxy may send an update again.
         """
         self._is_draining = True
+        self.timeout_keep_alive = self._limits.drain_idle  # type: ignore[assignment]
         if self.cycle is not None and not self.cycle.response_complete:
             self._announce_close()
         elif self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
-                self._limits.drain_idle, self.timeout_keep_alive_handler
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
     def _announce_close(self) -> None:
@@ -232,12 +235,12 @@ class H1Protocol(ZttpProtocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer ``refusal``, unless a response has begun, and close the connection."""
-        self._log_refusal(refusal)
         cycle = None if self._is_between_requests() else self.cycle
         if cycle is not None:
             cycle.disconnected = True
             cycle.message_event.set()
         if cycle is None or not cycle.response_started:
+            self._log_refusal(refusal)
             is_head = self._head.startswith(b"HEAD ") or (
                 cycle is not None and cycle.scope["method"] == "HEAD"
             )

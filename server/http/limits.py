@@ -16,8 +16,8 @@ class Limits:
     # Time for clients, over HTTP/1.1 and HTTP/2
 
     request_timeout: float = 10.0
-    """For the head of a request, and again for its body. Also for a TLS handshake, and from there,
-    or from the beginning of the connection, for its first bytes."""
+    """For the head of a request, and again for its body. Also for a TLS handshake, and for the
+    first bytes of a connection or of what follows its handshake."""
 
     response_stall_timeout: float = 30.0
     """For a client to read some of the response bytes that wait for it."""

@@ -161,7 +161,13 @@ class Server(uvicorn.Server):
                 if not isinstance(connection, _UNDECIDED) or loop.time() > undecided_until:
                     connection.shutdown()
                     shut_down.add(connection)
-            self._slow_clients.end(state.connections, draining=True)
+            # Those without a first byte have ``drain_first_bytes`` instead.
+            checked = [
+                each
+                for each in state.connections
+                if not isinstance(each, NegotiationProtocol) or each.buffer or each in shut_down
+            ]
+            self._slow_clients.end(checked, draining=True)
             await asyncio.sleep(_DRAIN_INTERVAL)
 
     async def _cancel_calls(self) -> None:

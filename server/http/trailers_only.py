@@ -1,7 +1,7 @@
 """Trailers-Only: a response of gRPC without a message is a single HEADERS frame.
 
-gRPC clients with a retry policy send a call again only after such a response: one that begins with
-headers of its own commits them to it.
+gRPC clients with a retry policy send a call again only after such a response: headers in a frame of
+their own end the retries.
 https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses
 https://github.com/grpc/proposal/blob/master/A6-client-retries.md#when-retries-are-valid
 

@@ -36,7 +36,7 @@ def test_accepting_goes_on_and_the_log_has_one_entry(tmp_path: Path) -> None:
                 assert not answers(service)
             eventually(lambda: answers(service))
         (entry,) = logged("out of file descriptors")
-        assert f"(limit {limit}, connections open {FREE}" in entry
+        assert f"(limit {limit}, connections open {FREE})" in entry
         eventually(lambda: logged("file descriptors are free again"))
         assert len(logged("file descriptors are free again")) == 1
         assert len(service.logged(level="error")) == 1

@@ -11,6 +11,7 @@ import zttp
 
 from server.http import Exchange, H2Connection, Limits, Server
 from tests.support.http2 import (
+    EARLY,
     ECHO,
     HOLD,
     PLAIN,
@@ -187,8 +188,40 @@ def test_a_connection_without_a_request_does_not_delay_the_stop() -> None:
             async with connected(served) as (reader, _):
                 await until(lambda: len(server.server_state.connections) == 1)
                 await served.stop()
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(0.8):
                     assert await reader.read() == b""
+
+    run(test())
+
+
+def test_a_connection_has_time_for_its_first_bytes_while_the_server_stops() -> None:
+    async def test() -> None:
+        async with (
+            serving(drain_request_timeout=0.1) as served,
+            connected(served) as (reader, writer),
+        ):
+            await until(lambda: len(connections(served)) == 1)
+            await asyncio.sleep(0.3)
+            await served.stop()
+            await asyncio.sleep(0.5)
+            writer.write(REQUEST)
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
+
+    run(test())
+
+
+def test_the_rest_of_an_answered_request_does_not_delay_the_stop() -> None:
+    async def test() -> None:
+        async with serving() as served, connected(served) as (reader, writer):
+            request = REQUEST.replace(ECHO, EARLY)
+            writer.write(request[:-1])
+            await reader.readuntil(b"0\r\n\r\n")
+            began = time.monotonic()
+            await served.stop()
+            await until(lambda: connections(served)[0]._is_draining)
+            writer.write(request[-1:])
+            assert await reader.read() == b""
+            assert time.monotonic() - began < 5
 
     run(test())
 
