@@ -5,8 +5,8 @@ The service then listens on loopback addresses, and answers only requests that n
 """
 
 import socket
-from ipaddress import ip_address
 
+from server.addresses import is_loopback
 from server.settings import Settings, SettingsError, variable
 
 
@@ -24,7 +24,7 @@ def check_bind_policy(settings: Settings, listener: socket.socket) -> str | None
     Raises SettingsError if other machines can reach it and only this one is to be served.
     """
     host = listener.getsockname()[0]
-    if ip_address(host).is_loopback:
+    if is_loopback(host):
         return None
     if is_local_only(settings):
         tokens = ", ".join(map(variable, ("jwks", "jwt_issuer", "jwt_audience")))

@@ -1,9 +1,9 @@
 """The hosts that a request may name where callers need no authentication.
 
-A browser takes the name in a page's URL for its origin. The name's owner may let it lead to a
+A browser takes the name in a page's URL for its origin. The owner of the name can point it to a
 loopback address once the page is loaded (DNS rebinding): the page then calls the service as its own
-origin, and CORS does not apply. The name gives it away, since browsers send it with each request:
-in Host, or in :authority (RFC 9110, section 7.2).
+origin, and CORS does not apply. Each request still has that name, in Host or in :authority (RFC
+9110, section 7.2), and is refused for it.
 """
 
 import re

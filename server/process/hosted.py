@@ -1,13 +1,12 @@
 """The application as an ASGI server hosts it that is not ours: what ``serve`` does around it."""
 
-from ipaddress import ip_address
-
 import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from server.addresses import is_loopback
 from server.process.parts import RESPONSE_HEADERS
 from server.settings import variable
 
@@ -54,7 +53,4 @@ def _is_local(server: tuple[str, int | None] | None) -> bool:
     host, port = server
     if port is None:
         return host.startswith("/")
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return is_loopback(host)

@@ -1,7 +1,8 @@
 """Errors that connectrpc has written over gRPC and gRPC-Web, as this service writes them.
 
-Works around connectrpc, which percent-encodes more of a message than gRPC has it, so that clients
-which do not decode it show "%2C" for a comma; and which has no pushback for a client's retries.
+Works around connectrpc. It percent-encodes characters that gRPC leaves as they are, so that clients
+which do not decode a message show "%2C" for a comma. It also sends no pushback for a client's
+retries.
 """
 
 import gzip
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http import HAS_METADATA
 from server.rpc.error_encoding import (
+    ENVELOPE_HEAD,
     ERROR_TRAILERS,
     GRPC_WEB_TRAILERS,
     RawHeaders,
@@ -23,7 +25,6 @@ from server.rpc.interceptors.request_id import REQUEST_ID
 from server.rpc.protocols import CONNECT, GRPC_WEB, Protocol, protocol_of
 
 _COMPRESSED: Final = 0x01
-_PREFIX: Final = 5  # a flag and the length
 
 # Headers that are no metadata of the method's, and that an error may have as trailers.
 _OWN: Final = frozenset(
@@ -54,8 +55,9 @@ class ErrorTrailersMiddleware:
 
         async def encoded(message: Message) -> None:
             if message["type"] != "http.response.body":
-                message["headers"] = _encoded(message["headers"], protocol)
-                message[HAS_METADATA] = any(name not in _OWN for name, _ in message["headers"])
+                headers = message["headers"] = _encoded(message["headers"], protocol)
+                if message["type"] == "http.response.start":
+                    message[HAS_METADATA] = any(name not in _OWN for name, _ in headers)
             elif protocol == GRPC_WEB and not message.get("more_body"):
                 message["body"] = _encoded_end(message["body"])
             await send(message)
@@ -76,7 +78,9 @@ def _encoded_end(body: bytes) -> bytes:
     """Return the last part of a body of gRPC-Web: its trailers, or nothing."""
     if not body or not body[0] & GRPC_WEB_TRAILERS:
         return body
-    lines = gzip.decompress(body[_PREFIX:]) if body[0] & _COMPRESSED else body[_PREFIX:]
+    lines = body[ENVELOPE_HEAD:]
+    if body[0] & _COMPRESSED:
+        lines = gzip.decompress(lines)
     trailers: RawHeaders = []
     for line in lines.splitlines():
         name, _, value = line.partition(b": ")

@@ -81,7 +81,7 @@ def overloaded(*, writes: bool) -> ConnectError:
     ``writes`` says whether the method may write.
     """
     text = f"too many calls are waiting; {_NOT_WRITTEN if writes else _NOTHING_TO_WRITE}"
-    return _transient("OVERLOADED", text)
+    return _listed("OVERLOADED", text)
 
 
 def unauthenticated(text: str, reason: str) -> ConnectError:
@@ -100,7 +100,7 @@ def keys_unavailable(text: str, *, writes: bool) -> ConnectError:
     ``writes`` says whether the method may write.
     """
     outcome = _NOT_WRITTEN if writes else _NOTHING_TO_WRITE
-    return _transient("TOKEN_KEYS_UNAVAILABLE", f"{text}; {outcome}")
+    return _listed("TOKEN_KEYS_UNAVAILABLE", f"{text}; {outcome}")
 
 
 def host_not_allowed() -> ConnectError:
@@ -124,9 +124,9 @@ def too_many_watches(limit: int) -> ConnectError:
     """Return RESOURCE_EXHAUSTED, for a watch of a caller who has ``limit`` watches already."""
     text = (
         f"the caller has {limit} watches here, the most that one may have; end one of them, or "
-        "watch more orders by one"
+        "watch more orders with each"
     )
-    return _transient("TOO_MANY_WATCHES", text, limit=str(limit))
+    return _listed("TOO_MANY_WATCHES", text, limit=str(limit))
 
 
 def connect_error(
@@ -149,7 +149,7 @@ def connect_error(
         outcome = _NOT_WRITTEN
     else:
         outcome = _MAYBE_WRITTEN if repeatable else _MAYBE_WRITTEN_WITHOUT_KEY
-    return _transient(reason, f"{error}; {outcome}", repeatable=repeatable)
+    return _listed(reason, f"{error}; {outcome}", repeatable=repeatable)
 
 
 def _reason_of(error: Exception) -> str | None:
@@ -160,9 +160,7 @@ def _reason_of(error: Exception) -> str | None:
     return next((reason for kind, reason in _TRANSIENT.items() if isinstance(error, kind)), None)
 
 
-def _transient(
-    reason: str, text: str, *, repeatable: bool = False, **metadata: str
-) -> ConnectError:
+def _listed(reason: str, text: str, *, repeatable: bool = False, **metadata: str) -> ConnectError:
     """Return the error of a row of ``RETRIES``."""
     retry = retry_info(reason, repeatable=repeatable)
     details: list[Message[Any]] = [] if retry is None else [retry]
@@ -181,7 +179,7 @@ def _refusal(error: Exception) -> ConnectError | None:
             info = _info(error.reason.value, order_id=str(error.order_id))
         case errors.EtagMismatch():
             text = f"{error}; nothing was written: read it again"
-            return _transient("ETAG_MISMATCH", text, order_id=str(error.order_id))
+            return _listed("ETAG_MISMATCH", text, order_id=str(error.order_id))
         case errors.PaymentEventRefused():
             text = f"{_explanation(error)}; {_ON_RECORD}"
             info = _info(error.reason.value, **_moves(error))
@@ -190,10 +188,10 @@ def _refusal(error: Exception) -> ConnectError | None:
             info = _info("PAYMENT_REFERENCE_AMBIGUOUS", order_ids=order_ids)
         case errors.WatcherTooSlow():
             text = f"{error}; read faster, and go on with last_event_id"
-            return _transient("WATCHER_TOO_SLOW", text)
+            return _listed("WATCHER_TOO_SLOW", text)
         case errors.WatchEnded():
             text = "the server stops; go on with last_event_id at another one"
-            return _transient("SERVER_STOPPING", text)
+            return _listed("SERVER_STOPPING", text)
         case errors.InvalidPosition():
             return invalid_field(
                 "last_event_id", "is not the event_id of a message here", "LAST_EVENT_ID_INVALID"

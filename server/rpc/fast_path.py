@@ -27,7 +27,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from contextvars import Context
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import zttp
 from connectrpc.code import Code
@@ -37,7 +37,7 @@ from connectrpc.server import ConnectASGIApplication
 
 from server.http import H2Connection
 from server.rpc.binary_codec import BinaryCodec
-from server.rpc.error_encoding import as_connect_error, grpc_trailers
+from server.rpc.error_encoding import ENVELOPE_HEAD, RawHeaders, as_connect_error, grpc_trailers
 from server.rpc.load_shedding import LoadShedder
 
 _CODEC: Final = BinaryCodec()
@@ -57,15 +57,11 @@ _CONTENT_TYPES: Final = ("application/grpc", "application/grpc+proto")
 _RESPONSE_HEADERS: Final = ((b"content-type", b"application/grpc+proto"),)
 _OK_TRAILERS: Final = [(b"grpc-status", b"0")]
 
-# https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md: a flag and the length.
-_PREFIX: Final = 5
 _COMPRESSED: Final = b"\1"
 _NOT_COMPRESSED: Final = b"\0"
 
 _MIN_COMPRESSED: Final = 1400  # bytes; with headers and trailers, what fits into one TCP segment
 _MAX_FRAME: Final = 16_384  # RFC 9113, section 6.5.2: SETTINGS_MAX_FRAME_SIZE, by default
-
-_RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
 _log = logging.getLogger(__name__)
 
@@ -103,10 +99,12 @@ class FastPath:
             for path, endpoint in endpoints.items()
             if isinstance(endpoint, EndpointUnary)
         }
+        if not self._endpoints:
+            raise LookupError("no endpoint is an EndpointUnary")
         self.interceptors = application._metadata_interceptors
         self.compressions = application._compressions
         self.shedder = shedder
-        self.max_body = _PREFIX + max_request_bytes
+        self.max_body = ENVELOPE_HEAD + max_request_bytes
 
     def __call__(self, connection: H2Connection, event: zttp.Request) -> FastPathCall | None:
         """Return the call that begins with ``event``, or None to leave it to the application."""
@@ -215,11 +213,11 @@ class FastPathCall:
             self._fast_path.shedder.leave()
 
     def _is_one_message(self) -> bool:
-        size = len(self._received) - _PREFIX
+        size = len(self._received) - ENVELOPE_HEAD
         return (
             not self.more_body
-            and 0 <= size <= self._fast_path.max_body - _PREFIX
-            and self._received[:_PREFIX] == b"\0" + size.to_bytes(4)
+            and 0 <= size <= self._fast_path.max_body - ENVELOPE_HEAD
+            and self._received[:ENVELOPE_HEAD] == b"\0" + size.to_bytes(4)
         )
 
     async def _run(self) -> None:
@@ -249,7 +247,7 @@ class FastPathCall:
             try:
                 await run.start()
                 request = decode_message(
-                    _CODEC, self._received[_PREFIX:], self._endpoint.method.input
+                    _CODEC, self._received[ENVELOPE_HEAD:], self._endpoint.method.input
                 )
                 response = await self._endpoint.function(request, context)
                 message = self._encode(response)
@@ -332,6 +330,6 @@ class FastPathCall:
         self._connection.on_response_complete(self.stream.stream_id)
 
 
-def _raw(headers: Any) -> _RawHeaders:
+def _raw(headers: Any) -> RawHeaders:
     """Return ``headers``, as connectrpc has them, as zttp takes them."""
     return [(name.encode(), value.encode()) for name, value in headers.allitems()]

@@ -17,7 +17,7 @@ from typing import Final
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.rpc.protocols import GRPC_WEB, protocol_of
+from server.rpc.protocols import GRPC_WEB, content_type_of, protocol_of
 from server.rpc.unreadable import UnreadableRequest
 
 _BINARY: Final = "application/grpc-web"
@@ -38,11 +38,10 @@ class GrpcWebTextMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the request on in binary."""
-        # Without ``Headers``: most requests speak other protocols, and are to cost next to nothing.
-        headers = dict(scope.get("headers", ()))
-        content_type = headers.get(b"content-type", b"").decode("latin-1")
+        # Most requests speak other protocols: for them, only the content type is looked up.
+        content_type = content_type_of(scope.get("headers", ()))
         if protocol_of(content_type) == GRPC_WEB:
-            accepted = _accepted(headers.get(b"accept", b"").decode("latin-1"))
+            accepted = _accepted(dict(scope["headers"]).get(b"accept", b"").decode("latin-1"))
             if _is_text(content_type):
                 scope, receive = _in_binary(scope), _Request(receive).receive
             if _is_text(accepted or content_type):

@@ -5,8 +5,9 @@ Clients of every protocol read it from the detail ``google.rpc.RetryInfo``. gRPC
 ``grpc-retry-pushback-ms`` says when, or by -1 that they must not.
 https://github.com/grpc/proposal/blob/master/A6-client-retries.md#pushback
 
-So each error with a code that such a policy may list has its row here. One without a reason must
-not be sent again, such as a request that is too large, or one whose caller's deadline has passed.
+So each error with a code that such a policy may list has its row here. After an error with such a
+code and without a reason, the call must not be sent again: its request is too large, or its
+caller's deadline has passed.
 ``docs/api.md`` has the same table for callers.
 """
 

@@ -53,7 +53,7 @@ def _echoed(request_headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, RawH
     content_type, request_id = b"", []
     for name, value in request_headers:
         if name == b"content-type":
-            content_type = value
+            content_type = content_type or value  # the first one, as ``content_type_of`` has it
         elif name == _REQUEST_ID:
             request_id.append((name, value))
     return content_type, request_id

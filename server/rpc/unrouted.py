@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.rpc.error_encoding import (
     ENVELOPE_HEAD,
+    ERROR_TRAILERS,
     HTTP_STATUS,
     EncodedError,
     RawHeaders,
@@ -127,6 +128,9 @@ class UnroutedMiddleware:
                 if status == 200:  # most answers; of gRPC they may be errors nevertheless
                     if protocol != CONNECT and _has_grpc_status(message["headers"]):
                         self._report(scope, Code.INVALID_ARGUMENT, _UNREADABLE_HEADER)
+                        if protocol == GRPC:
+                            is_replaced = True
+                            await _send_apart(message["headers"], send)
                 elif status in _EXPLANATIONS:
                     headers = Headers(raw=message["headers"])
                     if "content-type" not in headers:
@@ -195,8 +199,19 @@ class UnroutedMiddleware:
 
 
 def _has_grpc_status(headers: RawHeaders) -> bool:
-    """Return whether a response of gRPC is an error from before the request was read."""
+    """Return whether a response of gRPC or gRPC-Web is an error from before the body was read."""
     return any(name == b"grpc-status" for name, _ in headers)
+
+
+async def _send_apart(headers: RawHeaders, send: Send) -> None:
+    """Send an error of gRPC whose status is among ``headers`` as head and trailers.
+
+    A status among the headers counts only where the stream ends with them. ASGI cannot express
+    that; ``server.http.trailers_only`` makes one frame of both.
+    """
+    trailers = [pair for pair in headers if pair[0] in ERROR_TRAILERS]
+    others = [pair for pair in headers if pair[0] not in ERROR_TRAILERS]
+    await send_error(send, EncodedError(200, trailers=trailers), others)
 
 
 def _is_text(query: bytes) -> bool:
