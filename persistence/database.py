@@ -217,9 +217,10 @@ class Database:
 
     async def _run_once(self, statement: _Statement, on_cancel: OnCancel) -> Any:
         self._running += 1
-        # Works around databases, where Database.connection() is the task's until it is released.
-        # After a cancel that is later, and after a failure never: the task's next statement would
-        # get it. It also takes 6 us to find out which task that is.
+        # Works around databases: Database.connection() returns the same connection to a task until
+        # that is released. A cancelled statement releases it later, and a connection that cannot be
+        # acquired is never released: the task's next statement would get it again. To find the task
+        # also takes 6 us.
         connection = databases.core.Connection(self._databases, self._databases._backend)
         try:
             await connection.__aenter__()

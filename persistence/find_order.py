@@ -4,9 +4,9 @@ One statement looks in three places, each only where the one before has nothing:
 the reference now, orders that had it, and orders for which an event with it was refused. Each is
 reached through an index of the reference.
 
-A session or an intent that an order had is found by the event that replaced it. Where no event has,
-as when the row was deleted and restored, or changed with triggers disabled, the order has it no
-longer and is not found by it.
+An order that had a session or an intent is found by the event that replaced or removed it. If there
+is no such event, the order is not found: the row was deleted and restored, say, or was changed with
+triggers disabled.
 """
 
 from functools import cache
@@ -64,7 +64,7 @@ def find_order(reference: str, *, by_provider: bool, scoped: bool = False) -> st
     numbers = count(2)
     provider = Parameter(f"${next(numbers)}") if by_provider else None
     storefronts = Parameter(f"${next(numbers)}") if scoped else None
-    had = _orders_of(_events, _leaves_behind(reference))
+    had = _orders_of(_events, _had(reference))
     has = had if reference == _TRANSACTION else PostgreSQLQuery.from_(_orders).select(*_COLUMNS)
     has = has.where(_orders[reference] == Parameter("$1"))
     refused = _orders_of(_refused, _refused[reference] == Parameter("$1"))
@@ -87,11 +87,12 @@ def _orders_of(table: Table, condition: Criterion) -> _Builder:
     return query.where(condition).select(*_COLUMNS)
 
 
-def _leaves_behind(reference: str) -> Criterion:
+def _had(reference: str) -> Criterion:
     """Return the condition of the events by which an order is found that had ``$1``.
 
-    It is that of an index. A session or intent is indexed with the events that replace or remove
-    it: the order that has it is found by an index of ``orders``, which has none of transactions.
+    It is the condition of an index. A transaction or a key is indexed with the event that brought
+    it. A session or an intent is indexed with the event that replaced or removed it: the order that
+    has it now is found by an index of ``orders``.
     """
     if reference in (_TRANSACTION, _KEY):
         return _introduces(_events, reference)

@@ -171,8 +171,8 @@ def _merged(lists: Sequence[_List]) -> _List:
 def _newest(orders: _List) -> _Builder:
     columns = ["created_at", "id"]
     if orders.is_unclassified:
-        # All are null. But PostgreSQL reads an index in its order only where that has each column
-        # which has no fixed value by an equality.
+        # It is null in all of them. But PostgreSQL counts only an equality as a fixed value, not
+        # IS NULL: it reads the index in its order only if ORDER BY has this column, too.
         columns.insert(0, "payment_state")
     by = (orders.orders.field(name) for name in columns)
     return orders.query.orderby(*by, order=Order.desc).limit(_LIMIT)

@@ -32,8 +32,9 @@ UNCLEAR: Final = """
 """
 """The SELECT of the words of orders that are UNKNOWN, or not classified, with how often they occur.
 
-Each half reads the end of a range of the index of states. PostgreSQL knows the order of the second
-only by all columns of the index.
+Each half reads the end of a range of the index of states. The second half sorts by
+``payment_state``, too, which is null in all of its rows: without it, PostgreSQL would not read the
+index in its order, but sort.
 """
 
 _SESSIONS: Final = """

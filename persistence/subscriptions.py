@@ -21,7 +21,7 @@ _MAX_QUEUED: Final = 1_000  # events, for each subscription
 _MAX_FILTER_IDS: Final = 1_000
 
 WatchedEvent: TypeAlias = tuple[PaymentEvent | None, Position]
-"""An event, or None, and the position up to which the watcher has everything with it."""
+"""An event or None, and a position: with the event, the watcher has everything up to there."""
 
 
 class Subscription:

@@ -9,8 +9,8 @@ from persistence.errors import DatabaseTimeout
 class TimeLimit:
     """Cancels what its task does within it after some seconds, and raises DatabaseTimeout instead.
 
-    As ``asyncio.timeout``, which every update would pass twice, and which takes 3.9 us in Python
-    3.11, where this takes 1.7 us. Use it once, as a context manager.
+    It does what ``asyncio.timeout`` does, in 1.7 us instead of 3.9 (Python 3.11): each update
+    passes two of them. Use it once, as a context manager.
     """
 
     __slots__ = ("_cancelling", "_is_over", "_seconds", "_task", "_timer")

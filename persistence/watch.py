@@ -183,6 +183,7 @@ class ChangeFeed:
         now = await self._history.snapshot()
         if self._position is not None and self._subscriptions:
             # PostgreSQL filters first: of a million changes, only those that are watched are read.
+            # With very many ids, ``wanted`` is None, and all are read.
             wanted = self._subscriptions.wanted
             events = self._history.events_since(self._position, now, wanted)
             try:
@@ -211,7 +212,7 @@ class ChangeFeed:
     def _start_anew(self) -> None:
         """End all watches, because the database is behind what they have been sent.
 
-        So is a standby that has become the primary without the last commits, or a restored backup.
+        A standby has become the primary without the last commits, say, or a backup was restored.
         """
         _log.warning("the database has lost commits: %d watches ended", len(self._subscriptions))
         for subscription in tuple(self._subscriptions):
