@@ -34,6 +34,10 @@ def test_values(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "b@c" not in repr(settings)
 
 
+HOSTS = "expected names or addresses without scheme, port or wildcard"
+NETWORKS = "such as 10.0.0.0/8 or ::1"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
@@ -47,6 +51,15 @@ def test_values(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LISTINGS_WATCH_HEARTBEAT", "15s", "number"),
         ("LISTINGS_MAX_WATCHES_PER_CALLER", "-1", "greater than or equal to 0"),
         ("LISTINGS_MAX_WATCHES_PER_CALLER", "1.5", "integer"),
+        ("LISTINGS_ALLOWED_HOSTS", "https://listings.example", HOSTS),
+        ("LISTINGS_ALLOWED_HOSTS", "listings.example:8080", HOSTS),
+        ("LISTINGS_ALLOWED_HOSTS", "*.example", HOSTS),
+        ("LISTINGS_ALLOWED_HOSTS", "listings.example,", HOSTS),
+        ("LISTINGS_ALLOWED_HOSTS", "a b", HOSTS),
+        ("LISTINGS_TRUSTED_PROXIES", "10.0.0.1/8", NETWORKS),
+        ("LISTINGS_TRUSTED_PROXIES", "proxy.example", NETWORKS),
+        ("LISTINGS_TRUSTED_PROXIES", "10.0.0.0/33", NETWORKS),
+        ("LISTINGS_TRUSTED_PROXIES", "10.0.0.1,", NETWORKS),
         ("LISTINGS_DATABASE_URL", "mysql://root:hunter2@db/x", "expected postgresql://"),
         ("LISTINGS_DATABASE_URL", "db.example:5432", "expected postgresql://"),
         ("LISTINGS_DIRECT_DATABASE_URL", "postgresql://u:hunter2@h/d", "LISTINGS_DATABASE_URL"),

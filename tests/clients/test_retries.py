@@ -1,4 +1,4 @@
-"""PostgreSQL is away for a moment: what repeats an update by itself makes it, and once."""
+"""While PostgreSQL is away for a moment, clients that retry make their update, once."""
 
 import json
 from contextlib import ExitStack

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 import pytest
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
-from server.http import ALPN_PROTOCOLS, Limits, Server
+from server.http import Limits, Server
 from tests.support.certificates import HOST, Issued, Trust
 from tests.support.http2 import run, running, until
 
@@ -139,9 +139,7 @@ def test_a_connection_that_does_not_go_on_says_so(
     context = client = None
     if secure:
         ca = Issued.ca()
-        context, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), Trust(ca).context()
-        context.load_cert_chain(*ca.issue().save(tmp_path, "server"))
-        context.set_alpn_protocols(ALPN_PROTOCOLS)
+        context, client = ca.issue().save(tmp_path, "server").context(), Trust(ca).context()
 
     async def test() -> None:
         async with (

@@ -10,7 +10,6 @@ from typing import Final
 
 import pytest
 
-from server.http import ALPN_PROTOCOLS
 from server.http.joined_writes import _MAX_JOINED, JoinedWrites
 from tests.support.certificates import Issued
 from tests.support.http2 import (
@@ -39,10 +38,7 @@ def ca() -> Issued:
 
 @pytest.fixture
 def context(ca: Issued, tmp_path: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*ca.issue().save(tmp_path, "server"))
-    context.set_alpn_protocols(ALPN_PROTOCOLS)
-    return context
+    return ca.issue().save(tmp_path, "server").context()
 
 
 @pytest.mark.parametrize("path", [ECHO, PLAIN], ids=["trailers", "no trailers"])

@@ -18,7 +18,7 @@ import pytest
 import zttp
 from uvloop.loop import SSLProtocol, TimerHandle  # type: ignore[attr-defined]
 
-from server.http import ALPN_PROTOCOLS, Exchange, H2Connection, Limits, Server
+from server.http import Exchange, H2Connection, Limits, Server
 from server.http.h1 import H1Protocol
 from server.http.h2 import PING_FRAME, H2Protocol
 from server.http.negotiation import NegotiationProtocol
@@ -38,11 +38,11 @@ from tests.support.http2 import (
     SETTINGS,
     Calls,
     header_block,
-    prefixed,
     run,
     running,
     until,
 )
+from tests.support.plain_uvicorn import BODY, request
 from tests.support.raw import PREFACE, data, frame
 
 RESETS: Final = 20_000
@@ -50,13 +50,7 @@ GROWTH: Final = 30 * 2**20  # bytes; with a timer left of each connection, it wa
 
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER of 0 seconds
 
-BODY: Final = prefixed(b"1")
 ACKNOWLEDGED: Final = frame(SETTINGS, ACK)
-
-
-def post(path: bytes, length: int = len(BODY)) -> bytes:
-    head = b"POST %b HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n"
-    return head % (path, length) + BODY
 
 
 def call(path: bytes) -> bytes:
@@ -73,12 +67,12 @@ class Situation(NamedTuple):
 SITUATIONS: Final = {
     "nothing": Situation(b""),
     "part of a preface": Situation(PREFACE[:10]),
-    "part of a head": Situation(post(ECHO)[:20]),
-    "part of a body": Situation(post(ECHO)[:-1]),
-    "response under way": Situation(post(HOLD)),
-    "idle": Situation(post(ECHO), b"0\r\n\r\n"),
-    "idle, and part of a head": Situation(post(ECHO) + b"GET", b"0\r\n\r\n"),
-    "answered early": Situation(post(EARLY, 10_000_000), b"0\r\n\r\n"),
+    "part of a head": Situation(request(ECHO)[:20]),
+    "part of a body": Situation(request(ECHO)[:-1]),
+    "response under way": Situation(request(HOLD)),
+    "idle": Situation(request(ECHO), b"0\r\n\r\n"),
+    "idle, and part of a head": Situation(request(ECHO) + b"GET", b"0\r\n\r\n"),
+    "answered early": Situation(request(EARLY, length=10_000_000), b"0\r\n\r\n"),
     "malformed": Situation(b"GET\r\n\r\n", b"HTTP/1.1 400"),
     "HTTP/2": Situation(PREFACE, ACKNOWLEDGED),
     "HTTP/2, part of a frame": Situation(PREFACE + b"\0\0", ACKNOWLEDGED),
@@ -182,9 +176,7 @@ def test_nothing_is_left_of_a_connection_that_is_reset(
 ) -> None:
     context = client = None
     if secure:
-        context, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), Trust(ca).context()
-        context.load_cert_chain(*ca.issue().save(tmp_path, "server"))
-        context.set_alpn_protocols(ALPN_PROTOCOLS)
+        context, client = ca.issue().save(tmp_path, "server").context(), Trust(ca).context()
 
     async def test() -> None:
         tls: Callable[[], ssl.SSLContext] | None = None if context is None else lambda: context
@@ -206,7 +198,7 @@ for _ in range(times):
     with socket.socket() as connection:
         connection.connect(("{HOST}", port))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, {RESET_ON_CLOSE!r})
-        connection.sendall({post(ECHO)!r})
+        connection.sendall({request(ECHO)!r})
         while not connection.recv(65536).endswith(b"0\\r\\n\\r\\n"):
             pass
 """

@@ -14,9 +14,8 @@ from typing import TypeAlias
 
 import pytest
 
-from server.http import ALPN_PROTOCOLS
 from server.http.h2_flow import NO_ERROR
-from tests.support.certificates import HOST, Files, Issued, Trust
+from tests.support.certificates import HOST, Issued, Trust
 from tests.support.http2 import (
     ECHO,
     HEADERS,
@@ -49,16 +48,9 @@ def ca() -> Issued:
     return Issued.ca()
 
 
-def server_context(files: Files) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*files)
-    context.set_alpn_protocols(ALPN_PROTOCOLS)
-    return context
-
-
 @pytest.fixture
 def tls(ca: Issued, tmp_path: Path) -> TLS:
-    context = server_context(ca.issue().save(tmp_path, "server"))
+    context = ca.issue().save(tmp_path, "server").context()
     return lambda: context
 
 
@@ -281,7 +273,7 @@ def test_a_client_without_tls_is_closed_at_once(
 
 
 def test_each_handshake_uses_the_context_of_its_time(ca: Issued, tmp_path: Path) -> None:
-    contexts = [server_context(ca.issue(name).save(tmp_path, name)) for name in ("first", "second")]
+    contexts = [ca.issue(name).save(tmp_path, name).context() for name in ("first", "second")]
 
     async def test() -> None:
         async with serving(lambda: contexts[0]) as served:
@@ -332,7 +324,7 @@ def test_a_client_learns_why_its_certificate_does_not_do(  # noqa: PLR0913, PLR0
 ) -> None:
     """By an alert, though it has sent its request by then; and so does the log, once a second."""
     caplog.set_level("INFO", "server.http.tls_handshake")
-    context = server_context(ca.issue().save(tmp_path, "server"))
+    context = ca.issue().save(tmp_path, "server").context()
     context.load_verify_locations(cadata=ca.cert_pem().decode())
     context.verify_mode = ssl.CERT_REQUIRED
     files = own and Issued.ca("other").issue("client").save(tmp_path, own)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from server.http import ALPN_PROTOCOLS
 from tests.support.certificates import HOST, Issued, Trust
 from tests.support.http2 import ECHO, connected, run, until
 from tests.support.plain_uvicorn import WAIT, only_connection, plain, request
@@ -24,10 +23,7 @@ def ca() -> Issued:
 
 @pytest.fixture
 def context(ca: Issued, tmp_path: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*ca.issue().save(tmp_path, "server"))
-    context.set_alpn_protocols(ALPN_PROTOCOLS)
-    return context
+    return ca.issue().save(tmp_path, "server").context()
 
 
 # server.http.tls_handshake, server.http.negotiation

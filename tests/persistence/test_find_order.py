@@ -35,16 +35,19 @@ Row = dict[str, str | None]
 
 
 @pytest.fixture(scope="module")
-def connection() -> Iterator[psycopg.Connection[Any]]:
-    with (
-        databases.clone() as url,
-        psycopg.connect(url, autocommit=True, cursor_factory=psycopg.RawCursor) as opened,
-    ):
+def url() -> Iterator[str]:
+    with databases.clone() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def connection(url: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(url, autocommit=True, cursor_factory=psycopg.RawCursor) as opened:
         yield opened
 
 
 class History:
-    """An order's payment, and all that it was."""
+    """The payments that an order has had, from the first to the present one."""
 
     def __init__(self, order_id: int) -> None:
         self.id = order_id
@@ -76,9 +79,9 @@ class History:
 )
 @given(steps=STEPS)
 def test_the_order_that_has_it_else_those_that_had_it(
-    connection: psycopg.Connection[Any], steps: list[tuple[int, str | None, str | None]]
+    url: str, connection: psycopg.Connection[Any], steps: list[tuple[int, str | None, str | None]]
 ) -> None:
-    orders = Orders(connection.info.dsn)
+    orders = Orders(url)
     histories = [History(orders.add(storefront_id=number)) for number in STOREFRONTS]
     prefix = f"{histories[0].id} "
     for number, name, provider in steps:
@@ -90,7 +93,7 @@ def test_the_order_that_has_it_else_those_that_had_it(
             row["payment_provider"] = provider
         try:
             orders.change(history.id, **row)
-        except psycopg.errors.UniqueViolation:  # a key belongs to the event that it came with
+        except psycopg.errors.UniqueViolation:  # another event has this key
             row[KEY] = history.rows[-1][KEY]
             orders.change(history.id, **row)
         history.rows.append(row)
@@ -124,7 +127,10 @@ def found(
 
 @pytest.mark.parametrize("reference", [SESSION, INTENT])
 def test_a_reference_from_before_the_history(database_url: str, reference: str) -> None:
-    """Its order has it still, or was seen to lose it. Of which provider it is, no event says."""
+    """The order is found, also after an event has replaced or removed the reference.
+
+    It is not found with a provider: no event says which one brought the reference.
+    """
     orders = Orders(database_url)
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("SET session_replication_role = replica")  # without a history

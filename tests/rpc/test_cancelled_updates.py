@@ -78,8 +78,8 @@ def orders(running: Service) -> Orders:
 def groups(request: pytest.FixtureRequest, fast_path: str) -> Groups:
     """The protocols whose updates are made at the same time.
 
-    Of many, the first ones take all slots, and the others form a batch. That does not wait for
-    locks, and its statements are executed one by one.
+    Of many, the first ones take all slots, and the others form a batch. PostgreSQL rolls it back
+    because it would have to wait for a lock; each of its statements is then executed by itself.
     """
     protocols = [each for each in PROTOCOLS if fast_path == "on" or each.name == "grpc"]
     if request.param == "alone":

@@ -113,7 +113,7 @@ def test_rejections_by_protocol(
 
 @pytest.mark.parametrize("protocol", WATCHERS)
 def test_streams_are_not_rejected_for_calls_that_wait(full: Service, protocol: str) -> None:
-    """Nor for a connection: the first message of a watch needs none, but the watches' own."""
+    """An invalid watch is refused for what is wrong with it, and not as OVERLOADED."""
     request = WatchOrderPaymentsRequest()
     with (
         WATCHERS[protocol](full.base_url) as watch,

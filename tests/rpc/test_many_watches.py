@@ -63,7 +63,7 @@ async def until_all_have(peers: list[Peer], count: int) -> None:
 
 
 async def test_two_thousand_watches_come_back_at_once(database_url: str, tmp_path: Path) -> None:
-    """While as many calls as may wait do so, which are answered. No event is missed."""
+    """A call made meanwhile is answered, and no event is missed."""
     orders = Orders(database_url)
     order_id = orders.add()
     settings = {

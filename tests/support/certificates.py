@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
+from server.http import ALPN_PROTOCOLS
+
 HOST = "127.0.0.1"
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -29,6 +31,13 @@ class Files(NamedTuple):
 
     cert: Path
     key: Path
+
+    def context(self) -> ssl.SSLContext:
+        """Return a server's context, which offers both versions of HTTP."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self)
+        context.set_alpn_protocols(ALPN_PROTOCOLS)
+        return context
 
 
 class Issued(NamedTuple):

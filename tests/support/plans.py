@@ -2,11 +2,9 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
-
-A_FEW: Final = 5_000  # rows, out of a million; of a plan for any values, ten pages of 500
 
 
 class Read(NamedTuple):
@@ -31,12 +29,6 @@ class Node(NamedTuple):
     rows: int  # as the planner estimates
     is_of_pages: bool
     """Whether it reads what a LIMIT has left. Of any LIMIT, the planner expects a tenth."""
-
-    @property
-    def is_costly(self) -> bool:
-        """Whether the node scans a whole table, or sorts more than ``A_FEW`` rows of it."""
-        sorts_many = "Sort" in self.kind and self.rows > A_FEW
-        return self.kind == "Seq Scan" or (sorts_many and not self.is_of_pages)
 
 
 def explain(cursor: psycopg.ClientCursor[Any], read: Read, options: str = "") -> dict[str, Any]:
