@@ -9,7 +9,7 @@ ids contradict those of the order's attempt begins another attempt, or returns t
 event is one of the order's attempt, unless an attempt before has its ids.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
 from persistence.decision import (
@@ -64,6 +64,9 @@ class AttemptWalk:
         elif not step.keys:
             self._links.join(number, step.anonymous)
         if isinstance(step.record, RefusedEvent):
+            if attempt is Attempt.OWN and step.record.order_payment_provider is None:
+                ids = {name: getattr(step.record, f"order_{name}") for name in (SESSION, INTENT)}
+                self._name_provider(ids, step.provider)
             return
         if step.record is not None:
             self._leave_behind(step.record, step, attempt)
@@ -131,12 +134,13 @@ class AttemptWalk:
             self._intent_stale = False
         elif attempt is Attempt.OTHER:
             self._intent_stale = True
-        if before is None and after is not None:
-            self._name_provider(event, normalized(after))
+        if before is None:
+            self._name_provider({name: getattr(event, f"{name}_before") for name in IDS}, after)
 
-    def _name_provider(self, event: PaymentEvent, provider: str) -> None:
-        """Link the ids that came without a provider to those of the first one that is named."""
-        for name in IDS:
-            value = getattr(event, f"{name}_before")
+    def _name_provider(self, ids: Mapping[str, str | None], provider: str | None) -> None:
+        """Link the ``ids`` that came without a provider to those of the first one that is named."""
+        if provider is None:
+            return
+        for name, value in ids.items():
             if value is not None and (None, name, value) in self._links:
-                self._links.join((None, name, value), (provider, name, value))
+                self._links.join((None, name, value), (normalized(provider), name, value))

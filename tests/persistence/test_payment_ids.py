@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from persistence.errors import (
@@ -44,6 +44,11 @@ UPDATES: Final = st.fixed_dictionaries(
     },
 ).filter(lambda fields: fields.keys() - {"currency"})
 SENT: Final = st.lists(st.tuples(st.integers(0, 2), UPDATES), max_size=12)
+NAMED_BY_A_REFUSED_EVENT: Final = [
+    (0, {"payment_session_id": "a", "payment_provider": "stripe", "currency": "USD"}),
+    (0, {"payment_session_id": "a"}),
+    (0, {"payment_provider": "stripe", "currency": "USD"}),
+]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +61,7 @@ def url() -> Iterator[str]:
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(sent=SENT, guard=st.sampled_from(list(Guard)))
+@example(sent=NAMED_BY_A_REFUSED_EVENT, guard=Guard.ON)
 def test_nothing_that_was_sent_is_lost(
     url: str, sent: list[tuple[int, dict[str, str]]], guard: Guard
 ) -> None:
