@@ -100,6 +100,8 @@ class Updating(threading.Thread):
             except Failure as failure:
                 self.failures.append(failure)
             self.calls += 1
+            # Fewer calls than those after which a connection is replaced, however long it takes.
+            self._enough.wait(0.02)
 
 
 @contextmanager
