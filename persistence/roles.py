@@ -26,7 +26,7 @@ class Execute(NamedTuple):
 
 
 class Privilege(NamedTuple):
-    """A privilege on a table, or on some of its columns."""
+    """A privilege on a table or a sequence, or on some columns of a table."""
 
     name: str
     table: str
@@ -58,6 +58,9 @@ REQUIRED: Final = (
     Privilege("INSERT", "refused_payment_events"),
     Privilege("UPDATE", "refused_payment_events", ("times", "last_refused_at")),
     Privilege("SELECT", "status_words"),
+    Privilege("SELECT", "payment_history_epochs"),
+    Privilege("SELECT", "order_payment_events_id_seq"),
+    Privilege("SELECT", "refused_payment_events_id_seq"),
     Privilege("SELECT", "_yoyo_migration"),
 )
 

@@ -34,6 +34,7 @@ LATER = [
     "20261130000003_create_refused_payment_events",
     "20261130000004_index_payment_states",
     "20261130000005_index_replaced_references",
+    "20261201000001_create_payment_history_epochs",
 ]
 
 REFUSED = {
@@ -52,6 +53,12 @@ REFUSED = {
     "delete refused events": "DELETE FROM refused_payment_events",
     "truncate refused events": "TRUNCATE refused_payment_events",
     "change refused events": "UPDATE refused_payment_events SET caller = 'somebody'",
+    "open an epoch": (
+        "INSERT INTO payment_history_epochs (last_event_id, last_refused_event_id) VALUES (9, 9)"
+    ),
+    "change an epoch": "UPDATE payment_history_epochs SET last_event_id = 0",
+    "delete epochs": "DELETE FROM payment_history_epochs",
+    "truncate epochs": "TRUNCATE payment_history_epochs",
     "change a word": "UPDATE status_words SET state = 9",
     "add a word": "INSERT INTO status_words (state, word) VALUES (9, 'pending')",
     "delete words": "DELETE FROM status_words",

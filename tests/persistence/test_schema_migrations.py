@@ -28,6 +28,7 @@ ALL = [
     "20261130000003_create_refused_payment_events",
     "20261130000004_index_payment_states",
     "20261130000005_index_replaced_references",
+    "20261201000001_create_payment_history_epochs",
 ]
 LATER = ALL[1:]
 
@@ -82,6 +83,7 @@ def test_the_privileges_of_the_service(database_url: str) -> None:
         ("is_other_payment_request", "-", "EXECUTE"),
         ("is_other_payment_request", APPLICATION, "EXECUTE"),
         ("order_payment_events", APPLICATION, "SELECT"),
+        ("order_payment_events_id_seq", APPLICATION, "SELECT"),
         ("orders", APPLICATION, "SELECT"),
         ("orders.captured_amount", APPLICATION, "UPDATE"),
         ("orders.contested_from", APPLICATION, "UPDATE"),
@@ -100,12 +102,15 @@ def test_the_privileges_of_the_service(database_url: str) -> None:
         ("orders.refunded_amount", APPLICATION, "UPDATE"),
         ("orders.updated_at", APPLICATION, "UPDATE"),
         ("payment_amounts_disagree", "-", "EXECUTE"),
+        ("payment_history_epochs", APPLICATION, "SELECT"),
         ("refuse_change_of_order_payment_events", "-", "EXECUTE"),
+        ("refuse_change_of_payment_history_epochs", "-", "EXECUTE"),
         ("refuse_change_of_refused_payment_events", "-", "EXECUTE"),
         ("refused_payment_events", APPLICATION, "INSERT"),
         ("refused_payment_events", APPLICATION, "SELECT"),
         ("refused_payment_events.last_refused_at", APPLICATION, "UPDATE"),
         ("refused_payment_events.times", APPLICATION, "UPDATE"),
+        ("refused_payment_events_id_seq", APPLICATION, "SELECT"),
         ("status_words", APPLICATION, "SELECT"),
     ]
 

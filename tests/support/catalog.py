@@ -8,6 +8,8 @@ from psycopg import sql
 _FIRST_OF_USERS: Final = 16384
 """OIDs below are of objects made by initdb: FirstNormalObjectId in PostgreSQL's sources."""
 
+_FILLED: Final = ("payment_history_epochs", "status_words")
+
 _FEW_ROWS: Final = 1_000
 
 _VOLATILE: Final = {
@@ -76,8 +78,9 @@ def empty(url: str, expected: str) -> bool:
             if not _is_kept(table):
                 _empty_table(connection, sql.Identifier(table))
         connection.execute(
-            "SELECT setval(format('%I.%I', schemaname, sequencename), start_value, false)"
-            " FROM pg_sequences"
+            "SELECT setval(format('%%I.%%I', schemaname, sequencename), start_value, false)"
+            " FROM pg_sequences WHERE sequencename <> ALL (%s)",
+            ([f"{table}_id_seq" for table in _FILLED],),
         )
         return True
 
@@ -129,4 +132,4 @@ def _tables(connection: psycopg.Connection) -> list[str]:
 
 def _is_kept(table: str) -> bool:
     """Return whether migrations have filled the table."""
-    return table.lstrip("_").startswith("yoyo") or table == "status_words"
+    return table.lstrip("_").startswith("yoyo") or table in _FILLED
