@@ -19,6 +19,10 @@ _BY_SQLSTATE: Final[dict[str, Callable[[], errors.PersistenceError]]] = {
     "40001": partial(errors.TransactionConflict, "a concurrent transaction stood in the way"),
     "40P01": partial(errors.TransactionConflict, "a concurrent transaction stood in the way"),
     "22": partial(errors.InvalidValue, "PostgreSQL cannot store a value of this statement"),
+    # transaction_resolution_unknown, by persistence.connection: committed, and perhaps there alone.
+    "08007": partial(
+        errors.DatabaseUnavailable, "the wait for the database's standby was interrupted"
+    ),
     "08": partial(errors.DatabaseUnavailable, "the connection to the database was lost"),
     "53": partial(errors.DatabaseUnavailable, "the database has run out of memory or connections"),
     "57P": partial(errors.DatabaseUnavailable, "the database is stopping or starting"),

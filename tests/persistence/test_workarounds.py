@@ -214,6 +214,21 @@ async def test_asyncpg_keeps_a_connection_to_a_server_that_takes_no_writes(
         assert await plain.fetchval("SELECT pg_backend_pid()") == backend
 
 
+@pytest.mark.filterwarnings("ignore:.*is being released to the pool but has 1 active log listener")
+async def test_asyncpg_has_warnings_for_listeners_that_a_pool_drops(database_url: str) -> None:
+    """connection.py: a warning of PostgreSQL makes the statement under way fail."""
+    warnings: list[object] = []
+
+    async def init(connection: asyncpg.Connection) -> None:
+        connection.add_log_listener(lambda _connection, message: warnings.append(message))
+
+    async with pool(database_url, init=init) as plain:
+        for _ in range(2):
+            await plain.execute("DO $$ BEGIN RAISE WARNING 'not replicated'; END $$")
+            await asyncio.sleep(0)
+        assert len(warnings) < 2
+
+
 async def test_asyncpg_restores_a_minimum_with_a_traceback_for_each_failure(
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

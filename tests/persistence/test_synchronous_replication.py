@@ -1,0 +1,136 @@
+"""Commits whose wait for a synchronous standby is interrupted on the server are no success."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import psycopg
+import pytest
+
+from persistence import errors
+from persistence.database import Database
+from persistence.models import Origin
+from persistence.orders import OrderRepository
+from tests.support import cluster
+from tests.support.cluster import Cluster
+from tests.support.history import update
+from tests.support.orders import Orders
+from tests.support.waiting import eventually_async
+
+pytestmark = pytest.mark.anyio
+
+T = TypeVar("T")
+
+WAYS: dict[str, Callable[[Database, str], Awaitable[object]]] = {
+    "fetch_all": Database.fetch_all,
+    "fetch_one": Database.fetch_one,
+    "fetch": Database.fetch,
+    "fetchrow": Database.fetchrow,
+    "fetchmany": lambda database, sql: database.fetchmany(sql, [()]),
+}
+
+
+class Pair:
+    """A primary and its synchronous standby."""
+
+    def __init__(self, primary: Cluster, standby: Cluster) -> None:
+        self.primary = primary
+        self.standby = standby
+
+    def pool(self, *, max_connections: int = 1) -> Database:
+        return Database(
+            self.primary.url,
+            max_connections=max_connections,
+            connect_timeout=5,
+            statement_timeout=20,
+        )
+
+    async def interrupted(
+        self, calls: Sequence[Awaitable[T]], by: str = "pg_cancel_backend"
+    ) -> list[T | BaseException]:
+        """Return the outcomes of ``calls``, whose commits wait for the standby until interrupted.
+
+        Each wait ends ``by`` a function of PostgreSQL.
+        """
+        end_waits = f"SELECT {by}(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        with (
+            self.standby.suspended(),
+            psycopg.connect(self.primary.url, autocommit=True) as administrator,
+        ):
+            outcomes = asyncio.gather(*calls, return_exceptions=True)
+
+            def ended() -> bool:
+                administrator.execute(end_waits.encode())
+                return outcomes.done()
+
+            await eventually_async(ended)
+            return await outcomes
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    with cluster.running() as primary, primary.standby() as standby:
+        yield Pair(primary, standby)
+
+
+@pytest.fixture
+def orders(pair: Pair) -> Orders:
+    return Orders(pair.primary.url)
+
+
+def mark(order_id: int, value: str) -> str:
+    return (
+        f"UPDATE orders SET payment_transaction_id = '{value}' WHERE id = {order_id} RETURNING id"
+    )
+
+
+@pytest.mark.parametrize("by", ["pg_cancel_backend", "pg_terminate_backend"])
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_commit_that_may_not_be_replicated_is_no_success(
+    pair: Pair, orders: Orders, way: str, by: str
+) -> None:
+    order_id, run = orders.add(), WAYS[way]
+    async with pair.pool() as database:
+        (outcome,) = await pair.interrupted([run(database, mark(order_id, "txn_1"))], by)
+        assert type(outcome) is errors.DatabaseUnavailable
+        assert orders.row(order_id)["payment_transaction_id"] == "txn_1"
+
+        await run(database, mark(order_id, "txn_2"))  # the connection is as good as before
+        assert orders.row(order_id)["payment_transaction_id"] == "txn_2"
+
+
+@pytest.mark.parametrize("calls", [1, 16], ids=["single", "batched"])
+async def test_an_update_that_may_not_be_replicated_is_not_acknowledged(
+    pair: Pair, orders: Orders, calls: int
+) -> None:
+    order_ids = [orders.add() for _ in range(calls)]
+
+    def pay(repository: OrderRepository) -> list[Awaitable[Any]]:
+        return [
+            repository.update_payment_info(
+                each,
+                update({"payment_status": "paid", "payment_idempotency_key": f"evt_{each}"}),
+                Origin("r"),
+            )
+            for each in order_ids
+        ]
+
+    async with pair.pool(max_connections=6) as database:
+        repository = OrderRepository(database)
+        outcomes = await pair.interrupted(pay(repository))
+        assert {type(each) for each in outcomes} == {errors.DatabaseUnavailable}
+        assert all(each.replayed for each in await asyncio.gather(*pay(repository)))
+
+
+async def test_other_warnings_do_not_make_a_statement_fail(pair: Pair) -> None:
+    with psycopg.connect(pair.primary.url, autocommit=True) as administrator:
+        administrator.execute("""
+            CREATE FUNCTION warn() RETURNS integer LANGUAGE plpgsql AS $$
+            BEGIN
+                RAISE WARNING USING errcode = '01000', message = 'canceling wait for replication';
+                RETURN 1;
+            END $$
+        """)
+    async with pair.pool() as database:
+        assert await database.fetchrow("SELECT warn()") == (1,)
+        assert await database.fetchmany("SELECT warn()", [(), ()]) == [(1,), (1,)]
