@@ -9,7 +9,7 @@ from typing import Any, Final
 from pypika import CustomFunction
 from pypika.enums import Comparator
 from pypika.queries import Selectable
-from pypika.terms import BasicCriterion, Criterion, Term
+from pypika.terms import BasicCriterion, Criterion, Function, Term
 
 # https://www.postgresql.org/docs/current/functions-comparisons.html
 any_: Final = CustomFunction("ANY", ["array"])
@@ -39,12 +39,20 @@ translate: Final = CustomFunction("translate", ["string", "from", "to"])
 
 # https://www.postgresql.org/docs/current/functions-array.html
 unnest: Final = CustomFunction("unnest", ["array"])
+array: Final = CustomFunction("ARRAY", ["query"])
+
+# https://www.postgresql.org/docs/current/functions-aggregate.html
+bit_xor: Final = CustomFunction("bit_xor", ["values"])
+
+# Hashes of a type's hash index; that of records since PostgreSQL 14.
+hash_record_extended: Final = CustomFunction("hash_record_extended", ["record", "seed"])
 
 # https://www.postgresql.org/docs/current/functions-datetime.html
 clock_timestamp: Final = CustomFunction("clock_timestamp")
 
 # https://www.postgresql.org/docs/current/functions-admin.html
 set_config: Final = CustomFunction("set_config", ["name", "value", "is_local"])
+pg_is_in_recovery: Final = CustomFunction("pg_is_in_recovery")
 pg_logical_emit_message: Final = CustomFunction(
     "pg_logical_emit_message", ["transactional", "prefix", "content"]
 )
@@ -53,6 +61,7 @@ pg_logical_emit_message: Final = CustomFunction(
 pg_current_xact_id: Final = CustomFunction("pg_current_xact_id")
 pg_current_snapshot: Final = CustomFunction("pg_current_snapshot")
 pg_snapshot_xmin: Final = CustomFunction("pg_snapshot_xmin", ["snapshot"])
+pg_snapshot_xip: Final = CustomFunction("pg_snapshot_xip", ["snapshot"])
 pg_snapshot_xmax: Final = CustomFunction("pg_snapshot_xmax", ["snapshot"])
 pg_visible_in_snapshot: Final = CustomFunction("pg_visible_in_snapshot", ["xid", "snapshot"])
 
@@ -64,6 +73,23 @@ class _Comparator(Comparator):
 def is_distinct_from(first: Term, second: Term) -> Criterion:
     """Return ``first IS DISTINCT FROM second``: as ``<>``, but null is equal to null."""
     return BasicCriterion(_Comparator.is_distinct_from, first, second)
+
+
+def row(*columns: Term) -> Term:
+    """Return ``ROW(columns)``."""
+    return Function("ROW", *columns)
+
+
+class FunctionTable(Selectable):
+    """``name() AS alias``: a function whose columns are selected from."""
+
+    def __init__(self, name: str, alias: str) -> None:
+        super().__init__(alias)
+        self._name = name
+
+    def get_sql(self, **_options: Any) -> str:
+        """Return the SQL of an entry of FROM."""
+        return f'{self._name}() "{self.alias}"'
 
 
 class Lateral(Selectable):

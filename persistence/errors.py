@@ -76,6 +76,14 @@ class InvalidPosition(PersistenceError):
     """The text is not a position in the history of payments."""
 
 
+class HistoryChanged(PersistenceError):
+    """The history is not the one that a watcher has read. The message says what is missing.
+
+    An event that it has seen is gone, as after a fail-over to a standby that lacked the last
+    commits; or the database is another one, as after a restore.
+    """
+
+
 class WatcherTooSlow(PersistenceError):
     """A watcher read its events too slowly, and they were dropped."""
 

@@ -3,15 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
-from persistence import queries
+from persistence import position_queries, queries
 from persistence.database import Database
-from persistence.errors import InvalidPosition
+from persistence.errors import DatabaseFailure, DatabaseUnavailable, HistoryChanged
 from persistence.models import OrderPayment, PaymentEvent, RefusedFilter, Storefronts
 from persistence.order_payments import MAX_EVENTS, order_payments
-from persistence.positions import Position, Snapshot
+from persistence.position_queries import Row
+from persistence.positions import ORIGIN, Mark, Position, Snapshot
 from persistence.refused_event_log import RefusedEventLog
 from persistence.status_words import StatusWords
 
@@ -96,51 +97,84 @@ class PaymentHistory:
         refused = await self._refused.list_events(wanted, MAX_EVENTS, storefronts=storefronts)
         return order_payments(events, refused[::-1], self._words)
 
-    async def snapshot(self) -> Snapshot:
-        """Return what is committed, up to the last event. Raises a PersistenceError."""
-        row = await self._database.fetch_one(queries.current_snapshot())
-        assert row is not None  # noqa: S101 - it has no WHERE
-        return Snapshot(*row["snapshot"]).before(1 + (row["last_transaction"] or 0))
+    async def visible(self, position: Position) -> Snapshot:
+        """Return what is visible now, up to the last event. Some of it may not be durable yet.
+
+        Raises HistoryChanged if it is not what ``position`` has seen and more, or another
+        PersistenceError.
+        """
+        row = await self._row(position_queries.visible(), position)
+        _mark_of(position, row)
+        return _snapshot(row)
+
+    async def durable(self, position: Position | None) -> Position:
+        """Return the position of what is durable, which includes all that was visible before.
+
+        That is what PostgreSQL would acknowledge: what is on disk, and with synchronous replication
+        on a standby. It waits for that, as an update does. Raises as ``visible`` does.
+        """
+        row = await self._row(position_queries.durable(), position or Position(ORIGIN))
+        if position is None:
+            mark = Mark(row.ledger, ORIGIN, row.next_mark or 0)
+        elif row.next_mark is None:
+            mark = _mark_of(position, row)
+        else:
+            _mark_of(position, row)
+            mark = Mark(row.ledger, position.end, row.next_mark)
+        return Position(_snapshot(row), mark=mark)
+
+    async def checked(self, position: Position) -> Position:
+        """Return ``position``, with a mark. Raises as ``visible`` does."""
+        async with self._catching_up:
+            row = await self._row(position_queries.visible(), position)
+        return replace(position, mark=_mark_of(position, row))
+
+    async def _row(self, query: str, position: Position) -> Row:
+        since = position.mark.since if position.mark else ORIGIN
+        end = position.end
+        found = await self._database.fetchrow(query, since, end, end.xmax - 1)
+        if found is None:
+            raise DatabaseFailure("payment_history_epochs has no row")
+        return Row._make(found[: len(Row._fields)])
 
     async def events_since(
-        self, position: Position, upto: Snapshot, wanted: EventFilter | None
+        self, position: Position, upto: Position, wanted: EventFilter | None
     ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
         """Yield what was committed after ``position`` and up to ``upto``, each with its position.
 
-        Only events of ``wanted``, unless it is None. Those of one order are in the order of their
-        commits. Raises InvalidPosition, when ``position`` lies beyond ``upto``, or another
-        PersistenceError; continuing from the last position then skips no event.
+        ``upto`` is a result of ``durable``. Only events of ``wanted``, unless it is None. Those of
+        one order are in the order of their commits. Raises a PersistenceError; continuing from the
+        last position then skips no event.
         """
         async for each in self._events_since(position, upto, wanted, nullcontext()):
             yield each
 
     async def missed_events(
-        self, position: Position, upto: Snapshot, wanted: EventFilter
+        self, position: Position, upto: Position, wanted: EventFilter
     ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
         """Yield the same as ``events_since``, for one of possibly very many readers."""
         async for each in self._events_since(position, upto, wanted, self._catching_up):
             yield each
 
     async def _events_since(
-        self, position: Position, upto: Snapshot, wanted: EventFilter | None, slot: _Slot
+        self, position: Position, upto: Position, wanted: EventFilter | None, slot: _Slot
     ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
-        if upto.xmax < (position.reaching or position.seen).xmax:
-            raise InvalidPosition("the position is one of another database")
         if position.reaching is not None:
-            async for each in self._events_between(position, position.reaching, wanted, slot):
+            async for each in self._events_between(position, wanted, slot):
                 yield each
-            position = Position(position.reaching)
-        async for each in self._events_between(position, upto, wanted, slot):
+        way = Position(position.end, upto.seen, mark=upto.mark)
+        async for each in self._events_between(way, wanted, slot):
             yield each
 
     async def _events_between(
-        self, position: Position, upto: Snapshot, wanted: EventFilter | None, slot: _Slot
+        self, position: Position, wanted: EventFilter | None, slot: _Slot
     ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
+        """Yield what is left on the way of ``position`` to where it leads."""
         values: dict[str, object] = {}
         if wanted is not None:
             ids = {"order_ids": wanted.order_ids, "storefront_ids": wanted.storefront_ids}
             values = {name: list(given) for name, given in ids.items() if given}
-        if position.seen == upto or (wanted is not None and not values):
+        if position.seen == position.end or (wanted is not None and not values):
             return
         scope = queries.scope_values(None if wanted is None else wanted.scope)
         query = queries.events_between(
@@ -148,15 +182,16 @@ class PaymentHistory:
             storefront_ids="storefront_ids" in values,
             scoped=bool(scope),
         )
-        values |= {"limit": _PAGE_SIZE, "since": position.seen, "upto": upto, **scope}
-        last_id, more = position.last_id, True
+        values |= {"limit": _PAGE_SIZE, "since": position.seen, "upto": position.end, **scope}
+        more = True
         while more:
+            values["after_id"] = position.last_id
             async with slot:
-                rows = await self._database.fetch_all(query, {**values, "after_id": last_id})
+                rows = await self._database.fetch_all(query, values)
             for row in rows:
                 event = self._event(row)
-                last_id = event.id
-                yield event, Position(position.seen, upto, last_id)
+                position = replace(position, last_id=event.id)
+                yield event, position
             more = len(rows) == _PAGE_SIZE
 
     def _event(self, row: Mapping[str, Any]) -> PaymentEvent:
@@ -170,3 +205,23 @@ class PaymentHistory:
             state = self._words.state(event.payment_status_before)
             event = event._replace(payment_state_before=state)
         return event
+
+
+def _snapshot(row: Row) -> Snapshot:
+    """Return the current snapshot, up to the last event."""
+    return Snapshot(*row.snapshot).before(1 + (row.last_transaction or 0))
+
+
+def _mark_of(position: Position, row: Row) -> Mark:
+    """Return the mark of ``position``; a new one, if it is of the version before and has none.
+
+    Raises HistoryChanged if the history is not the one that it was read in.
+    """
+    mark = position.mark or Mark(row.ledger, ORIGIN, row.mark or 0)
+    if mark.ledger != row.ledger or (position.mark is None and not row.is_original):
+        raise HistoryChanged("the database is another one, or has begun a new epoch")
+    if mark.events != (row.mark or 0) or _snapshot(row).xmax < position.end.xmax:
+        if row.is_standby:  # they may be on their way
+            raise DatabaseUnavailable("this standby lacks events that were seen elsewhere")
+        raise HistoryChanged("the database has lost events that were seen")
+    return mark

@@ -5,20 +5,41 @@ later. A ``pg_snapshot`` can: it says of each transaction whether it was committ
 two snapshots lies what was committed in the meantime, neither more nor less, and reading it waits
 for no transaction to end.
 
-A snapshot includes transactions that left nothing behind, not even on disk. After a crash,
-PostgreSQL assigns their ids again, and the events of the new transactions would count as read. So
-the snapshot of a position ends with the transaction of the last event: all before it is on disk.
+A snapshot includes transactions that left nothing behind, not even on disk. After a crash or a
+fail-over, PostgreSQL assigns their ids again, and the events of the new transactions would count as
+read. So the snapshot of a position ends with the transaction of the last event, taken or refused:
+a server that has this event assigns none of the ids before it.
+
+A server may not have it: a standby took over that lacked the last commits, or a backup was
+restored. So a position has a mark of what it has seen:
+
+- a hash of the cluster's system identifier and of the epoch of its history;
+- a hash of the events that were committed last: those between the snapshot of the position and the
+  one that the process took before. What is lost is the end of the WAL. Whatever it was, the event
+  that committed last is lost with it, also if its transaction began before others.
+
+Not noticed is the loss of: events in a stretch of more than 500, where the 500 with the highest
+transactions are still there; of a refused event that is not the last one; and, by the positions of
+a process's first watch, of events whose transaction began before those of 500 others that are
+still there. Each needs a loss that ends within one reading of the history, which takes some
+milliseconds.
 """
 
 import base64
 import binascii
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, NamedTuple, Self
 
 from persistence.errors import InvalidPosition
 
 _MAX_IN_PROGRESS: Final = 5_000  # transactions: more than a server has connections
 _END_OF_BIGINT: Final = 2**63
+_LOW_BITS: Final = 2**32  # of the id of a transaction
+
+# The first byte of a position. Those of the version before are text, and begin with a digit.
+_VERSION: Final = 1
 
 
 class Snapshot(NamedTuple):
@@ -34,27 +55,63 @@ class Snapshot(NamedTuple):
 
     def before(self, end: int) -> Self:
         """Return the snapshot without the transactions from ``end`` on."""
-        end = min(self.xmax, end)
+        # No transaction has an id of which these bits are 0, nor a snapshot such an end.
+        end = min(self.xmax, end + (end % _LOW_BITS == 0))
         in_progress = tuple(each for each in self.in_progress if each < end)
         return self._replace(xmin=min(self.xmin, end), xmax=end, in_progress=in_progress)
-
-    def __str__(self) -> str:
-        """Return the snapshot as PostgreSQL writes it."""
-        return f"{self.xmin}:{self.xmax}:{','.join(map(str, self.in_progress))}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the snapshot that PostgreSQL writes as ``text``. Raises ValueError."""
         xmin, xmax, in_progress = text.split(":")
         numbers = in_progress.split(",", _MAX_IN_PROGRESS) if in_progress else []
-        snapshot = cls(_number(xmin), _number(xmax), tuple(map(_number, numbers)))
-        ascending = (1, snapshot.xmin, *snapshot.in_progress)
-        # What PostgreSQL requires of a pg_snapshot.
-        if list(ascending) != sorted(ascending) or len(set(numbers)) != len(numbers):
+        return cls(_number(xmin), _number(xmax), tuple(map(_number, numbers))).checked()
+
+    def checked(self) -> Self:
+        """Return the snapshot. Raises ValueError for what PostgreSQL takes for none."""
+        if not (
+            self.xmin <= self.xmax < _END_OF_BIGINT
+            and self.xmin % _LOW_BITS
+            and self.xmax % _LOW_BITS
+        ):
+            raise ValueError("the snapshot ends before it begins, or has no end")
+        if any(later <= earlier for earlier, later in pairwise(self.in_progress)):
             raise ValueError("the transactions are not in ascending order")
-        if snapshot.xmax < snapshot.xmin or any(n >= snapshot.xmax for n in snapshot.in_progress):
-            raise ValueError("the snapshot ends before it begins")
-        return snapshot
+        if any(not self.xmin <= each < self.xmax for each in self.in_progress):
+            raise ValueError("a transaction in progress is not in the snapshot")
+        return self
+
+    def numbers(self) -> list[int]:
+        """Return the snapshot as small numbers; ``of_numbers`` makes a snapshot of them."""
+        edges = (self.xmin, *self.in_progress)
+        steps = [later - earlier for earlier, later in pairwise(edges)]
+        return [self.xmin, self.xmax - self.xmin, len(steps), *steps]
+
+    @classmethod
+    def of_numbers(cls, numbers: Iterator[int]) -> Self:
+        """Take from ``numbers`` those of one snapshot, and return it. Raises ValueError."""
+        xmin, length, count = (_next(numbers) for _ in range(3))
+        if count > _MAX_IN_PROGRESS:
+            raise ValueError("there are too many transactions in progress")
+        in_progress, last = [], xmin
+        for _ in range(count):
+            last += _next(numbers)
+            in_progress.append(last)
+        return cls(xmin, xmin + length, tuple(in_progress)).checked()
+
+
+ORIGIN: Final = Snapshot(1, 1, ())
+"""Before the first transaction."""
+
+
+class Mark(NamedTuple):
+    """What a position has seen, to find out whether that is still in the history."""
+
+    ledger: int
+    """A hash, signed, of the system identifier and of the epoch."""
+    since: Snapshot
+    events: int
+    """A hash, signed, of the events after ``since``, up to where the position leads; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -67,26 +124,88 @@ class Position:
     seen: Snapshot
     reaching: Snapshot | None = None
     last_id: int = 0
+    mark: Mark | None = None
+    """None in a position that the version before has handed out."""
+
+    @property
+    def end(self) -> Snapshot:
+        """Where the position leads: the snapshot of its mark."""
+        return self.reaching or self.seen
 
     def __str__(self) -> str:
-        """Return the position as an opaque text."""
-        parts = [str(self.seen)]
+        """Return the position, which has a mark, as an opaque text."""
+        assert self.mark is not None  # noqa: S101 - PaymentHistory.checked gives it one
+        numbers = [*self.seen.numbers(), *self.mark.since.numbers()]
         if self.reaching is not None:
-            parts += [str(self.reaching), str(self.last_id)]
-        return base64.urlsafe_b64encode(" ".join(parts).encode()).decode().rstrip("=")
+            numbers += [*self.reaching.numbers(), self.last_id]
+        hashes = (self.mark.ledger, self.mark.events)
+        packed = [bytes([_VERSION]), *(each.to_bytes(8, signed=True) for each in hashes)]
+        packed += map(_varint, numbers)
+        return base64.urlsafe_b64encode(b"".join(packed)).decode().rstrip("=")
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the position that ``str`` returned ``text`` for. Raises InvalidPosition."""
         try:
-            padded = text + "=" * (-len(text) % 4)
-            seen, *rest = base64.b64decode(padded, b"-_", validate=True).decode("ascii").split(" ")
-            if not rest:
-                return cls(Snapshot.parse(seen))
-            reaching, last_id = rest
-            return cls(Snapshot.parse(seen), Snapshot.parse(reaching), _number(last_id))
+            data = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+            return cls._unpacked(data) if data[:1] == bytes([_VERSION]) else cls._unmarked(data)
         except (ValueError, binascii.Error) as error:
             raise InvalidPosition("this is not a position in the history of payments") from error
+
+    @classmethod
+    def _unpacked(cls, data: bytes) -> Self:
+        if len(data) < 1 + 2 * 8:
+            raise ValueError("the position has no mark")
+        ledger, events = (int.from_bytes(data[n : n + 8], signed=True) for n in (1, 9))
+        numbers = iter(list(_varints(data[17:])))
+        seen, since = Snapshot.of_numbers(numbers), Snapshot.of_numbers(numbers)
+        mark, rest = Mark(ledger, since, events), list(numbers)
+        if not rest:
+            return cls(seen, mark=mark)
+        *reaching, last_id = rest
+        numbers = iter(reaching)
+        position = cls(seen, Snapshot.of_numbers(numbers), last_id, mark)
+        if last_id >= _END_OF_BIGINT or next(numbers, None) is not None:
+            raise ValueError("the position does not end with the id of an event")
+        return position
+
+    @classmethod
+    def _unmarked(cls, data: bytes) -> Self:
+        """Return the position that the version before has written as ``data``."""
+        seen, *rest = data.decode("ascii").split(" ")
+        if not rest:
+            return cls(Snapshot.parse(seen))
+        reaching, last_id = rest
+        return cls(Snapshot.parse(seen), Snapshot.parse(reaching), _number(last_id))
+
+
+def _varint(number: int) -> bytes:
+    """Return ``number`` in 7 bits a byte, the lowest first; each byte but the last has the 8th."""
+    packed = bytearray()
+    while number > 0x7F:
+        packed.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*packed, number))
+
+
+def _varints(data: Sequence[int]) -> Iterator[int]:
+    number = shift = 0
+    for byte in data:
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte & 0x80 and shift < 70:
+            continue
+        yield number
+        number = shift = 0
+    if shift:
+        raise ValueError("the last number is cut off")
+
+
+def _next(numbers: Iterator[int]) -> int:
+    number = next(numbers, None)
+    if number is None:
+        raise ValueError("the snapshot is cut off")
+    return number
 
 
 def _number(text: str) -> int:

@@ -29,6 +29,7 @@ _Builder: TypeAlias = Any
 
 _orders = Table("orders")
 _events = Table("order_payment_events")
+_epochs = Table("payment_history_epochs")
 
 _ORDER: Final = [_orders[name] for name in OrderRecord._fields]
 _EVENT: Final = [_events[name] for name in PaymentEvent._fields]
@@ -119,33 +120,19 @@ def list_latest_events(*, scoped: bool = False) -> str:
 
 
 @cache
-def current_snapshot() -> str:
-    """Return the SELECT of the current ``pg_snapshot``, as ``snapshot``, and ``last_transaction``.
-
-    The latter is the highest ``transaction_id`` of an event, or null when there are no events.
-    """
-    last: _Builder = (
-        PostgreSQLQuery.from_(_events)
-        .select(_events.transaction_id)
-        .orderby(_events.transaction_id, order=Order.desc)
-        .limit(1)
-    )
-    snapshot = pg.pg_current_snapshot().as_("snapshot")
-    return str(PostgreSQLQuery.select(snapshot, last.as_("last_transaction")))
-
-
-@cache
 def events_between(*, order_ids: bool, storefront_ids: bool, scoped: bool = False) -> str:
     """Return the SELECT of ``:limit`` events that were committed between two snapshots.
 
-    They are visible in the ``pg_snapshot`` ``:upto`` and not in ``:since``, and have ids above
-    ``:after_id``. They belong to one of the orders in the array ``:order_ids``, or to one of the
-    storefronts in ``:storefront_ids``; where neither is given, to any. Sorted by id, which for one
-    order is the order in which they were committed.
+    They are visible in the ``pg_snapshot`` ``:upto`` and not in ``:since``, have ids above
+    ``:after_id``, and are of the current epoch: the transactions of earlier ones may be those of
+    another cluster, and tell nothing. They belong to one of the orders in the array ``:order_ids``,
+    or to one of the storefronts in ``:storefront_ids``; where neither is given, to any. Sorted by
+    id, which for one order is the order in which they were committed.
     """
     transaction = _events.transaction_id
     since, upto = NamedParameter("since"), NamedParameter("upto")
     query = _select_events().where(_events.id > NamedParameter("after_id"))
+    query = query.where(_events.id > _end_of_last_epoch())
     # The first two conditions are the range of the index, the others select within it.
     query = query.where(transaction >= pg.pg_snapshot_xmin(since))
     query = query.where(transaction < pg.pg_snapshot_xmax(upto))
@@ -161,6 +148,12 @@ def events_between(*, order_ids: bool, storefront_ids: bool, scoped: bool = Fals
     if scoped:
         query = query.where(_in_scope(_events, NamedParameter("storefronts")))
     return str(query.orderby(_events.id).limit(NamedParameter("limit")))
+
+
+def _end_of_last_epoch() -> _Builder:
+    """Return the SELECT of the id up to which events are of epochs before the current one."""
+    query: _Builder = PostgreSQLQuery.from_(_epochs).select(_epochs.last_event_id)
+    return query.orderby(_epochs.id, order=Order.desc).limit(1)
 
 
 def _select_orders() -> _Builder:

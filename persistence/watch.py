@@ -18,7 +18,7 @@ from typing import Final, Self
 import asyncpg
 
 from persistence.dsn import asyncpg_dsn
-from persistence.errors import DatabaseUnavailable, InvalidPosition, WatchEnded
+from persistence.errors import HistoryChanged, WatchEnded
 from persistence.history import EventFilter, PaymentHistory
 from persistence.models import PaymentEvent
 from persistence.positions import Position
@@ -116,11 +116,16 @@ class ChangeFeed:
         The events are those committed after ``position``, or from now on. While there is none, the
         position that the watcher has come to is yielded once a heartbeat. Raises WatcherTooSlow,
         WatchEnded, or another PersistenceError; a watch from the last position on skips no event.
+        Raises HistoryChanged when no watch can go on from there, because what was seen is gone.
         """
         async with self._subscribed(wanted) as (subscription, start):
-            yield None, position or start
-            if position is not None:
-                async for earlier in self._history.missed_events(position, start.seen, wanted):
+            if position is None:
+                yield None, start
+            else:
+                # After ``start`` was taken: a fail-over in between would be noticed by one of them.
+                position = await self._history.checked(position)
+                yield None, position
+                async for earlier in self._history.missed_events(position, start, wanted):
                     yield earlier
             while True:
                 with suppress(TimeoutError):
@@ -172,30 +177,32 @@ class ChangeFeed:
                     await self._deliver()
                     self._read_state.succeeded()
                     self._retrying.clear()
+                except HistoryChanged as change:
+                    self._end_with(change)
                 except Exception as error:  # the next delivery continues from the same position
                     self._read_state.failed(error)
                     self._fail_joining(error)
             await asyncio.sleep(_MIN_INTERVAL)
 
     async def _deliver(self) -> None:
-        """Deliver what was committed up to now, then add the subscriptions that wait for that."""
-        joining = set(self._joining)  # before the snapshot, so that it lies after their beginning
-        now = await self._history.snapshot()
-        if self._position is not None and self._subscriptions:
+        """Deliver what has become durable, then add the subscriptions that wait for that."""
+        joining = set(self._joining)  # before the look, so that it lies after their beginning
+        if not self._subscriptions:
+            self._position = None  # nothing has kept it up to date
+        now = known = self._position
+        if now is None or await self._history.visible(now) != now.seen:
+            now = await self._history.durable(known)
+        if known is not None and now is not known:
             # PostgreSQL filters first: of a million changes, only those that are watched are read.
             # With very many ids, ``wanted`` is None, and all are read.
             wanted = self._subscriptions.wanted
-            events = self._history.events_since(self._position, now, wanted)
-            try:
-                await self._deliver_each(events)
-            except InvalidPosition:
-                self._start_anew()
-        self._position = Position(now)
+            await self._deliver_each(self._history.events_since(known, now, wanted))
+        self._position = now
         for number, subscription in enumerate(joining, start=1):
             if subscription in self._joining:  # it has not ended meanwhile
                 self._joining.remove(subscription)
                 self._subscriptions.add(subscription)
-                subscription.put(None, self._position)
+                subscription.put(None, now)
             if number % _JOINING_AT_ONCE == 0:
                 await asyncio.sleep(0)
 
@@ -209,15 +216,14 @@ class ChangeFeed:
             if not self._subscriptions:
                 break  # all of them were too slow
 
-    def _start_anew(self) -> None:
-        """End all watches, because the database is behind what they have been sent.
-
-        A standby has become the primary without the last commits, say, or a backup was restored.
-        """
-        _log.warning("the database has lost commits: %d watches ended", len(self._subscriptions))
+    def _end_with(self, change: HistoryChanged) -> None:
+        """End all watches: the history lacks what they have been sent. Others begin at once."""
+        ended = len(self._subscriptions)
+        _log.warning("history of payments changed: %s; %d watches ended", change, ended)
         for subscription in tuple(self._subscriptions):
-            subscription.fail(DatabaseUnavailable("the database has lost commits"))
+            subscription.fail(change)
             self._subscriptions.discard(subscription)
+        self._notified.set()
 
     def _fail_joining(self, failure: Exception) -> None:
         """Fail the watches whose beginning failed a second time, and retry the others at once.

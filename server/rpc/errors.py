@@ -177,9 +177,8 @@ def _refusal(error: Exception) -> ConnectError | None:
             code = Code.ALREADY_EXISTS
             text = f"payment_idempotency_key has been used for another order; {_ON_RECORD}"
             info = _info(error.reason.value, order_id=str(error.order_id))
-        case errors.EtagMismatch():
-            text = f"{error}; nothing was written: read it again"
-            return _listed("ETAG_MISMATCH", text, order_id=str(error.order_id))
+        case errors.EtagMismatch() | errors.HistoryChanged():
+            return _aborted(error)
         case errors.PaymentEventRefused():
             text = f"{_explanation(error)}; {_ON_RECORD}"
             info = _info(error.reason.value, **_moves(error))
@@ -201,6 +200,18 @@ def _refusal(error: Exception) -> ConnectError | None:
         case _:
             return None
     return ConnectError(code, text, [info] if info else [])
+
+
+def _aborted(error: errors.EtagMismatch | errors.HistoryChanged) -> ConnectError:
+    """Return ABORTED, for a caller who has to read again what it has read."""
+    if isinstance(error, errors.EtagMismatch):
+        text = f"{error}; nothing was written: read it again"
+        return _listed("ETAG_MISMATCH", text, order_id=str(error.order_id))
+    text = (
+        f"{error}; begin anew: watch without last_event_id, and read the orders again after the "
+        "first message"
+    )
+    return _listed("HISTORY_CHANGED", text)
 
 
 def _explanation(error: errors.PaymentEventRefused) -> str:

@@ -53,6 +53,7 @@ RETRIES: Final[Mapping[str, Retry]] = {
     "DATABASE_TIMEOUT": Retry(Code.DEADLINE_EXCEEDED, _SOON, needs_key=True),
     "TRANSACTION_CONFLICT": Retry(Code.ABORTED, _SOON),
     "ETAG_MISMATCH": Retry(Code.ABORTED, None),
+    "HISTORY_CHANGED": Retry(Code.ABORTED, None),
 }
 """By the reason in the error's ``google.rpc.ErrorInfo``."""
 

@@ -1,21 +1,117 @@
 """Positions in the history, as watchers get them."""
 
+import base64
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from persistence.errors import InvalidPosition
-from persistence.positions import Position, Snapshot
+from persistence.positions import ORIGIN, Mark, Position, Snapshot
+
+SIGNED = st.integers(-(2**63), 2**63 - 1)
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    edges = st.integers(1, 2_000) | st.integers(1, 2**63 - 1).filter(lambda n: n % 2**32)
+    xmin, xmax = sorted((draw(edges), draw(edges)))
+    between = st.integers(xmin, xmax - 1) if xmin < xmax else st.nothing()
+    in_progress = draw(st.lists(between, unique=True, max_size=9 if xmin < xmax else 0))
+    return Snapshot(xmin, xmax, tuple(sorted(in_progress)))
+
+
+marks = st.builds(Mark, SIGNED, snapshots(), SIGNED)
+positions = st.builds(Position, snapshots(), mark=marks) | st.builds(
+    Position, snapshots(), snapshots(), st.integers(0, 2**63 - 1), marks
+)
+
+
+@given(positions)
+def test_a_position_survives_formatting_and_parsing(position: Position) -> None:
+    text = str(position)
+    assert Position.parse(text) == position
+    assert text.isascii()
+
+
+def test_a_position_is_short() -> None:
+    """Of an idle history, whose transactions have ten digits."""
+    mark = Mark(-(2**63), Snapshot(4_000_000_001, 4_000_000_001, ()), 2**63 - 1)
+    assert len(str(Position(Snapshot(4_000_000_007, 4_000_000_007, ()), mark=mark))) <= 42
+
+
+def test_the_position_with_the_most_transactions_can_be_sent_back() -> None:
+    """The limit for last_event_id is 50,000 characters."""
+    first = 2**62 + 3
+    busy = Snapshot(first, first + 500_000, tuple(range(first, first + 500_000, 100)))
+    text = str(Position(busy, busy, 2**63 - 1, Mark(0, busy, 0)))
+    assert len(text) <= 50_000
+    assert Position.parse(text).seen == busy
+
+
+def of_the_version_before(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 @pytest.mark.parametrize(
-    "position",
+    ("text", "position"),
     [
-        Position(Snapshot(1, 1, ())),
-        Position(Snapshot(5, 9, (5, 7))),
-        Position(Snapshot(5, 9, (5, 7)), Snapshot(2**62, 2**62, ()), 2**63 - 1),
+        ("1:1:", Position(Snapshot(1, 1, ()))),
+        ("5:9:5,7", Position(Snapshot(5, 9, (5, 7)))),
+        (
+            f"5:9:5,7 {2**62 + 3}:{2**62 + 3}: {2**63 - 1}",
+            Position(Snapshot(5, 9, (5, 7)), Snapshot(2**62 + 3, 2**62 + 3, ()), 2**63 - 1),
+        ),
     ],
 )
-def test_a_position_survives_formatting_and_parsing(position: Position) -> None:
-    assert Position.parse(str(position)) == position
+def test_a_position_of_the_version_before(text: str, position: Position) -> None:
+    assert Position.parse(of_the_version_before(text)) == position
+    assert position.mark is None
+
+
+# Version, hashes, and the snapshots 5:9:5,7 and 1:1:.
+MARKED = bytes([1, *[0] * 16, 5, 4, 2, 0, 2, 1, 0, 0])
+
+
+def test_the_bytes_of_a_position() -> None:
+    text = base64.urlsafe_b64encode(MARKED).decode().rstrip("=")
+    expected = Position(Snapshot(5, 9, (5, 7)), mark=Mark(0, ORIGIN, 0))
+    assert Position.parse(text) == expected
+    assert str(expected) == text
+
+
+def test_a_snapshot_ends_where_postgresql_has_transactions() -> None:
+    """The transaction after 2^32 - 1 is 2^32 + 3."""
+    snapshot = Snapshot(2**32 - 1, 2**32 + 9, (2**32 - 1, 2**32 + 4))
+    ended = snapshot.before(2**32)
+    assert ended == Snapshot(2**32 - 1, 2**32 + 1, (2**32 - 1,))
+    assert ended.checked() == ended
+
+
+BROKEN = {
+    "of another version": b"\2" + MARKED[1:],
+    "cut off in the hashes": MARKED[:16],
+    "cut off in a snapshot": MARKED[:-1],
+    "cut off in a number": MARKED[:-1] + b"\x80",
+    "with half a way": MARKED + b"\5",
+    "with a way without an id": MARKED + bytes([5, 4, 0]),
+    "with more after the way": MARKED + bytes([5, 4, 0, 7, 8]),
+    "with a number that does not end": MARKED + b"\x80" * 40,
+    "with an id that is too great": MARKED + bytes([5, 4, 0, *[0xFF] * 9, 1]),
+    "with a snapshot before the first": MARKED[:17] + bytes([0, 4, 0, 1, 0, 0]),
+    "with an end that PostgreSQL takes for none": bytes(
+        [*MARKED[:17], 5, 0xFB, 0xFF, 0xFF, 0xFF, 0x0F, 0, 1, 0, 0]
+    ),
+    "with equal transactions": MARKED[:17] + bytes([5, 4, 2, 1, 0, 1, 0, 0]),
+    "with a transaction after its end": MARKED[:17] + bytes([5, 4, 1, 4, 1, 0, 0]),
+    "with very many transactions": MARKED[:17] + bytes([5, 4, 0xFF, 0xFF, 0xFF, 0x7F]),
+}
+
+
+@pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)
+def test_other_bytes_are_invalid_positions(data: bytes) -> None:
+    with pytest.raises(InvalidPosition):
+        Position.parse(base64.urlsafe_b64encode(data).decode().rstrip("="))
 
 
 @pytest.mark.parametrize(
@@ -24,3 +120,14 @@ def test_a_position_survives_formatting_and_parsing(position: Position) -> None:
 def test_other_texts_are_invalid_positions(text: str) -> None:
     with pytest.raises(InvalidPosition):
         Position.parse(text)
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_position_or_invalid(data: bytes) -> None:
+    """What is taken for a position is one that can be written."""
+    text = base64.urlsafe_b64encode(MARKED[:1] + data).decode().rstrip("=")
+    try:
+        position = Position.parse(text)
+    except InvalidPosition:
+        return
+    assert Position.parse(str(position)) == position

@@ -12,12 +12,12 @@ import psycopg
 import pytest
 
 from persistence.dsn import asyncpg_dsn
-from persistence.errors import DatabaseUnavailable, InvalidPosition, WatchEnded, WatcherTooSlow
+from persistence.errors import DatabaseUnavailable, WatchEnded, WatcherTooSlow
 from persistence.history import EventFilter, PaymentHistory
 from persistence.models import PaymentEvent
 from persistence.positions import Position, Snapshot
 from persistence.watch import ChangeFeed
-from tests.support import databases
+from tests.support import databases, ledger
 from tests.support.feeds import ONE, CountedHistory, Stream, feed, feed_of, watching
 from tests.support.orders import Orders
 
@@ -187,7 +187,7 @@ class Interrupted(PaymentHistory):
     interrupted = False
 
     async def events_since(
-        self, position: Position, upto: Snapshot, wanted: EventFilter | None
+        self, position: Position, upto: Position, wanted: EventFilter | None
     ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
         async for event, reached in super().events_since(position, upto, wanted):
             yield event, reached
@@ -258,7 +258,8 @@ async def test_a_position_ends_with_the_last_event(database_url: str) -> None:
     orders = Orders(database_url)
     async with databases.pool(database_url, max_connections=1) as database:
         history = PaymentHistory(database)
-        assert await history.snapshot() == Snapshot(1, 1, ())
+        start = await history.durable(None)
+        assert start.seen == await history.visible(start) == Snapshot(1, 1, ())
         with psycopg.connect(database_url) as earlier, psycopg.connect(database_url) as later:
             row = earlier.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()
             assert row is not None
@@ -269,36 +270,23 @@ async def test_a_position_ends_with_the_last_event(database_url: str) -> None:
             later.execute("SELECT pg_current_xact_id()")
             for _ in range(2):
                 orders.value("SELECT pg_current_xact_id()::text::bigint")
-            snapshot = await history.snapshot()
-            assert snapshot.xmax == last + 1
-            assert row[0] in snapshot.in_progress
-            assert max(snapshot.in_progress) < snapshot.xmax
-        assert (await history.snapshot()).xmax == last + 1
+            position = await history.durable(start)
+            assert position.seen == await history.visible(start)
+            assert position.seen.xmax == last + 1
+            assert row[0] in position.seen.in_progress
+            assert max(position.seen.in_progress) < position.seen.xmax
+        assert (await history.visible(start)).xmax == last + 1
 
 
-async def test_a_position_ahead_of_the_database_is_invalid(database_url: str) -> None:
+async def test_a_refused_event_is_one_that_may_be_the_last(database_url: str) -> None:
     Orders(database_url).add(payment_status="paid")
-    ahead = Position(Snapshot(2**40, 2**40, ()))
-    async with feed(database_url) as opened:
-        stream = opened.watch(EventFilter(storefront_ids=frozenset([1])), ahead)
-        with pytest.raises(InvalidPosition):
-            while True:
-                await anext(stream)
-
-
-async def test_watches_begin_anew_when_the_database_has_lost_commits(database_url: str) -> None:
-    orders = Orders(database_url)
-    order_id = orders.add()
-    wanted = EventFilter(order_ids=frozenset([order_id]))
-    async with feed(database_url) as opened, asyncio.timeout(10):
-        async with watching(opened, wanted) as stream:
-            # As after a failover to a standby that lacks the last commits of the primary.
-            opened._position = Position(Snapshot(2**40, 2**40, ()))
-            with pytest.raises(DatabaseUnavailable):
-                while True:
-                    await anext(stream)
-        async with watching(opened, wanted) as stream:
-            await assert_a_change_arrives(orders, order_id, stream)
+    async with databases.pool(database_url, max_connections=1) as database:
+        history = PaymentHistory(database)
+        before = await history.durable(None)
+        with psycopg.connect(database_url) as connection:
+            refused = ledger.refuse(connection)
+        assert (await history.visible(before)).xmax == refused.transaction + 1
+        assert (await history.durable(before)).seen.xmax == refused.transaction + 1
 
 
 async def test_watches_that_begin_at_the_same_time_share_a_statement(database_url: str) -> None:
@@ -308,18 +296,20 @@ async def test_watches_that_begin_at_the_same_time_share_a_statement(database_ur
         AsyncExitStack() as streams,
     ):
         await streams.enter_async_context(watching(opened, ONE))
-        before = history.snapshots
+        before = history.looks + history.waits
         begun = (streams.enter_async_context(watching(opened, ONE)) for _ in range(500))
         await asyncio.gather(*begun)
         assert opened.watchers == 501
-        assert history.snapshots - before <= 3  # the one under way, theirs, one by polling
+        assert (
+            history.looks + history.waits - before <= 3
+        )  # the one under way, theirs, one by polling
 
 
 async def test_a_watch_that_is_cancelled_before_it_begins_leaves_nothing(database_url: str) -> None:
     async with feed_of(CountedHistory, database_url) as (opened, history), asyncio.timeout(10):
         streams = [opened.watch(ONE, None) for _ in range(20)]
         tasks = [asyncio.create_task(anext(each)) for each in streams]
-        while not history.snapshots:  # noqa: ASYNC110 - there is no event to wait for
+        while not history.waits:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
         for each in tasks:
             each.cancel()

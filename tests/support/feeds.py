@@ -53,14 +53,18 @@ class CountedHistory(PaymentHistory):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        self.snapshots = self.readings = 0
+        self.looks = self.waits = self.readings = 0
 
-    async def snapshot(self) -> Snapshot:
-        self.snapshots += 1
-        return await super().snapshot()
+    async def visible(self, position: Position) -> Snapshot:
+        self.looks += 1
+        return await super().visible(position)
+
+    async def durable(self, position: Position | None) -> Position:
+        self.waits += 1
+        return await super().durable(position)
 
     async def events_since(
-        self, position: Position, upto: Snapshot, wanted: EventFilter | None
+        self, position: Position, upto: Position, wanted: EventFilter | None
     ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
         self.readings += 1
         async for each in super().events_since(position, upto, wanted):

@@ -1,0 +1,223 @@
+"""Positions in a history that has lost events, or was begun anew."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, aclosing
+from dataclasses import dataclass, replace
+from random import Random
+
+import psycopg
+import pytest
+
+from persistence.errors import HistoryChanged
+from persistence.history import EventFilter, PaymentHistory
+from persistence.positions import Mark, Position, Snapshot
+from tests.support import databases, ledger
+from tests.support.feeds import feed, watching
+from tests.support.ledger import Entry
+from tests.support.orders import Orders
+
+pytestmark = pytest.mark.anyio
+
+ALL = EventFilter(storefront_ids=frozenset([3]))  # the storefront of each order
+
+
+@pytest.fixture
+async def history(database_url: str) -> AsyncIterator[PaymentHistory]:
+    async with databases.pool(database_url) as database:
+        yield PaymentHistory(database)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A position, and the events that were committed by then, in that order."""
+
+    position: Position
+    seen: tuple[Entry, ...]
+
+
+async def overlapping(url: str, history: PaymentHistory, random: Random) -> list[Reached]:
+    """Commit events in transactions that overlap, and read them as they are committed."""
+    orders = Orders(url)
+    committed: list[Entry] = []
+    reached, position = [], await history.durable(None)
+    with ExitStack() as stack:
+        connections = [stack.enter_context(psycopg.connect(url)) for _ in range(4)]
+        order_ids = [orders.add() for _ in connections]
+        written: list[list[Entry]] = [[] for _ in connections]
+        for number in range(60):
+            chosen = random.randrange(len(connections))
+            if random.random() < 0.5:
+                event = (
+                    ledger.take(connections[chosen], order_ids[chosen], f"status {number}")
+                    if random.random() < 0.9
+                    else ledger.refuse(connections[chosen])
+                )
+                written[chosen].append(event)
+            else:
+                connections[chosen].commit()
+                committed += written[chosen]
+                written[chosen] = []
+            if random.random() < 0.4:
+                now = await history.durable(position)
+                on_the_way = [each async for _, each in history.events_since(position, now, None)]
+                reached += [Reached(each, tuple(committed)) for each in (*on_the_way, now)]
+                position = now
+    return reached
+
+
+def lost_of(reached: Reached, lost: list[Entry]) -> set[str]:
+    """Return of which tables the position has seen events that are lost."""
+    return {each.table for each in reached.seen if each in lost}
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_each_loss_of_what_was_seen_is_noticed_and_no_other(
+    database_url: str, history: PaymentHistory, seed: int
+) -> None:
+    """Whatever the order in which transactions began, the end of the WAL is lost."""
+    random = Random(seed)
+    reached = await overlapping(database_url, history, random)
+    lost: list[Entry] = []
+    noticed = 0
+    for entry in reversed(reached[-1].seen):
+        ledger.lose(database_url, entry)
+        lost.append(entry)
+        for each in random.sample(reached, 5):
+            tables = lost_of(each, lost)
+            if not tables:
+                assert (await history.checked(each.position)) == each.position
+            elif ledger.TAKEN in tables:  # of refused ones, a position knows the last event alone
+                with pytest.raises(HistoryChanged):
+                    await history.checked(each.position)
+                with pytest.raises(HistoryChanged):
+                    await history.durable(each.position)
+                noticed += 1
+    assert noticed > 20
+
+
+async def test_another_event_with_the_same_ids_is_not_the_one_that_was_seen(
+    database_url: str, history: PaymentHistory
+) -> None:
+    order_id = Orders(database_url).add()
+    with psycopg.connect(database_url) as connection:
+        event = ledger.take(connection, order_id, "paid")
+    position = await history.durable(None)
+    assert await history.visible(position) == position.seen
+    ledger.replace(database_url, event)
+    with pytest.raises(HistoryChanged):
+        await history.visible(position)
+
+
+async def test_the_last_refused_event_is_gone(database_url: str, history: PaymentHistory) -> None:
+    before = await history.durable(None)
+    with psycopg.connect(database_url) as connection:
+        refused = ledger.refuse(connection)
+    position = await history.durable(before)
+    ledger.lose(database_url, refused)
+    assert await history.visible(before) == before.seen
+    with pytest.raises(HistoryChanged):
+        await history.visible(position)
+
+
+async def test_a_position_of_another_cluster(database_url: str, history: PaymentHistory) -> None:
+    """Its hash of system identifier and epoch is another one."""
+    position = await history.durable(None)
+    assert position.mark is not None
+    other = replace(position, mark=position.mark._replace(ledger=position.mark.ledger ^ 1))
+    with pytest.raises(HistoryChanged, match="another"):
+        await history.checked(other)
+
+
+def of_the_version_before(snapshot: Snapshot) -> Position:
+    xmin, xmax, in_progress = snapshot
+    text = f"{xmin}:{xmax}:{','.join(map(str, in_progress))}"
+    return Position.parse(base64.urlsafe_b64encode(text.encode()).decode().rstrip("="))
+
+
+async def test_a_position_of_the_version_before_is_good_in_the_first_epoch(
+    database_url: str, history: PaymentHistory
+) -> None:
+    orders = Orders(database_url)
+    orders.add(payment_status="paid")
+    seen = (await history.durable(None)).seen
+    earlier = of_the_version_before(seen)
+    marked = await history.checked(earlier)
+    assert marked.seen == seen
+    assert isinstance(marked.mark, Mark)
+    assert await history.visible(marked) == seen
+    with pytest.raises(HistoryChanged):
+        await history.checked(of_the_version_before(Snapshot(2**40 + 3, 2**40 + 3, ())))
+    ledger.begin_epoch(database_url)
+    for each in (earlier, marked):
+        with pytest.raises(HistoryChanged):
+            await history.checked(each)
+
+
+async def test_a_watch_from_a_position_of_the_version_before(database_url: str) -> None:
+    orders = Orders(database_url)
+    order_id = orders.add()
+    earlier = of_the_version_before(Snapshot(1, 1, ()))
+    orders.change(order_id, payment_status="processing")
+    async with feed(database_url) as opened, aclosing(opened.watch(ALL, earlier)) as stream:
+        first, position = await anext(stream)
+        event, reached = await anext(stream)
+        assert first is None
+        assert event is not None
+        assert event.payment_status_after == "processing"
+        for each in (position, reached):
+            assert Position.parse(str(each)) == each
+            assert each.mark is not None
+
+
+async def test_running_and_resumed_watches_end_when_events_are_lost(database_url: str) -> None:
+    """Whether or not another event comes; then a new watch begins."""
+    order_id = Orders(database_url).add()
+    async with feed(database_url) as opened, asyncio.timeout(10):
+        async with watching(opened, ALL) as stream, watching(opened, ALL) as other:
+            with psycopg.connect(database_url) as connection:
+                event = ledger.take(connection, order_id, "paid")
+            _, position = await anext(stream)
+            await anext(other)
+            ledger.lose(database_url, event)
+            for each in (stream, other, opened.watch(ALL, position)):
+                with pytest.raises(HistoryChanged, match="lost"):
+                    await anext(each)
+        async with watching(opened, ALL) as stream:
+            Orders(database_url).change(order_id, payment_status="refunded")
+            assert (await anext(stream))[0] is not None
+
+
+async def test_running_watches_end_when_an_epoch_begins(database_url: str) -> None:
+    async with (
+        feed(database_url) as opened,
+        asyncio.timeout(10),
+        watching(opened, ALL) as stream,
+    ):
+        ledger.begin_epoch(database_url)
+        with pytest.raises(HistoryChanged, match="epoch"):
+            await anext(stream)
+
+
+async def test_transactions_of_another_cluster_are_no_news(database_url: str) -> None:
+    """They are of the past or of the future of this one, which comes to assign them."""
+    orders = Orders(database_url)
+    order_id = orders.add()
+    now = orders.value("SELECT pg_current_xact_id()::text::bigint")
+    for transaction in (3, now, now + 10, now + 11, now + 10**9):
+        ledger.bring(database_url, order_id, "brought", transaction)
+    ledger.begin_epoch(database_url)
+    async with feed(database_url) as opened, asyncio.timeout(10):
+        async with watching(opened, ALL) as stream:
+            start = opened._position
+            for number in range(30):
+                orders.change(order_id, payment_status=f"{number}")
+                event, _ = await anext(stream)
+                assert event is not None
+                assert event.payment_status_after == f"{number}"
+        assert start is not None
+        async with aclosing(opened.watch(ALL, start)) as stream:
+            await anext(stream)
+            found = [(await anext(stream))[0] for _ in range(30)]
+    assert [each and each.payment_status_after for each in found] == [f"{n}" for n in range(30)]
