@@ -47,13 +47,13 @@ class Row(NamedTuple):
     mark: int | None
     """The hash of the events between the snapshots ``$1`` and ``$2``; None if there are none."""
     next_mark: int | None
-    """The hash of the events after ``$2``."""
+    """The hash of the events after ``$2``; of ``durable`` alone."""
 
 
 @cache
 def visible() -> str:
     """Return the SELECT of ``Row``. What is visible may be lost in a fail-over."""
-    return str(_row())
+    return str(_row(NullValue()))
 
 
 @cache
@@ -66,12 +66,13 @@ def durable() -> str:
     for: what it shows has come from the primary.
     """
     message = pg.pg_logical_emit_message(True, "listings", "")
-    is_standby = pg.pg_is_in_recovery()
-    return str(_row().select(Case().when(is_standby, NullValue()).else_(message)))
+    written = Case().when(pg.pg_is_in_recovery(), NullValue()).else_(message)
+    next_mark = _mark(Parameter("$2"), _NOW, _last.transaction_id)
+    return str(_row(next_mark).select(written))
 
 
-def _row() -> _Builder:
-    """Return the SELECT of ``Row``."""
+def _row(next_mark: Term) -> _Builder:
+    """Return the SELECT of ``Row``, with its last column."""
     since, upto, last = Parameter("$1"), Parameter("$2"), Parameter("$3")
     identity = pg.row(_control.system_identifier, _epoch.identity)
     is_original = _epoch.system_identifier == _control.system_identifier
@@ -83,7 +84,7 @@ def _row() -> _Builder:
         "is_original": is_original & ExistsCriterion(earlier).negate(),
         "is_standby": pg.pg_is_in_recovery(),
         "mark": _mark(since, upto, last),
-        "next_mark": _mark(upto, _NOW, _last.transaction_id),
+        "next_mark": next_mark,
     }
     query: _Builder = PostgreSQLQuery.with_(_current_epoch(), "epoch")
     query = query.with_(_last_transaction(), "last")

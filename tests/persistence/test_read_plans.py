@@ -9,7 +9,7 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from persistence import list_queries, queries
+from persistence import list_queries, position_queries, queries
 from persistence.models import OrderFilter, OrderKey
 from persistence.payment_states import PaymentState
 from persistence.status_diagnostics import UNCLEAR
@@ -320,6 +320,26 @@ def finds_a_number_by_one_probe(connection: psycopg.ClientCursor[Any]) -> None:
         assert 0 < touched(plan) < 15
 
 
+def looks_cost_little(connection: psycopg.ClientCursor[Any]) -> None:
+    """Check the cost of a look from a position, whether it is old or new, in any plan.
+
+    It reads up to 500 events; also while a transaction is in progress that began long before.
+    """
+    middle, end = MILLION // 2, MILLION - 1
+    positions = [
+        ("1:1:", "1:1:", "0"),
+        ("1:1:", f"{middle}:{middle}:", f"{middle - 1}"),
+        (f"{end - 20}:{end - 20}:", f"{end}:{end}:", f"{end - 1}"),
+        (f"9:{end - 20}:9,{middle}", f"9:{end}:9", f"{end - 1}"),
+    ]
+    for mode in ("force_custom_plan", "force_generic_plan"):
+        connection.execute(f"SET plan_cache_mode = {mode}".encode())
+        for sql in (position_queries.visible(), position_queries.durable()):
+            for values in positions:
+                plan = explain(connection, Read(sql, values), ", ANALYZE, BUFFERS")
+                assert 0 < touched(plan) < 150, (mode, values, sql[:0])
+
+
 COSTS: Final = [
     (OrderFilter(), 60),
     *((with_some(COMMON, [name]), 60) for name in ("payment_status", "payment_provider")),
@@ -342,6 +362,8 @@ def test_reads_of_a_million_orders(
             is_found_by_an_index(connection, mode)
     with subtests.test("touches little else"):
         touches_little_else(connection)
+    with subtests.test("a look costs little"):
+        looks_cost_little(connection)
     with subtests.test("costs a page of each storefront"):
         costs_a_page_of_each(connection)
     with subtests.test("finds a number by one probe"):

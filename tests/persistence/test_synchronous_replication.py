@@ -9,10 +9,13 @@ import pytest
 
 from persistence import errors
 from persistence.database import Database
+from persistence.history import EventFilter, PaymentHistory
 from persistence.models import Origin
 from persistence.orders import OrderRepository
+from persistence.watch import ChangeFeed
 from tests.support import cluster
 from tests.support.cluster import Cluster
+from tests.support.feeds import watching
 from tests.support.history import update
 from tests.support.orders import Orders
 from tests.support.waiting import eventually_async
@@ -37,12 +40,12 @@ class Pair:
         self.primary = primary
         self.standby = standby
 
-    def pool(self, *, max_connections: int = 1) -> Database:
+    def pool(self, *, max_connections: int = 1, statement_timeout: float = 20) -> Database:
         return Database(
             self.primary.url,
             max_connections=max_connections,
             connect_timeout=5,
-            statement_timeout=20,
+            statement_timeout=statement_timeout,
         )
 
     async def interrupted(
@@ -134,3 +137,38 @@ async def test_other_warnings_do_not_make_a_statement_fail(pair: Pair) -> None:
     async with pair.pool() as database:
         assert await database.fetchrow("SELECT warn()") == (1,)
         assert await database.fetchmany("SELECT warn()", [(), ()]) == [(1,), (1,)]
+
+
+async def test_no_position_is_taken_whose_wait_was_interrupted(pair: Pair, orders: Orders) -> None:
+    orders.add(payment_status="paid")
+    async with pair.pool() as database:
+        history = PaymentHistory(database)
+        outcomes = await pair.interrupted([history.durable(None)])
+        assert [type(each) for each in outcomes] == [errors.DatabaseUnavailable]
+        position = await history.durable(None)
+        assert await history.visible(position) == position.seen
+
+
+async def test_a_feed_waits_for_the_standby(pair: Pair, orders: Orders) -> None:
+    """Watches stay, and one that joins waits as an update does; what is not durable is not sent."""
+    order_id = orders.add()
+    wanted = EventFilter(order_ids=frozenset([order_id]))
+    async with (
+        pair.pool(max_connections=2, statement_timeout=0.5) as database,
+        ChangeFeed(
+            PaymentHistory(database), pair.primary.url, connect_timeout=5, heartbeat=0.1
+        ) as opened,
+        asyncio.timeout(20),
+        watching(opened, wanted) as stream,
+    ):
+        _, known = await anext(stream)
+        with pair.standby.suspended():
+            orders.change(order_id, payment_status="paid")  # its session does not wait
+            joining = asyncio.create_task(anext(opened.watch(wanted, None)))
+            while not joining.done():
+                assert await anext(stream) == (None, known)
+            assert isinstance(joining.exception(), errors.DatabaseTimeout)
+        event = None
+        while event is None:
+            event, _ = await anext(stream)
+        assert event.payment_status_after == "paid"
