@@ -27,7 +27,8 @@ milliseconds.
 
 import base64
 import binascii
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple, Self
@@ -38,8 +39,11 @@ _MAX_IN_PROGRESS: Final = 5_000  # transactions: more than a server has connecti
 _END_OF_BIGINT: Final = 2**63
 _LOW_BITS: Final = 2**32  # of the id of a transaction
 
-# The first byte of a position. Those of the version before are text, and begin with a digit.
-_VERSION: Final = 1
+_END_OF_HASHES: Final = 2**64
+
+# Of a position's numbers, in hexadecimal. Those of the version before are base64, which has none.
+_SEPARATOR: Final = "."
+_NUMBERS: Final = re.compile(r"[0-9a-f]{1,16}(\.[0-9a-f]{1,16})*")
 
 
 class Snapshot(NamedTuple):
@@ -135,29 +139,26 @@ class Position:
     def __str__(self) -> str:
         """Return the position, which has a mark, as an opaque text."""
         assert self.mark is not None  # noqa: S101 - PaymentHistory.checked gives it one
-        numbers = [*self.seen.numbers(), *self.mark.since.numbers()]
+        hashes = (each % _END_OF_HASHES for each in (self.mark.ledger, self.mark.events))
+        numbers = [*hashes, *self.seen.numbers(), *self.mark.since.numbers()]
         if self.reaching is not None:
             numbers += [*self.reaching.numbers(), self.last_id]
-        hashes = (self.mark.ledger, self.mark.events)
-        packed = [bytes([_VERSION]), *(each.to_bytes(8, signed=True) for each in hashes)]
-        packed += map(_varint, numbers)
-        return base64.urlsafe_b64encode(b"".join(packed)).decode().rstrip("=")
+        return _SEPARATOR.join([f"{each:x}" for each in numbers])
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the position that ``str`` returned ``text`` for. Raises InvalidPosition."""
         try:
-            data = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
-            return cls._unpacked(data) if data[:1] == bytes([_VERSION]) else cls._unmarked(data)
+            return cls._marked(text) if _SEPARATOR in text else cls._unmarked(text)
         except (ValueError, binascii.Error) as error:
             raise InvalidPosition("this is not a position in the history of payments") from error
 
     @classmethod
-    def _unpacked(cls, data: bytes) -> Self:
-        if len(data) < 1 + 2 * 8:
-            raise ValueError("the position has no mark")
-        ledger, events = (int.from_bytes(data[n : n + 8], signed=True) for n in (1, 9))
-        numbers = iter(list(_varints(data[17:])))
+    def _marked(cls, text: str) -> Self:
+        if not _NUMBERS.fullmatch(text):
+            raise ValueError("these are not numbers")
+        numbers = iter([int(each, 16) for each in text.split(_SEPARATOR)])
+        ledger, events = (_signed(_next(numbers)) for _ in range(2))
         seen, since = Snapshot.of_numbers(numbers), Snapshot.of_numbers(numbers)
         mark, rest = Mark(ledger, since, events), list(numbers)
         if not rest:
@@ -170,8 +171,9 @@ class Position:
         return position
 
     @classmethod
-    def _unmarked(cls, data: bytes) -> Self:
-        """Return the position that the version before has written as ``data``."""
+    def _unmarked(cls, text: str) -> Self:
+        """Return the position that the version before has written as ``text``."""
+        data = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
         seen, *rest = data.decode("ascii").split(" ")
         if not rest:
             return cls(Snapshot.parse(seen))
@@ -179,26 +181,8 @@ class Position:
         return cls(Snapshot.parse(seen), Snapshot.parse(reaching), _number(last_id))
 
 
-def _varint(number: int) -> bytes:
-    """Return ``number`` in 7 bits a byte, the lowest first; each byte but the last has the 8th."""
-    packed = bytearray()
-    while number > 0x7F:
-        packed.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes((*packed, number))
-
-
-def _varints(data: Sequence[int]) -> Iterator[int]:
-    number = shift = 0
-    for byte in data:
-        number |= (byte & 0x7F) << shift
-        shift += 7
-        if byte & 0x80 and shift < 70:
-            continue
-        yield number
-        number = shift = 0
-    if shift:
-        raise ValueError("the last number is cut off")
+def _signed(number: int) -> int:
+    return number - _END_OF_HASHES if number >= _END_OF_BIGINT else number
 
 
 def _next(numbers: Iterator[int]) -> int:
