@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from server.gen.listings.v1.orders_pb import GetOrderRequest
+from server.gen.listings.v1.orders_pb import GetOrderRequest, WatchOrderPaymentsRequest
 from tests.support import checker, cluster, service
-from tests.support.load import CALLERS, OK, Call, Log, Updates, attempt
+from tests.support.load import CALLERS, OK, Call, Log, Updates, attempt, watching
 from tests.support.trial import Trial
 
 pytestmark = pytest.mark.anyio
@@ -18,13 +18,14 @@ pytestmark = pytest.mark.anyio
 class Callers:
     """A caller over each protocol, and the log of their attempts."""
 
-    def __init__(self, calls: list[Call], updates: Updates) -> None:
+    def __init__(self, calls: list[Call], watch: Call, updates: Updates) -> None:
         self.log = Log()
         self._calls = calls
+        self._watch = watch
         self._updates = updates
 
     async def are_refused(self) -> None:
-        """Check that all updates fail as read-only, and that all reads succeed."""
+        """Check that updates fail as read-only, that reads succeed, and that a watch begins."""
         for call in self._calls:
             made = await attempt("", call, self._updates.next(), 10)
             self.log.append(made)
@@ -33,6 +34,8 @@ class Callers:
             assert made.may_be_retried
             read = GetOrderRequest(order_id=self._updates.order_ids[0])
             assert (await attempt("", call, read, 10)).code == OK
+        watched = WatchOrderPaymentsRequest(order_ids=self._updates.order_ids)
+        assert (await attempt("", self._watch, watched, 10)).code == OK
 
     async def are_served(self) -> None:
         """Check that all of them can write."""
@@ -46,7 +49,8 @@ async def callers_of(url: str, log: Path, updates: Updates) -> AsyncIterator[Cal
     async with AsyncExitStack() as stack:
         base_url = stack.enter_context(service.running(url, log)).base_url
         calls = [await stack.enter_async_context(each(base_url)) for each in CALLERS.values()]
-        yield Callers(calls, updates)
+        watch = await stack.enter_async_context(watching(base_url))
+        yield Callers(calls, watch, updates)
 
 
 async def test_a_database_made_read_only(tmp_path: Path, trial: Trial) -> None:
