@@ -40,7 +40,9 @@ Work of operators, as the owner of the tables:
 
 ``diagnostics``                       checks of the doctor; of words: ``status_diagnostics``
 ``reclassification``                  states anew, after the words have changed
-``refused_purge``                     deletes old refused events; both by ``maintenance``
+``refused_purge``                     deletes old refused events
+``history_epochs``, ``new_history``   whether the history is this cluster's own; a new epoch of it
+``maintenance``                       sessions of these commands
 ``seeding``, ``demo_payments``        demo orders, and the lives of their payments
 
 Imports neither ``server`` nor generated code nor connectrpc.

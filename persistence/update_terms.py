@@ -129,7 +129,7 @@ class UpdateTerms:
             else:
                 yield _orders[name], value
         is_same = Criterion.all(list(self._unchanged()))
-        version = Case().when(is_same, _orders.payment_version).else_(pg.pg_current_xact_id())
+        version = Case().when(is_same, _orders.payment_version).else_(_other_version())
         yield _orders.payment_version, version
         yield from self._stale()
         if self.new is None:
@@ -300,6 +300,17 @@ class _Second:
         """Return the state that a word stands for, null for one that is not known."""
         state = pg.jsonb_object_field_text(self._states, payment_terms.normalized(word))
         return Cast(state, "INTEGER")
+
+
+def _other_version() -> Term:
+    """Return the id of the transaction, or 1 if the order has that for its version.
+
+    A restored order has the id of a transaction of another cluster, which this one comes to. To the
+    trigger, a payment has changed if its version has. 1 is the id of no transaction that writes
+    orders.
+    """
+    own = NullIf(pg.pg_current_xact_id(), _orders.payment_version)
+    return Coalesce(own, Cast("1", "XID8"))
 
 
 def _either(first: Any, second: Criterion) -> Term:

@@ -9,6 +9,7 @@ import click
 from server.cli.dev_token import dev_token_command
 from server.cli.doctor import doctor_command
 from server.cli.migrate import migrate_group
+from server.cli.new_history import new_history_command
 from server.cli.refused import refused_group
 from server.cli.seed import seed_command
 from server.cli.serve import serve_command
@@ -37,6 +38,7 @@ for _command in (
     seed_command,
     statuses_group,
     refused_group,
+    new_history_command,
     dev_token_command,
     doctor_command,
 ):

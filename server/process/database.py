@@ -60,7 +60,7 @@ def served_url(settings: Settings) -> Iterator[str]:
     LISTINGS_DATABASE_URL names is never migrated implicitly.
 
     Call it outside an event loop. Raises a PersistenceError when the database cannot be reached,
-    or lacks rights or migrations.
+    or lacks rights or migrations, or when its history needs a new epoch.
     """
     with service_url(settings) as url:
         if settings.database_url is None:
@@ -101,14 +101,16 @@ def _log_database(settings: Settings, url: str) -> None:
 
 
 async def _check(settings: Settings, url: str) -> None:
-    """Raise a PersistenceError unless the database has the rights and migrations that are needed.
+    """Raise a PersistenceError unless the database has what the service needs.
 
-    Rights come first: without SELECT, the migrations cannot be read.
+    Rights come first: without SELECT, the migrations cannot be read, and without these, the epochs.
     """
     from persistence import diagnostics
+    from persistence.history_epochs import check_history
     from persistence.schema import require_current
 
     async with diagnostics.connected(url, timeout=settings.connect_timeout) as connection:
         await diagnostics.require_rights(connection)
     async with pool(settings, url, eager=True) as database:
         await require_current(database)
+        await check_history(database)

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from persistence import diagnostics, embedded, status_diagnostics
+from persistence import diagnostics, embedded, history_epochs, status_diagnostics
 from persistence.diagnostics import Connection
 from persistence.errors import EmbeddedPostgresError, PersistenceError
 from persistence.status_words import StatusWords
@@ -37,8 +37,8 @@ _BESIDE_POOL: Final = 2
 _ANSWER_SECONDS: Final = 2.0
 """For a collector to accept a connection, and for a service to answer."""
 
-_FOR_WORDS: Final = ("rights", "schema")
-"""The checks without which those of words cannot be made."""
+_FOR_ROWS: Final = ("rights", "schema")
+"""The checks without which those of words and of the history cannot be made."""
 
 _RENEWAL: Final = timedelta(days=14)
 """Left of a certificate's validity at which its renewal is overdue."""
@@ -143,12 +143,20 @@ async def _check_database(settings: Settings, words: StatusWords | None, url: st
     try:
         async with diagnostics.connected(url, timeout=settings.connect_timeout) as connection:
             findings = await _run(checks, connection)
+            findings += await _check_history(connection, findings)
             findings += await _check_words(words, connection, findings)
     except PersistenceError as error:
         findings = [Finding(PROBLEM, "database", _described(error))]
         others = [subject for subject in checks if subject != "database"]
         findings.append(Finding(SKIPPED, ", ".join(others), "until the database can be reached"))
     return findings
+
+
+async def _check_history(connection: Connection, found: list[Finding]) -> list[Finding]:
+    """Check the history, if what was ``found`` lets it be checked."""
+    if needed := _unsolved(found):
+        return [Finding(SKIPPED, "history", _until(needed))]
+    return await _run({"history": history_epochs.check_history}, connection)
 
 
 async def _check_words(
@@ -160,15 +168,22 @@ async def _check_words(
         "unknown words": status_diagnostics.check_unknown_words,
         "processes": status_diagnostics.check_processes,
     }
-    needed = [each.subject for each in found if each.subject in _FOR_WORDS and each.verdict != OK]
+    needed = _unsolved(found)
     if words is None:
         needed.append("words")
     if words is None or needed:
-        until = f"until the problem of {' and '.join(needed)} is solved"
-        return [Finding(SKIPPED, ", ".join(checks), until)]
+        return [Finding(SKIPPED, ", ".join(checks), _until(needed))]
     return await _run(
         {subject: partial(check, words=words) for subject, check in checks.items()}, connection
     )
+
+
+def _unsolved(found: list[Finding]) -> list[str]:
+    return [each.subject for each in found if each.subject in _FOR_ROWS and each.verdict != OK]
+
+
+def _until(needed: list[str]) -> str:
+    return f"until the problem of {' and '.join(needed)} is solved"
 
 
 async def _run(checks: Mapping[str, _Check], connection: Connection) -> list[Finding]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from persistence.history import PaymentHistory
+from persistence.history_epochs import check_history
 from persistence.session_names import session_name
 from persistence.status_words import StatusWords
 from persistence.watch import ChangeFeed
@@ -62,8 +63,8 @@ async def open_application(
     ``database_url`` is that of the service, ``words`` are what payment statuses mean, and
     ``processes`` is how many serve the database on this machine.
     Without ``keys``, callers need no token. The database need not be reachable: a process that is
-    replaced while it is away serves once it is back. Raises InvalidDatabaseURL, or SettingsError
-    when telemetry cannot be set up.
+    replaced while it is away serves once it is back. Raises InvalidDatabaseURL, SettingsError when
+    telemetry cannot be set up, or Fault when the history needs a new epoch.
     """
     readiness = Readiness(database_url)
     database = pool(settings, database_url, eager=False)
@@ -107,6 +108,9 @@ async def open_application(
             for part in (keys, database, readiness.database, feed):
                 if part is not None:
                     await parts.enter_async_context(part)
+            if readiness.database.fault is None:
+                # A worker may be replaced long after the checks of the parent process.
+                await check_history(database)
             yield Opened(application, every_second, stopping)
         finally:
             try:

@@ -35,7 +35,8 @@ def test_a_healthy_setup(database_url: str) -> None:
     assert {verdict for verdict, _ in report.values()} == {"ok"}
     assert list(report) == [
         *("configuration", "telemetry", "tokens", "TLS", "words", "database", "writing", "rights"),
-        *("connections", "schema", "classification", "unknown words", "processes", "port"),
+        *("connections", "schema", "history", "classification", "unknown words", "processes"),
+        "port",
     ]
     assert "LISTINGS_DATABASE_URL" in report["configuration"][1]
     assert "PostgreSQL " in report["database"][1]
