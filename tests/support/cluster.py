@@ -1,23 +1,23 @@
 """A PostgreSQL server of a test's own, to be killed, suspended, filled up and failed over.
 
-It runs the programs of the embedded PostgreSQL. The embedded server itself cannot be used here: the
-processes that use it control when it runs.
+It runs the programs of the embedded PostgreSQL, or those of another version. The embedded server
+itself cannot be used here: the processes that use it control when it runs.
 """
 
 import os
 import shlex
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import psutil
 import psycopg
 
 from persistence.embedded import location
 from persistence.embedded.location import Location
-from tests.support import postgres
+from tests.support import postgres, postgres_versions
 from tests.support.embedded import open_directory, servers_below
 from tests.support.waiting import eventually
 
@@ -42,6 +42,8 @@ class Cluster:
     """A server on a Unix socket, with the default fsync = on."""
 
     place: Location
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Parameters from the start on."""
 
     @property
     def url(self) -> str:
@@ -51,12 +53,12 @@ class Cluster:
     def start(self) -> None:
         """Start the server, and wait until it takes connections."""
         directory = self.place.socket_directory()
-        settings = _SETTINGS | {"unix_socket_directories": str(directory)}
+        settings = _SETTINGS | {"unix_socket_directories": str(directory)} | dict(self.settings)
         options = " ".join(f"-c {name}={shlex.quote(value)}" for name, value in settings.items())
         # The postmaster.pid of a killed server names a process that may not have been reaped yet.
         left = ("pgdata/postmaster.pid", directory / f"{location.SOCKET}.lock")
         self.place.account.run("rm", "-f", *left, cwd=self.place.home)
-        self._run(
+        self.run(
             "pg_ctl",
             "start",
             "--pgdata=pgdata",
@@ -122,13 +124,19 @@ class Cluster:
 
     def promote(self) -> None:
         """Promote a standby, and wait until it is the primary."""
-        self._run("pg_ctl", "promote", "--pgdata=pgdata", "--wait", f"--timeout={_START_SECONDS}")
+        self.run("pg_ctl", "promote", "--pgdata=pgdata", "--wait", f"--timeout={_START_SECONDS}")
+
+    def run(self, program: str, *arguments: str) -> None:
+        """Run one of PostgreSQL's programs in the directory of the server; it must succeed."""
+        finished = self.place.run(program, *arguments)
+        log = self.place.log.read_text() if self.place.log.exists() else ""
+        assert finished.returncode == 0, f"{program}: {finished.stderr}\n{log[-4096:]}"
 
     @contextmanager
     def standby(self, name: str = "standby") -> Iterator["Cluster"]:
         """Yield a synchronous standby: from now on, each commit on this server waits for it."""
         with _empty() as standby:
-            standby._run(
+            standby.run(
                 "pg_basebackup",
                 "--pgdata=pgdata",
                 f"--dbname=host={self.place.socket_directory()} user={_USER}"
@@ -142,11 +150,6 @@ class Cluster:
             self.configure("synchronous_standby_names", name)
             eventually(lambda: self.execute(_IS_SYNCHRONOUS, name))
             yield standby
-
-    def _run(self, program: str, *arguments: str) -> None:
-        finished = self.place.run(program, *arguments)
-        log = self.place.log.read_text() if self.place.log.exists() else ""
-        assert finished.returncode == 0, f"{program}: {finished.stderr}\n{log[-4096:]}"
 
     def _suspend(self) -> list[psutil.Process]:
         """Send SIGSTOP to all processes, and to those that they start meanwhile."""
@@ -175,24 +178,34 @@ def url_of(*clusters: Cluster, **options: str) -> str:
 
 
 @contextmanager
-def running() -> Iterator[Cluster]:
-    """Yield a new server with a migrated, empty database."""
-    with _empty() as cluster:
-        cluster._run(
+def running(
+    *, major: int | None = None, is_migrated: bool = True, **settings: str
+) -> Iterator[Cluster]:
+    """Yield a new server with an empty database, which is migrated unless it is not to be.
+
+    ``major`` is a version of ``postgres_versions``, None for the embedded one. ``settings`` are
+    parameters from the start on.
+    """
+    with _empty() as prepared:
+        place = prepared.place
+        if major is not None:
+            place = replace(place, programs=postgres_versions.programs(major))
+        cluster = Cluster(place, settings)
+        cluster.run(
             "initdb",
             "--pgdata=pgdata",
             f"--username={_USER}",
             "--encoding=UTF8",
             "--locale=C",
             "--auth=trust",
-            "--no-instructions",
             "--no-sync",
         )
         cluster.start()
         maintenance = cluster.url.replace(f"/{_DATABASE}?", "/postgres?")
         with psycopg.connect(maintenance, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {_DATABASE}".encode())
-        postgres.prepare(cluster.url)
+        if is_migrated:
+            postgres.prepare(cluster.url)
         yield cluster
 
 

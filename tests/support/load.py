@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -277,9 +277,13 @@ class Load:
 
 @asynccontextmanager
 async def callers(
-    base_url: str, updates: Updates, each: int = 2, pause: float = 0.02
+    base_url: str,
+    updates: Updates,
+    each: int = 2,
+    pause: float = 0.02,
+    kinds: Sequence[str] = tuple(CALLERS),
 ) -> AsyncIterator[Load]:
-    """Run ``each`` callers over each protocol within the context.
+    """Run ``each`` callers of each of ``kinds`` within the context.
 
     They send one update after the other, and repeat one with a key until its outcome is known.
     """
@@ -296,11 +300,11 @@ async def callers(
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))
 
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-        for kind, connected in CALLERS.items():
+        for kind in kinds:
             for number in range(each):
                 name = f"{kind} {number + 1}"
                 load.callers.add(name)
-                call = await stack.enter_async_context(connected(base_url))
+                call = await stack.enter_async_context(CALLERS[kind](base_url))
                 group.create_task(go_on(name, call))
         try:
             yield load
