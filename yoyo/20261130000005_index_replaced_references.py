@@ -6,8 +6,8 @@ came took a page in a random place, and after each checkpoint the image of that 
 
 The transaction id has no index in ``orders``, and stays indexed with the event that brought it.
 
-It is the last of its version: workers of the version before look for sessions and intents by the
-indexes that are dropped here.
+It is the last one that takes something from workers of the version before: they look for sessions
+and intents by the indexes that are dropped here.
 """
 
 from psycopg import Connection
