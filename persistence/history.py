@@ -8,8 +8,17 @@ from typing import Any, Final, TypeAlias
 
 from persistence import position_queries, queries
 from persistence.database import Database
-from persistence.errors import DatabaseFailure, DatabaseUnavailable, HistoryChanged
-from persistence.models import OrderPayment, PaymentEvent, RefusedFilter, Storefronts
+from persistence.errors import InvalidPosition
+from persistence.merged_history import START, merged
+from persistence.models import (
+    HistoryEntry,
+    HistoryKey,
+    OrderKey,
+    OrderPayment,
+    PaymentEvent,
+    RefusedFilter,
+    Storefronts,
+)
 from persistence.order_payments import MAX_EVENTS, order_payments
 from persistence.position_queries import Row
 from persistence.positions import ORIGIN, Mark, Position, Snapshot
@@ -68,6 +77,25 @@ class PaymentHistory:
         query = queries.list_events(scoped=bool(scope))
         rows = await self._database.fetch_all(query, values)
         return [self._event(row) for row in rows]
+
+    async def list_with_refused(
+        self,
+        order_id: int,
+        limit: int,
+        after: HistoryKey | None = None,
+        storefronts: Storefronts = None,
+    ) -> list[HistoryEntry]:
+        """Return up to ``limit`` taken and ``limit`` refused events of an order, merged by time.
+
+        Those after ``after``, or the first ones, oldest first. Of both together, the first
+        ``limit`` are the next ones. Only those of ``storefronts``, unless it is None. Raises a
+        PersistenceError.
+        """
+        key = after or START
+        last = OrderKey(key.first_refused_at, key.refused_id) if key.refused_id else None
+        events = await self.list_events(order_id, limit, key.event_id, storefronts)
+        refused = await self._refused.list_oldest(order_id, limit, last, storefronts)
+        return list(merged(events, refused, key))
 
     async def list_latest_events(
         self, order_id: int, limit: int, storefronts: Storefronts = None

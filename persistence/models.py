@@ -297,3 +297,22 @@ class OrderKey(NamedTuple):
     created_at: datetime
     """The time by which the list is sorted; of stuck payments, ``payment_status_since``."""
     id: int
+
+
+class HistoryKey(NamedTuple):
+    """The place of an entry in an order's history with refused events, as that of an ``OrderKey``.
+
+    The first two are of the last refused event up to there, ``refused_id`` is 0 if there is none.
+    ``event_id`` is that of the last event that was taken, or 0.
+    """
+
+    first_refused_at: datetime
+    refused_id: int
+    event_id: int
+
+
+class HistoryEntry(NamedTuple):
+    """An event in an order's history, taken or refused, and its place."""
+
+    event: PaymentEvent | RefusedEvent
+    key: HistoryKey

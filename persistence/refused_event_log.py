@@ -5,6 +5,7 @@ from typing import Any, Final, TypeAlias
 
 from pypika import NamedParameter, Order, PostgreSQLQuery, Table, Tuple
 
+from persistence import dialect as pg
 from persistence import payment_states, queries
 from persistence.database import Database
 from persistence.models import OrderKey, RefusedEvent, RefusedFilter, Storefronts
@@ -64,6 +65,23 @@ class RefusedEventLog:
         rows = await self._database.fetch_all(query, values)
         return [RefusedEvent._make(row.values()) for row in rows]
 
+    async def list_oldest(
+        self,
+        order_id: int,
+        limit: int,
+        after: OrderKey | None = None,
+        storefronts: Storefronts = None,
+    ) -> list[RefusedEvent]:
+        """Return up to ``limit`` events for an order, by when they were first refused.
+
+        Those after ``after``, or the first ones. Raises a PersistenceError.
+        """
+        scope = queries.scope_values(storefronts)
+        query = list_oldest_refused(after_key=after is not None, scoped=bool(scope))
+        values = {"order_id": order_id, "limit": limit, **queries.after_values(after), **scope}
+        rows = await self._database.fetch_all(query, values)
+        return [RefusedEvent._make(row.values()) for row in rows]
+
 
 @cache
 def list_refused(filters: tuple[str, ...], *, after_key: bool, scoped: bool = False) -> str:
@@ -87,6 +105,23 @@ def list_refused(filters: tuple[str, ...], *, after_key: bool, scoped: bool = Fa
         query = _newest(pages, page).select(*(page.field(name) for name in RefusedEvent._fields))
         return str(query)
     return str(_newest(query, _refused))
+
+
+@cache
+def list_oldest_refused(*, after_key: bool, scoped: bool = False) -> str:
+    """Return the SELECT of ``:limit`` events for the order ``:order_id``, oldest first.
+
+    With ``after_key``, the list continues after the event with ``:after_created_at``, its first
+    refusal, and ``:after_id``.
+    """
+    query: _Builder = PostgreSQLQuery.from_(_refused)
+    query = query.select(*(_refused[name] for name in RefusedEvent._fields))
+    query = query.where(_refused.order_id == NamedParameter("order_id"))
+    if after_key:
+        query = query.where(Tuple(*_AGE) > _AFTER)
+    if scoped:  # nearly all events for an order are of one storefront
+        query = query.where(_refused.storefront_id == pg.any_(NamedParameter("storefronts")))
+    return str(query.orderby(*_AGE).limit(NamedParameter("limit")))
 
 
 def _newest(query: _Builder, of: Table) -> _Builder:

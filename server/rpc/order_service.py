@@ -11,8 +11,15 @@ from protobuf.wkt import Timestamp
 
 from persistence.errors import EtagMismatch, IdempotencyKeyReused, PaymentEventRefused
 from persistence.history import EventFilter, PaymentHistory
+from persistence.models import (
+    HistoryKey,
+    OrderFilter,
+    OrderKey,
+    Origin,
+    RefusedEvent,
+    RefusedFilter,
+)
 from persistence.models import Order as OrderRecord
-from persistence.models import OrderFilter, OrderKey, Origin, RefusedEvent, RefusedFilter
 from persistence.models import PaymentEvent as EventRecord
 from persistence.orders import OrderRepository
 from persistence.payment_states import PaymentState
@@ -117,7 +124,7 @@ class OrderHandler(OrderService):
     async def list_orders(self, request: ListOrdersRequest, _ctx: Context) -> ListOrdersResponse:
         """Return a page of orders, newest first."""
         storefront_id = _permitted_storefront(request)
-        page = PageRequest(request)
+        page = PageRequest(request, OrderKey)
         wanted = OrderFilter(
             payment_status=_given(request, "payment_status"),
             payment_provider=_given(request, "payment_provider"),
@@ -141,7 +148,7 @@ class OrderHandler(OrderService):
     ) -> ListStuckPaymentsResponse:
         """Return a page of orders whose payments are stuck, longest first."""
         assert request.older_than is not None  # noqa: S101 - a rule in the proto requires it
-        page = PageRequest(request, sorted_by="payment_status_since")
+        page = PageRequest(request, OrderKey, sorted_by="payment_status_since")
         unchanged_since = datetime.now(UTC) - request.older_than.to_timedelta()
         found = await self._orders.list_stuck(
             unchanged_since,
@@ -159,7 +166,9 @@ class OrderHandler(OrderService):
         self, request: ListOrderPaymentEventsRequest, _ctx: Context
     ) -> ListOrderPaymentEventsResponse:
         """Return a page of the events of one order's payment, oldest first."""
-        page = PageRequest(request)
+        if request.include_refused:
+            return await self._list_with_refused(request)
+        page = PageRequest(request, OrderKey)
         after_id = page.after.id if page.after else 0
         storefronts = _storefronts()
         found = await self._history.list_events(request.order_id, page.limit, after_id, storefronts)
@@ -168,6 +177,28 @@ class OrderHandler(OrderService):
         events, token = page.split(found, _event_key)
         return ListOrderPaymentEventsResponse(
             events=list(map(event_message, events)), next_page_token=token
+        )
+
+    async def _list_with_refused(
+        self, request: ListOrderPaymentEventsRequest
+    ) -> ListOrderPaymentEventsResponse:
+        page = PageRequest(request, HistoryKey)
+        storefronts = _storefronts()
+        found = await self._history.list_with_refused(
+            request.order_id, page.limit, page.after, storefronts
+        )
+        has_taken = any(isinstance(each.event, EventRecord) for each in found)
+        # Events are also refused for orders that there never were.
+        if not has_taken and not (page.after and page.after.event_id):
+            await self._orders.get(request.order_id, storefronts)
+        entries, token = page.split(found, lambda entry: entry.key)
+        events = [each.event for each in entries]
+        return ListOrderPaymentEventsResponse(
+            events=[event_message(each) for each in events if isinstance(each, EventRecord)],
+            refused=[
+                refused_event_message(each) for each in events if isinstance(each, RefusedEvent)
+            ],
+            next_page_token=token,
         )
 
     async def list_order_payments(
@@ -186,7 +217,7 @@ class OrderHandler(OrderService):
     ) -> ListRefusedPaymentEventsResponse:
         """Return a page of refused events, newest first."""
         storefront_id = _permitted_storefront(request)
-        page = PageRequest(request)
+        page = PageRequest(request, OrderKey)
         wanted = RefusedFilter(
             order_id=_given(request, "order_id"),
             reason=_given(request, "reason"),

@@ -10,37 +10,39 @@ import hashlib
 import struct
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from connectrpc.errors import ConnectError
 from protobuf import Message
 
-from persistence.models import OrderKey
+from persistence.models import HistoryKey, OrderKey
 from server.rpc.errors import invalid_field
 
 DEFAULT_SIZE: Final = 50
 MAX_SIZE: Final = 1_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_TOKEN = struct.Struct(">8sqq")  # hash of the filters, microseconds since 1970, id
 
 _Entry = TypeVar("_Entry")
+_Key = TypeVar("_Key", OrderKey, HistoryKey)
 
 
-class PageRequest:
+class PageRequest(Generic[_Key]):
     """The page that a request asks for, by its fields ``page_size`` and ``page_token``."""
 
-    def __init__(self, request: Message[Any], *, sorted_by: str = "") -> None:
-        """``sorted_by`` names what the list is sorted by, where an earlier version differed.
+    def __init__(self, request: Message[Any], key: type[_Key], *, sorted_by: str = "") -> None:
+        """``key`` is the place of an entry in the list: a time, and one id or more.
 
-        A token of that version would begin at another place. Raises ConnectError, INVALID_ARGUMENT,
-        for a token that is not one of this list.
+        ``sorted_by`` names what the list is sorted by, where an earlier version differed: a token
+        of that version would begin at another place. Raises ConnectError, INVALID_ARGUMENT, for a
+        token that is not one of this list.
         """
         size: int = getattr(request, "page_size")  # noqa: B009 - no field of Message
+        self._key: type[_Key] = key
         self._size = min(size or DEFAULT_SIZE, MAX_SIZE)
         self._filters = _hash_of_filters(request, sorted_by)
         token: str = getattr(request, "page_token")  # noqa: B009
-        self.after = self._parse(token) if token else None
+        self.after: _Key | None = self._parse(token) if token else None
         """The key of the last entry of the page before, None for the first page."""
 
     @property
@@ -49,31 +51,40 @@ class PageRequest:
         return self._size + 1
 
     def split(
-        self, entries: Sequence[_Entry], key: Callable[[_Entry], OrderKey]
+        self, entries: Sequence[_Entry], key: Callable[[_Entry], _Key]
     ) -> tuple[Sequence[_Entry], str]:
         """Return the entries of the page, and the token of the next one, "" if there is none.
 
-        ``entries`` are up to ``limit``; ``key`` returns what they are ordered by.
+        ``entries`` are ``limit``, or all that follow; ``key`` returns what they are ordered by.
         """
         page = entries[: self._size]
         if len(page) == len(entries):
             return page, ""
-        created_at, id_ = key(page[-1])
-        microseconds = (created_at - _EPOCH) // timedelta(microseconds=1)
-        token = _TOKEN.pack(self._filters, microseconds, id_)
+        time, *ids = key(page[-1])
+        microseconds = (time - _EPOCH) // timedelta(microseconds=1)
+        numbers = microseconds, *ids
+        token = struct.pack(_token_format(len(numbers)), self._filters, *numbers)
         return page, base64.urlsafe_b64encode(token).decode()
 
-    def _parse(self, token: str) -> OrderKey:
+    def _parse(self, token: str) -> _Key:
         try:
-            filters, microseconds, id_ = _TOKEN.unpack(
-                base64.b64decode(token, b"-_", validate=True)
-            )
-            key = OrderKey(_EPOCH + timedelta(microseconds=microseconds), id_)
+            content = base64.b64decode(token, b"-_", validate=True)
+            filters, *numbers = struct.unpack(_token_format(len(content) // 8 - 1), content)
+            microseconds, *ids = numbers
+            time = _EPOCH + timedelta(microseconds=microseconds)
         except (binascii.Error, struct.error, ValueError, OverflowError) as error:
             raise _invalid_token("is not the next_page_token of a page") from error
         if filters != self._filters:
             raise _invalid_token("is of a list with other filters; begin again without it")
+        if len(numbers) != len(self._key._fields):
+            raise _invalid_token("is not the next_page_token of a page")
+        key: _Key = self._key._make((time, *ids))
         return key
+
+
+def _token_format(numbers: int) -> str:
+    """Return the format of a page token: a hash of the filters, microseconds since 1970, ids."""
+    return f">8s{numbers}q"
 
 
 def _hash_of_filters(request: Message[Any], sorted_by: str) -> bytes:

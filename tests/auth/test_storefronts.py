@@ -162,9 +162,18 @@ def test_refused_events(
     ):
         walk = pages(read, wanted, [1, 4])
         assert [each.order_id for page in walk for each in page.events] == expected[::-1]
+    for order_id, count in ((made[0], 1), (made[2], None), (MISSING_ORDER_ID, None)):
+        history = ListOrderPaymentEventsRequest(order_id=order_id, include_refused=True)
+        if count is None:
+            assert refused(read, history).code == "not_found"
+        else:
+            assert len(read(history).refused) == count
     (info,) = refused(read, find("payment_intent_id", intent)).details
     assert isinstance(info, ErrorInfo)
     assert info.metadata["order_ids"] == ",".join(map(str, ours))
+    orders.change(made[2], storefront_id=number)  # what was before is not in scope
+    page = read(ListOrderPaymentEventsRequest(order_id=made[2], include_refused=True))
+    assert not (page.events or page.refused)
 
 
 @pytest.mark.parametrize("method", [ListOrdersRequest, ListRefusedPaymentEventsRequest])

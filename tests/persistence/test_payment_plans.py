@@ -11,7 +11,7 @@ import pytest
 from persistence import queries
 from persistence.find_order import REFERENCES, find_order
 from persistence.models import OrderKey
-from persistence.refused_event_log import FILTERS, list_refused
+from persistence.refused_event_log import FILTERS, list_oldest_refused, list_refused
 from tests.support import databases
 from tests.support.plans import Read, explain, nodes, touched
 
@@ -91,6 +91,11 @@ WANTED: Final[dict[str, object]] = {
 
 
 def finds() -> Iterator[tuple[str, Read]]:
+    for after, some in product((None, MIDDLE), (None, SOME)):
+        sql = list_oldest_refused(after_key=after is not None, scoped=some is not None)
+        values: dict[str, object] = {"limit": 51, "order_id": 50_000}
+        values |= queries.after_values(after) | queries.scope_values(some)
+        yield f"oldest refused {after} {some}", Read(sql, values)
     for reference, provider, scope in product(REFERENCES, ((), ("stripe",)), ((), (SOME,))):
         sql = find_order(reference, by_provider=bool(provider), scoped=bool(scope))
         for value in ("new_50007", "old_50007", "no_50007", "unknown"):

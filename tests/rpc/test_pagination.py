@@ -30,7 +30,7 @@ HASH_SIZE: Final = 8
 
 def next_token(request: Message[Any], key: OrderKey) -> str:
     """The token of the page after the one of ``request``, whose last entry is at ``key``."""
-    page = PageRequest(request)
+    page = PageRequest(request, OrderKey)
     entries, token = page.split([key] * page.limit, lambda each: each)
     assert len(entries) == page.limit - 1
     return token
@@ -38,7 +38,7 @@ def next_token(request: Message[Any], key: OrderKey) -> str:
 
 def refusal(request: Message[Any]) -> ConnectError:
     with pytest.raises(ConnectError) as caught:
-        PageRequest(request)
+        PageRequest(request, OrderKey)
     return caught.value
 
 
@@ -46,7 +46,7 @@ def refusal(request: Message[Any]) -> ConnectError:
 def test_any_key_round_trips(key: OrderKey) -> None:
     token = next_token(ListOrdersRequest(buyer_id=7), key)
 
-    assert PageRequest(ListOrdersRequest(buyer_id=7, page_token=token)).after == key
+    assert PageRequest(ListOrdersRequest(buyer_id=7, page_token=token), OrderKey).after == key
 
 
 @given(token=st.text(min_size=1) | st.binary(min_size=1).map(lambda b: b.hex()))
@@ -66,7 +66,7 @@ def test_a_forged_token_is_rejected_or_is_a_key(forged: bytes) -> None:
     made_up = base64.urlsafe_b64encode(token[:HASH_SIZE] + forged).decode()
 
     try:
-        after = PageRequest(ListOrdersRequest(page_token=made_up)).after
+        after = PageRequest(ListOrdersRequest(page_token=made_up), OrderKey).after
     except ConnectError as error:
         assert error.code is Code.INVALID_ARGUMENT
     else:
@@ -122,7 +122,7 @@ def test_values_of_a_filter_in_another_order(
     random.shuffle(statuses)
     same = ListOrdersRequest(payment_states=states, payment_statuses=statuses, page_token=token)
 
-    assert PageRequest(same).after == KEY
+    assert PageRequest(same, OrderKey).after == KEY
     assert same.payment_states == states
 
 
@@ -150,14 +150,17 @@ def test_a_token_of_another_order_of_the_list_is_rejected() -> None:
     request = ListStuckPaymentsRequest(page_token=next_token(ListStuckPaymentsRequest(), KEY))
 
     with pytest.raises(ConnectError, match="other filters"):
-        PageRequest(request, sorted_by="payment_status_since")
+        PageRequest(request, OrderKey, sorted_by="payment_status_since")
 
 
 @pytest.mark.parametrize("size", [0, 1, 1_000, 2**31 - 1])
 def test_the_page_size_may_change_between_pages(size: int) -> None:
     token = next_token(ListOrdersRequest(buyer_id=7, page_size=3), KEY)
 
-    assert PageRequest(ListOrdersRequest(buyer_id=7, page_size=size, page_token=token)).after == KEY
+    assert (
+        PageRequest(ListOrdersRequest(buyer_id=7, page_size=size, page_token=token), OrderKey).after
+        == KEY
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,7 +168,7 @@ def test_the_page_size_may_change_between_pages(size: int) -> None:
     [(0, DEFAULT_SIZE), (1, 1), (1_000, 1_000), (1_001, MAX_SIZE), (2**31 - 1, MAX_SIZE)],
 )
 def test_page_size_is_defaulted_and_capped(asked: int, given: int) -> None:
-    page = PageRequest(ListOrdersRequest(page_size=asked))
+    page = PageRequest(ListOrdersRequest(page_size=asked), OrderKey)
     entries = [OrderKey(KEY.created_at, number) for number in range(page.limit)]
 
     assert page.after is None
@@ -179,6 +182,8 @@ def test_page_size_is_defaulted_and_capped(asked: int, given: int) -> None:
 def test_the_token_holds_the_key_of_the_last_returned_entry() -> None:
     entries = [OrderKey(KEY.created_at, number) for number in range(3)]
 
-    page, token = PageRequest(ListOrdersRequest(page_size=2)).split(entries, lambda each: each)
+    page, token = PageRequest(ListOrdersRequest(page_size=2), OrderKey).split(
+        entries, lambda each: each
+    )
 
-    assert PageRequest(ListOrdersRequest(page_token=token)).after == page[-1]
+    assert PageRequest(ListOrdersRequest(page_token=token), OrderKey).after == page[-1]

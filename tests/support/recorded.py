@@ -69,6 +69,7 @@ def recorded(known: Known) -> list[Recorded]:
         ListStuckPaymentsRequest(older_than=since, payment_provider="stripe", page_size=2),
         ListStuckPaymentsRequest(older_than=Duration(seconds=0), page_token=stuck),
         ListOrderPaymentEventsRequest(order_id=known.order_ids[0], page_token=events),
+        ListOrderPaymentEventsRequest(order_id=known.order_ids[0], include_refused=True),
         ListOrderPaymentsRequest(order_id=known.order_ids[0]),
         ListRefusedPaymentEventsRequest(
             order_id=order_id,
