@@ -8,14 +8,15 @@ from typing import Any, Final, TypeAlias
 
 from persistence import position_queries, queries
 from persistence.database import Database
-from persistence.errors import InvalidPosition
-from persistence.merged_history import START, merged
+from persistence.errors import DatabaseFailure, DatabaseUnavailable, HistoryChanged
+from persistence.merged_history import START, merged, merged_streams
 from persistence.models import (
     HistoryEntry,
     HistoryKey,
     OrderKey,
     OrderPayment,
     PaymentEvent,
+    RefusedEvent,
     RefusedFilter,
     Storefronts,
 )
@@ -34,6 +35,9 @@ _MAX_CATCHING_UP: Final = 2
 _Slot: TypeAlias = AbstractAsyncContextManager[None]
 """Entered for each statement."""
 
+WatchedEvent: TypeAlias = PaymentEvent | RefusedEvent
+"""What a watch has: a change of a payment, or an event that was refused."""
+
 
 @dataclass(frozen=True)
 class EventFilter:
@@ -43,12 +47,22 @@ class EventFilter:
     storefront_ids: frozenset[int] = frozenset()
     scope: frozenset[int] | None = None
     """The storefronts whose events exist for the caller; None for all."""
+    include_refused: bool = False
+    """Whether refused events are wanted as well."""
+    all_orders: bool = False
+    """Whether events of all orders are wanted, and not only those of some."""
 
-    def matches(self, event: PaymentEvent) -> bool:
+    def matches(self, event: WatchedEvent) -> bool:
         """Return whether ``event`` is wanted, and within the scope."""
         return (
-            event.order_id in self.order_ids or event.storefront_id in self.storefront_ids
-        ) and (self.scope is None or event.storefront_id in self.scope)
+            (
+                self.all_orders
+                or event.order_id in self.order_ids
+                or event.storefront_id in self.storefront_ids
+            )
+            and (self.scope is None or event.storefront_id in self.scope)
+            and (self.include_refused or isinstance(event, PaymentEvent))
+        )
 
 
 class PaymentHistory:
@@ -166,27 +180,27 @@ class PaymentHistory:
         return Row._make(found[: len(Row._fields)])
 
     async def events_since(
-        self, position: Position, upto: Position, wanted: EventFilter | None
-    ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
+        self, position: Position, upto: Position, wanted: EventFilter
+    ) -> AsyncIterator[tuple[WatchedEvent, Position]]:
         """Yield what was committed after ``position`` and up to ``upto``, each with its position.
 
-        ``upto`` is a result of ``durable``. Only events of ``wanted``, unless it is None. Those of
-        one order are in the order of their commits. Raises a PersistenceError; continuing from the
-        last position then skips no event.
+        ``upto`` is a result of ``durable``. Only events of ``wanted``. The changes of one order are
+        in the order of their commits, and refused events among them by their time. Raises a
+        PersistenceError; continuing from the last position then skips no event.
         """
         async for each in self._events_since(position, upto, wanted, nullcontext()):
             yield each
 
     async def missed_events(
         self, position: Position, upto: Position, wanted: EventFilter
-    ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
+    ) -> AsyncIterator[tuple[WatchedEvent, Position]]:
         """Yield the same as ``events_since``, for one of possibly very many readers."""
         async for each in self._events_since(position, upto, wanted, self._catching_up):
             yield each
 
     async def _events_since(
-        self, position: Position, upto: Position, wanted: EventFilter | None, slot: _Slot
-    ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
+        self, position: Position, upto: Position, wanted: EventFilter, slot: _Slot
+    ) -> AsyncIterator[tuple[WatchedEvent, Position]]:
         if position.reaching is not None:
             async for each in self._events_between(position, wanted, slot):
                 yield each
@@ -195,31 +209,50 @@ class PaymentHistory:
             yield each
 
     async def _events_between(
-        self, position: Position, wanted: EventFilter | None, slot: _Slot
-    ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
+        self, position: Position, wanted: EventFilter, slot: _Slot
+    ) -> AsyncIterator[tuple[WatchedEvent, Position]]:
         """Yield what is left on the way of ``position`` to where it leads."""
+        taken = self._read(position, wanted, slot)
+        refused = self._read(position, wanted, slot, refused=True)
+        async for event in merged_streams(
+            (self._event(row) async for row in taken),
+            (RefusedEvent._make(row.values()) async for row in refused),
+        ):
+            if isinstance(event, PaymentEvent):
+                position = replace(position, last_id=event.id)
+            else:
+                position = replace(position, last_refused_id=event.id)
+            yield event, position
+
+    async def _read(
+        self, position: Position, wanted: EventFilter, slot: _Slot, *, refused: bool = False
+    ) -> AsyncIterator[Mapping[str, Any]]:
+        """Yield the rows of taken or of refused events that are left on the way of ``position``."""
         values: dict[str, object] = {}
-        if wanted is not None:
+        if not wanted.all_orders:
             ids = {"order_ids": wanted.order_ids, "storefront_ids": wanted.storefront_ids}
             values = {name: list(given) for name, given in ids.items() if given}
-        if position.seen == position.end or (wanted is not None and not values):
+        is_nothing_wanted = not (values or wanted.all_orders)
+        if position.seen == position.end or is_nothing_wanted:
             return
-        scope = queries.scope_values(None if wanted is None else wanted.scope)
+        if refused and not wanted.include_refused:
+            return
+        scope = queries.scope_values(wanted.scope)
         query = queries.events_between(
+            refused=refused,
             order_ids="order_ids" in values,
             storefront_ids="storefront_ids" in values,
             scoped=bool(scope),
         )
         values |= {"limit": _PAGE_SIZE, "since": position.seen, "upto": position.end, **scope}
+        values["after_id"] = position.last_refused_id if refused else position.last_id
         more = True
         while more:
-            values["after_id"] = position.last_id
             async with slot:
                 rows = await self._database.fetch_all(query, values)
             for row in rows:
-                event = self._event(row)
-                position = replace(position, last_id=event.id)
-                yield event, position
+                values["after_id"] = row["id"]
+                yield row
             more = len(rows) == _PAGE_SIZE
 
     def _event(self, row: Mapping[str, Any]) -> PaymentEvent:

@@ -7,7 +7,7 @@ on nothing else, so that pages lose and repeat no event.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
@@ -40,3 +40,18 @@ def merged(
             other = others.popleft()
             key = key._replace(first_refused_at=other.first_refused_at, refused_id=other.id)
             yield HistoryEntry(other, key)
+
+
+async def merged_streams(
+    events: AsyncIterator[PaymentEvent], refused: AsyncIterator[RefusedEvent]
+) -> AsyncIterator[PaymentEvent | RefusedEvent]:
+    """Yield taken and refused events, both sorted by id, as one stream."""
+    event, other = await anext(events, None), await anext(refused, None)
+    while event is not None or other is not None:
+        if other is None or (event is not None and is_first(event, other)):
+            assert event is not None  # noqa: S101 - the condition of the loop
+            yield event
+            event = await anext(events, None)
+        else:
+            yield other
+            other = await anext(refused, None)

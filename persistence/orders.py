@@ -8,7 +8,13 @@ from typing import Any
 from persistence import list_queries, queries
 from persistence.batcher import Batcher, BatchSpan
 from persistence.database import Database
-from persistence.errors import OrderNotFound, PaymentAmbiguous, PaymentNotFound
+from persistence.errors import (
+    IdempotencyKeyReused,
+    OrderNotFound,
+    PaymentAmbiguous,
+    PaymentEventRefused,
+    PaymentNotFound,
+)
 from persistence.find_order import find_order
 from persistence.models import (
     FoundOrder,
@@ -46,7 +52,7 @@ class OrderRepository:
         Updates that are in flight at the same time may share a round trip and a commit;
         ``processes`` is how many processes do this side by side, and each batch of updates runs
         within a ``batch_span``. ``committed`` is called after each update that has written
-        something.
+        something, also if that is the record of a refused event.
         """
         self._database = database
         self._words = words or StatusWords.builtin()
@@ -78,7 +84,11 @@ class OrderRepository:
         Raises OrderNotFound, IdempotencyKeyReused, EtagMismatch, PaymentEventRefused or another
         PersistenceError. ValueError, when nothing is to be set.
         """
-        update = await self._updates.write(order_id, params, origin, storefronts)
+        try:
+            update = await self._updates.write(order_id, params, origin, storefronts)
+        except (IdempotencyKeyReused, PaymentEventRefused):
+            self._committed()
+            raise
         if not update.replayed:
             self._committed()
         return update

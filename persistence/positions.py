@@ -30,7 +30,7 @@ import binascii
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Final, NamedTuple, Self
 
 from persistence.errors import InvalidPosition
@@ -122,12 +122,14 @@ class Mark(NamedTuple):
 class Position:
     """Up to where the history was read: everything visible in ``seen``.
 
-    On the way from there to ``reaching``, also the events with ids up to ``last_id``.
+    On the way from there to ``reaching``, also the events with ids up to ``last_id``, and the
+    refused ones with ids up to ``last_refused_id``; 0 where none was read.
     """
 
     seen: Snapshot
     reaching: Snapshot | None = None
     last_id: int = 0
+    last_refused_id: int = 0
     mark: Mark | None = None
     """None in a position that the version before has handed out."""
 
@@ -143,7 +145,11 @@ class Position:
         numbers = [*hashes, *self.seen.numbers(), *self.mark.since.numbers()]
         if self.reaching is not None:
             numbers += [*self.reaching.numbers(), self.last_id]
-        return _SEPARATOR.join([f"{each:x}" for each in numbers])
+            numbers += [self.last_refused_id] if self.last_refused_id else []
+        hashes = (self.mark.ledger, self.mark.events)
+        packed = [bytes([_VERSION]), *(each.to_bytes(8, signed=True) for each in hashes)]
+        packed += map(_varint, numbers)
+        return base64.urlsafe_b64encode(b"".join(packed)).decode().rstrip("=")
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -160,15 +166,14 @@ class Position:
         numbers = iter([int(each, 16) for each in text.split(_SEPARATOR)])
         ledger, events = (_signed(_next(numbers)) for _ in range(2))
         seen, since = Snapshot.of_numbers(numbers), Snapshot.of_numbers(numbers)
-        mark, rest = Mark(ledger, since, events), list(numbers)
-        if not rest:
+        mark = Mark(ledger, since, events)
+        if (first := next(numbers, None)) is None:
             return cls(seen, mark=mark)
-        *reaching, last_id = rest
-        numbers = iter(reaching)
-        position = cls(seen, Snapshot.of_numbers(numbers), last_id, mark)
-        if last_id >= _END_OF_BIGINT or next(numbers, None) is not None:
-            raise ValueError("the position does not end with the id of an event")
-        return position
+        reaching = Snapshot.of_numbers(chain([first], numbers))
+        last_id, last_refused_id = _next(numbers), next(numbers, 0)
+        if max(last_id, last_refused_id) >= _END_OF_BIGINT or next(numbers, None) is not None:
+            raise ValueError("the position does not end with the ids of two events")
+        return cls(seen, reaching, last_id, last_refused_id, mark)
 
     @classmethod
     def _unmarked(cls, text: str) -> Self:

@@ -22,13 +22,14 @@ from pypika.terms import Bracket, Criterion, Term
 
 from persistence import dialect as pg
 from persistence.models import Order as OrderRecord
-from persistence.models import OrderKey, PaymentEvent, Storefronts
+from persistence.models import OrderKey, PaymentEvent, RefusedEvent, Storefronts
 
 # Any, because PyPika types its builders as those of no dialect.
 _Builder: TypeAlias = Any
 
 _orders = Table("orders")
 _events = Table("order_payment_events")
+_refused = Table("refused_payment_events")
 _epochs = Table("payment_history_epochs")
 
 _ORDER: Final = [_orders[name] for name in OrderRecord._fields]
@@ -120,7 +121,9 @@ def list_latest_events(*, scoped: bool = False) -> str:
 
 
 @cache
-def events_between(*, order_ids: bool, storefront_ids: bool, scoped: bool = False) -> str:
+def events_between(
+    *, refused: bool = False, order_ids: bool, storefront_ids: bool, scoped: bool = False
+) -> str:
     """Return the SELECT of ``:limit`` events that were committed between two snapshots.
 
     They are visible in the ``pg_snapshot`` ``:upto`` and not in ``:since``, have ids above
@@ -128,11 +131,17 @@ def events_between(*, order_ids: bool, storefront_ids: bool, scoped: bool = Fals
     another cluster, and tell nothing. They belong to one of the orders in the array ``:order_ids``,
     or to one of the storefronts in ``:storefront_ids``; where neither is given, to any. Sorted by
     id, which for one order is the order in which they were committed.
+
+    With ``refused``, they are refused events; each was committed when it was first refused.
     """
-    transaction = _events.transaction_id
+    table = _refused if refused else _events
+    fields = RefusedEvent._fields if refused else PaymentEvent._fields
+    end_of_last_epoch = _epochs.last_refused_event_id if refused else _epochs.last_event_id
+    transaction = table.transaction_id
     since, upto = NamedParameter("since"), NamedParameter("upto")
-    query = _select_events().where(_events.id > NamedParameter("after_id"))
-    query = query.where(_events.id > _end_of_last_epoch())
+    query: _Builder = PostgreSQLQuery.from_(table).select(*(table[name] for name in fields))
+    query = query.where(table.id > NamedParameter("after_id"))
+    query = query.where(table.id > _of_current_epoch(end_of_last_epoch))
     # The first two conditions are the range of the index, the others select within it.
     query = query.where(transaction >= pg.pg_snapshot_xmin(since))
     query = query.where(transaction < pg.pg_snapshot_xmax(upto))
@@ -140,19 +149,19 @@ def events_between(*, order_ids: bool, storefront_ids: bool, scoped: bool = Fals
     query = query.where(pg.pg_visible_in_snapshot(transaction, upto))
     watched = []
     if order_ids:
-        watched.append(_events.order_id == pg.any_(NamedParameter("order_ids")))
+        watched.append(table.order_id == pg.any_(NamedParameter("order_ids")))
     if storefront_ids:
-        watched.append(_events.storefront_id == pg.any_(NamedParameter("storefront_ids")))
+        watched.append(table.storefront_id == pg.any_(NamedParameter("storefront_ids")))
     if watched:
         query = query.where(Criterion.any(watched))
     if scoped:
-        query = query.where(_in_scope(_events, NamedParameter("storefronts")))
-    return str(query.orderby(_events.id).limit(NamedParameter("limit")))
+        query = query.where(_in_scope(table, NamedParameter("storefronts")))
+    return str(query.orderby(table.id).limit(NamedParameter("limit")))
 
 
-def _end_of_last_epoch() -> _Builder:
-    """Return the SELECT of the id up to which events are of epochs before the current one."""
-    query: _Builder = PostgreSQLQuery.from_(_epochs).select(_epochs.last_event_id)
+def _of_current_epoch(column: Term) -> _Builder:
+    """Return the SELECT of a column of the current epoch."""
+    query: _Builder = PostgreSQLQuery.from_(_epochs).select(column)
     return query.orderby(_epochs.id, order=Order.desc).limit(1)
 
 

@@ -10,8 +10,7 @@ from types import TracebackType
 from typing import Final, TypeAlias
 
 from persistence.errors import WatcherTooSlow
-from persistence.history import EventFilter
-from persistence.models import PaymentEvent
+from persistence.history import EventFilter, WatchedEvent
 from persistence.positions import Position
 
 _MAX_QUEUED: Final = 1_000  # events, for each subscription
@@ -20,7 +19,7 @@ _MAX_QUEUED: Final = 1_000  # events, for each subscription
 # orders costs less: of 300,000 ids, encoding them and making a hash table takes 40 ms each time.
 _MAX_FILTER_IDS: Final = 1_000
 
-WatchedEvent: TypeAlias = tuple[PaymentEvent | None, Position]
+Delivery: TypeAlias = tuple[WatchedEvent | None, Position]
 """An event or None, and a position: with the event, the watcher has everything up to there."""
 
 
@@ -29,12 +28,12 @@ class Subscription:
 
     def __init__(self, wanted: EventFilter) -> None:
         self.wanted = wanted
-        self._queue: deque[WatchedEvent] = deque()
+        self._queue: deque[Delivery] = deque()
         self._failure: Exception | None = None
         self._traceback: TracebackType | None = None
         self._changed = asyncio.Event()
 
-    def put(self, event: PaymentEvent | None, position: Position) -> bool:
+    def put(self, event: WatchedEvent | None, position: Position) -> bool:
         """Queue ``event``. Return False when the subscription has failed: the queue is too long."""
         self._queue.append((event, position))
         self._changed.set()
@@ -55,7 +54,7 @@ class Subscription:
             self._changed.clear()
             await self._changed.wait()
 
-    def take(self) -> WatchedEvent | None:
+    def take(self) -> Delivery | None:
         """Return the oldest entry of the queue, None when there is none. Raises its failure."""
         if self._failure is not None:
             # Many subscriptions may share it: each raise would lengthen its traceback.
@@ -70,6 +69,7 @@ class Subscriptions:
         self._all: set[Subscription] = set()
         self._by_order = _Index()
         self._by_storefront = _Index()
+        self._with_refused = 0
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -82,6 +82,7 @@ class Subscriptions:
     def add(self, subscription: Subscription) -> None:
         """Add ``subscription``."""
         self._all.add(subscription)
+        self._with_refused += subscription.wanted.include_refused
         self._by_order.add(subscription.wanted.order_ids, subscription)
         self._by_storefront.add(subscription.wanted.storefront_ids, subscription)
 
@@ -89,22 +90,26 @@ class Subscriptions:
         """Remove ``subscription``, if it is there."""
         if subscription in self._all:
             self._all.remove(subscription)
+            self._with_refused -= subscription.wanted.include_refused
             self._by_order.remove(subscription.wanted.order_ids, subscription)
             self._by_storefront.remove(subscription.wanted.storefront_ids, subscription)
 
-    def matching(self, event: PaymentEvent) -> list[Subscription]:
+    def matching(self, event: WatchedEvent) -> list[Subscription]:
         """Return those that want ``event``, each once."""
         by_order = self._by_order[event.order_id]
         by_storefront = self._by_storefront[event.storefront_id]
         return [each for each in {*by_order, *by_storefront} if each.wanted.matches(event)]
 
     @property
-    def wanted(self) -> EventFilter | None:
-        """A filter that matches at least what they want, or None for every event."""
+    def wanted(self) -> EventFilter:
+        """A filter that matches at least what they want."""
         order_ids, storefront_ids = self._by_order.ids, self._by_storefront.ids
+        include_refused = self._with_refused > 0
         if len(order_ids) + len(storefront_ids) > _MAX_FILTER_IDS:
-            return None
-        return EventFilter(frozenset(order_ids), frozenset(storefront_ids))
+            return EventFilter(include_refused=include_refused, all_orders=True)
+        return EventFilter(
+            frozenset(order_ids), frozenset(storefront_ids), include_refused=include_refused
+        )
 
 
 class _Index:
@@ -118,8 +123,8 @@ class _Index:
     def ids(self) -> Collection[int]:
         return self._by_id.keys()
 
-    def __getitem__(self, id_: int) -> Collection[Subscription]:
-        found = self._by_id.get(id_, ())
+    def __getitem__(self, id_: int | None) -> Collection[Subscription]:
+        found = () if id_ is None else self._by_id.get(id_, ())
         return (found,) if isinstance(found, Subscription) else found
 
     def add(self, ids: Collection[int], subscription: Subscription) -> None:

@@ -30,11 +30,10 @@ import asyncpg
 
 from persistence.dsn import asyncpg_dsn
 from persistence.errors import HistoryChanged, WatchEnded
-from persistence.history import EventFilter, PaymentHistory
-from persistence.models import PaymentEvent
+from persistence.history import EventFilter, PaymentHistory, WatchedEvent
 from persistence.positions import Position
 from persistence.state_log import StateLog
-from persistence.subscriptions import Subscription, Subscriptions, WatchedEvent
+from persistence.subscriptions import Delivery, Subscription, Subscriptions
 
 CHANNEL: Final = "order_payment_events"
 """The channel of NOTIFY. The trigger of the history notifies it of changes by hand."""
@@ -121,7 +120,7 @@ class ChangeFeed:
 
     async def watch(
         self, wanted: EventFilter, position: Position | None
-    ) -> AsyncGenerator[WatchedEvent]:
+    ) -> AsyncGenerator[Delivery]:
         """Yield a position without an event, then each event of ``wanted`` once, without end.
 
         The events are those committed after ``position``, or from now on. While there is none, the
@@ -166,7 +165,7 @@ class ChangeFeed:
             self._joining.discard(subscription)
             self._subscriptions.discard(subscription)
 
-    def _checkpoint(self) -> WatchedEvent:
+    def _checkpoint(self) -> Delivery:
         """Return the position that a subscription with an empty queue has come to."""
         assert self._position is not None  # noqa: S101 - a subscription begins with one
         return None, self._position
@@ -205,7 +204,8 @@ class ChangeFeed:
             now = await self._history.durable(known)
         if known is not None and now is not known:
             # PostgreSQL filters first: of a million changes, only those that are watched are read.
-            # With very many ids, ``wanted`` is None, and all are read.
+            # With very many ids, ``wanted`` is for all orders. Refused events are read only if a
+            # watch wants them.
             wanted = self._subscriptions.wanted
             await self._deliver_each(self._history.events_since(known, now, wanted))
         self._position = now
@@ -217,7 +217,7 @@ class ChangeFeed:
             if number % _JOINING_AT_ONCE == 0:
                 await asyncio.sleep(0)
 
-    async def _deliver_each(self, events: AsyncIterator[tuple[PaymentEvent, Position]]) -> None:
+    async def _deliver_each(self, events: AsyncIterator[tuple[WatchedEvent, Position]]) -> None:
         async for event, position in events:
             for subscription in self._subscriptions.matching(event):
                 if not subscription.put(event, position):

@@ -241,14 +241,19 @@ class OrderHandler(OrderService):
         wanted = EventFilter(
             frozenset(request.order_ids),
             frozenset() if storefront_id is None else frozenset((storefront_id,)),
-            _storefronts(),
+            _storefronts() if storefront_id is None else None,
+            include_refused=request.include_refused,
         )
         position = Position.parse(request.last_event_id) if request.last_event_id else None
         async with aclosing(self._feed.watch(wanted, position)) as stream:
             async for event, seen in stream:
-                yield WatchOrderPaymentsResponse(
-                    event=event and event_message(event), event_id=str(seen)
-                )
+                if isinstance(event, RefusedEvent):
+                    refused = refused_event_message(event)
+                    yield WatchOrderPaymentsResponse(refused=refused, event_id=str(seen))
+                else:
+                    yield WatchOrderPaymentsResponse(
+                        event=event and event_message(event), event_id=str(seen)
+                    )
 
 
 def _storefronts() -> frozenset[int] | None:

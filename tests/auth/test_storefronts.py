@@ -220,6 +220,44 @@ def test_watching(
         assert refusal(watch, not_ours).code == "permission_denied"
 
 
+def test_watching_refused_events(
+    guarded: Service, issuer: Issuer, orders: Orders, number: int
+) -> None:
+    """Only those for orders in scope; and none for an order that there is not."""
+    ours, theirs = (
+        orders.add(storefront_id=each, payment_status="paid", payment_state=9)
+        for each in (number, number + 1)
+    )
+    orders.add(payment_idempotency_key=f"evt_{number}")
+    free, limited = (
+        bearer(issuer.token(READ, WRITE, storefronts=storefronts))
+        for storefronts in (None, [number])
+    )
+    connect, watched = WATCHERS["grpcio"], [theirs, MISSING_ORDER_ID - number, ours]
+    wanted = WatchOrderPaymentsRequest(order_ids=watched, include_refused=True)
+    with (
+        CALLERS["grpcio"](guarded.base_url, **free) as write,
+        connect(guarded.base_url, **free) as one,
+        connect(guarded.base_url, **limited) as another,
+        one(wanted) as every,
+        another(wanted) as some,
+    ):
+        next(every)
+        wanted.last_event_id = next(some).event_id
+        for order_id in watched:
+            request = UpdateOrderPaymentRequest(
+                order_id=order_id,
+                payment_status="pending",
+                payment_idempotency_key=f"evt_{number}",
+            )
+            assert refused(write, request).code == "already_exists"
+        assert [refused_for(next(every)) for _ in watched] == watched
+        assert refused_for(next(some)) == ours
+        with another(wanted) as resumed:
+            next(resumed)
+            assert refused_for(next(resumed)) == ours
+
+
 def test_watchers_of_different_scopes_are_separate(
     guarded: Service, issuer: Issuer, orders: Orders, number: int
 ) -> None:
@@ -352,6 +390,11 @@ def change(orders: Orders, *order_ids: int) -> None:
         status = orders.row(order_id)["payment_status"]
         new = "processing" if status == "pending" else "pending"
         orders.change(order_id, payment_status=new)
+
+
+def refused_for(message: WatchOrderPaymentsResponse) -> int:
+    assert message.refused is not None
+    return message.refused.order_id
 
 
 def refusal(watch: Watch, request: WatchOrderPaymentsRequest) -> Failure:

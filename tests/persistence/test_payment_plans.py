@@ -47,10 +47,11 @@ _FILL: Final = (
     """,
     """
     INSERT INTO refused_payment_events (
-        order_id, storefront_id, first_refused_at, digest, written, tells_of_money, reason,
-        payment_provider, payment_session_id, payment_intent_id, payment_transaction_id,
+        order_id, storefront_id, transaction_id, first_refused_at, digest, written, tells_of_money,
+        reason, payment_provider, payment_session_id, payment_intent_id, payment_transaction_id,
         payment_idempotency_key, order_payment_provider, request_id
-    ) SELECT n, 1 + n % 200, timestamptz '2026-01-01 00:00+00' + n * interval '1 minute',
+    ) SELECT n, 1 + n % 200, n::text::xid8,
+        timestamptz '2026-01-01 00:00+00' + n * interval '1 minute',
         md5(n::text)::uuid, false, false,
         CASE n % 1000 WHEN 0 THEN 'PAYMENT_DUPLICATE' ELSE 'PAYMENT_EVENT_LATE' END,
         CASE WHEN n <= 100 THEN 'Ca-sh' WHEN n % 3 = 0 THEN 'stripe' END,
@@ -79,6 +80,12 @@ def cursor() -> Iterator[psycopg.ClientCursor[Any]]:
 
 
 SOME: Final = [8, 9, 13, 404]
+BETWEEN: Final = {
+    "limit": 500,
+    "since": "99990:99995:99991",
+    "upto": "99999:100001:99999",
+    "after_id": 0,
+}
 MIDDLE: Final = OrderKey(datetime(2026, 2, 1, tzinfo=UTC), 1)
 WANTED: Final[dict[str, object]] = {
     "order_id": 50_000,
@@ -96,6 +103,19 @@ def finds() -> Iterator[tuple[str, Read]]:
         values: dict[str, object] = {"limit": 51, "order_id": 50_000}
         values |= queries.after_values(after) | queries.scope_values(some)
         yield f"oldest refused {after} {some}", Read(sql, values)
+    few, shop = {"order_ids": [99_990, 99_995, 7]}, {"storefront_ids": [8]}
+    # A watch of a storefront that the caller may see needs no scope.
+    for wanted, some in ((few, None), (few, SOME), (shop, None), (few | shop, None), ({}, None)):
+        sql = queries.events_between(
+            refused=True,
+            order_ids="order_ids" in wanted,
+            storefront_ids="storefront_ids" in wanted,
+            scoped=some is not None,
+        )
+        yield (
+            f"refused between {wanted}",
+            Read(sql, {**BETWEEN, **wanted, **queries.scope_values(some)}),
+        )
     for reference, provider, scope in product(REFERENCES, ((), ("stripe",)), ((), (SOME,))):
         sql = find_order(reference, by_provider=bool(provider), scoped=bool(scope))
         for value in ("new_50007", "old_50007", "no_50007", "unknown"):

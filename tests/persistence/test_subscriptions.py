@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 
-from persistence.history import EventFilter
-from persistence.models import PaymentEvent
+from persistence.history import EventFilter, WatchedEvent
+from persistence.models import PaymentEvent, RefusedEvent
 from persistence.positions import Position, Snapshot
 from persistence.subscriptions import Subscription, Subscriptions
 
@@ -19,12 +19,21 @@ def event(order_id: int, storefront_id: int) -> PaymentEvent:
     return PaymentEvent(**values)  # type: ignore[arg-type]
 
 
+def refused(order_id: int, storefront_id: int | None) -> RefusedEvent:
+    unknown = dict.fromkeys(RefusedEvent._fields)
+    values = unknown | {"order_id": order_id, "storefront_id": storefront_id}
+    return RefusedEvent(**values)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_look_up_finds_what_a_scan_would_find(seed: int) -> None:
     """While subscriptions come and go; the filter for PostgreSQL matches all that one wants."""
     random = Random(seed)
     subscriptions, present = Subscriptions(), set[Subscription]()
-    every_event = [event(order, storefront) for order in range(6) for storefront in range(6)]
+    every_event: list[WatchedEvent] = []
+    for order in range(6):
+        every_event += (event(order, storefront) for storefront in range(6))
+        every_event += (refused(order, storefront) for storefront in (None, *range(6)))
 
     def some(most: int) -> frozenset[int]:
         return frozenset(random.sample(range(6), random.randint(0, most)))
@@ -32,7 +41,8 @@ def test_a_look_up_finds_what_a_scan_would_find(seed: int) -> None:
     for _ in range(60):
         if random.random() < 0.6 or not present:
             scope = random.choice([None, some(3)])
-            subscription = Subscription(EventFilter(some(2), some(2), scope))
+            wanted = EventFilter(some(2), some(2), scope, include_refused=random.random() < 0.2)
+            subscription = Subscription(wanted)
             subscriptions.add(subscription)
             present.add(subscription)
         else:
@@ -45,6 +55,7 @@ def test_a_look_up_finds_what_a_scan_would_find(seed: int) -> None:
         assert subscriptions.wanted == EventFilter(
             frozenset(n for each in present for n in each.wanted.order_ids),
             frozenset(n for each in present for n in each.wanted.storefront_ids),
+            include_refused=any(each.wanted.include_refused for each in present),
         )
         for each in every_event:
             found = subscriptions.matching(each)
@@ -56,9 +67,9 @@ def test_a_look_up_finds_what_a_scan_would_find(seed: int) -> None:
 class Counting(EventFilter):
     """A filter that counts how often it is asked."""
 
-    asked: list[PaymentEvent] = field(default_factory=list, compare=False)
+    asked: list[WatchedEvent] = field(default_factory=list, compare=False)
 
-    def matches(self, event: PaymentEvent) -> bool:
+    def matches(self, event: WatchedEvent) -> bool:
         self.asked.append(event)
         return super().matches(event)
 
@@ -84,9 +95,24 @@ def test_with_very_many_ids_the_history_is_read_unfiltered() -> None:
     subscriptions.add(one)
     assert subscriptions.wanted == one.wanted
     subscriptions.add(other)
-    assert subscriptions.wanted is None
+    assert subscriptions.wanted == EventFilter(all_orders=True)
     subscriptions.discard(one)
     assert subscriptions.wanted == other.wanted
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (EventFilter(order_ids=frozenset([1])), [False, False]),
+        (EventFilter(order_ids=frozenset([1]), include_refused=True), [True, True]),
+        (EventFilter(storefront_ids=frozenset([5]), include_refused=True), [True, False]),
+        (EventFilter(frozenset([1]), scope=frozenset([5]), include_refused=True), [True, False]),
+        (EventFilter(frozenset([1]), scope=frozenset([6]), include_refused=True), [False, False]),
+    ],
+)
+def test_refused_events_that_are_wanted(wanted: EventFilter, expected: list[bool]) -> None:
+    """For an order that there is, and for one that there is not."""
+    assert [wanted.matches(each) for each in (refused(1, 5), refused(1, None))] == expected
 
 
 def test_a_shared_failure_keeps_its_traceback_short() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from persistence.dsn import asyncpg_dsn
 from persistence.errors import DatabaseUnavailable, WatchEnded, WatcherTooSlow
-from persistence.history import EventFilter, PaymentHistory
+from persistence.history import EventFilter, PaymentHistory, WatchedEvent
 from persistence.models import PaymentEvent
 from persistence.positions import Position, Snapshot
 from persistence.watch import ChangeFeed
@@ -74,6 +74,7 @@ async def messages(
     position = None if event_id is None else Position.parse(event_id)
     async with aclosing(opened.watch(wanted, position)) as stream:
         async for event, reached in stream:
+            assert event is None or isinstance(event, PaymentEvent)
             value = event and event.payment_transaction_id_after
             yield Received(event and event.order_id, value, str(reached))
             if value == "end":
@@ -157,7 +158,7 @@ async def test_an_open_transaction_of_another_session_delays_no_event(database_u
 async def assert_a_change_arrives(orders: Orders, order_id: int, stream: Stream) -> None:
     orders.change(order_id, payment_status="paid")
     event, _ = await anext(stream)
-    assert event is not None
+    assert isinstance(event, PaymentEvent)
     assert event.payment_status_after == "paid"
 
 
@@ -187,10 +188,11 @@ class Interrupted(PaymentHistory):
     interrupted = False
 
     async def events_since(
-        self, position: Position, upto: Position, wanted: EventFilter | None
-    ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
+        self, position: Position, upto: Position, wanted: EventFilter
+    ) -> AsyncIterator[tuple[WatchedEvent, Position]]:
         async for event, reached in super().events_since(position, upto, wanted):
             yield event, reached
+            assert isinstance(event, PaymentEvent)
             if event.payment_status_after == "2" and not self.interrupted:
                 self.interrupted = True
                 raise DatabaseUnavailable("the connection was lost")
@@ -211,7 +213,8 @@ async def test_no_event_is_repeated_after_a_lost_connection(database_url: str) -
                     "UPDATE orders SET payment_status = %s WHERE id = %s", (number, order_id)
                 )
         events = [(await anext(stream))[0] for _ in range(5)]
-    assert [each and each.payment_status_after for each in events] == list("01234")
+    statuses = [each.payment_status_after for each in events if isinstance(each, PaymentEvent)]
+    assert statuses == list("01234")
     assert history.interrupted
 
 

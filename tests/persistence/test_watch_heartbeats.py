@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from persistence.errors import DatabaseUnavailable
-from persistence.history import EventFilter, PaymentHistory
+from persistence.history import EventFilter, PaymentHistory, WatchedEvent
 from persistence.models import PaymentEvent
 from persistence.positions import Position
 from tests.support import databases
@@ -37,6 +37,7 @@ async def test_heartbeats_go_on_while_the_database_is_away(database_url: str) ->
         orders.change(order_id, payment_status="paid")
         while event is None:
             event, reached = await anext(stream)
+        assert isinstance(event, PaymentEvent)
         assert event.payment_status_after == "paid"
         assert reached != known
         assert opened.watchers == 1
@@ -49,8 +50,8 @@ class Busy(PaymentHistory):
     """
 
     async def events_since(
-        self, position: Position, upto: Position, wanted: EventFilter | None
-    ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
+        self, position: Position, upto: Position, wanted: EventFilter
+    ) -> AsyncIterator[tuple[WatchedEvent, Position]]:
         async for each in super().events_since(position, upto, wanted):
             asyncio.get_running_loop().call_soon(time.sleep, 0.3)
             await asyncio.sleep(0.01)

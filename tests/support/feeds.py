@@ -5,14 +5,13 @@ from contextlib import aclosing, asynccontextmanager
 from typing import TypeAlias, TypeVar
 
 from persistence.database import Database
-from persistence.history import EventFilter, PaymentHistory
-from persistence.models import PaymentEvent
+from persistence.history import EventFilter, PaymentHistory, WatchedEvent
 from persistence.positions import Position, Snapshot
-from persistence.subscriptions import WatchedEvent
+from persistence.subscriptions import Delivery
 from persistence.watch import ChangeFeed
 from tests.support import databases
 
-Stream: TypeAlias = AsyncGenerator[WatchedEvent]
+Stream: TypeAlias = AsyncGenerator[Delivery]
 
 History = TypeVar("History", bound=PaymentHistory)
 
@@ -64,8 +63,8 @@ class CountedHistory(PaymentHistory):
         return await super().durable(position)
 
     async def events_since(
-        self, position: Position, upto: Position, wanted: EventFilter | None
-    ) -> AsyncIterator[tuple[PaymentEvent, Position]]:
+        self, position: Position, upto: Position, wanted: EventFilter
+    ) -> AsyncIterator[tuple[WatchedEvent, Position]]:
         self.readings += 1
         async for each in super().events_since(position, upto, wanted):
             yield each
