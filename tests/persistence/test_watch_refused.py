@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 import pytest
 
+from persistence import history
 from persistence.database import Database
 from persistence.dsn import asyncpg_dsn
 from persistence.errors import DatabaseUnavailable
@@ -114,11 +115,12 @@ def texts(found: Iterable[Delivery]) -> Texts:
     return [text(event) for event, _ in found if event is not None]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("seed", "page_size"), [(0, 500), (1, 2), (2, 1)])
 async def test_every_event_arrives_once_however_often_the_watcher_reconnects(
-    database_url: str, seed: int
+    database_url: str, monkeypatch: pytest.MonkeyPatch, seed: int, page_size: int
 ) -> None:
-    """From any position, also one of a watch without refused events."""
+    """From any position; and a watch without refused events goes on from there, too."""
+    monkeypatch.setattr(history, "_PAGE_SIZE", page_size)
     orders, random = Orders(database_url), Random(seed)
     found: list[Delivery] = []
 
@@ -143,7 +145,7 @@ async def test_every_event_arrives_once_however_often_the_watcher_reconnects(
         orders.add(storefront_id=SHOP, payment_transaction_id="end")
         await watched
         assert sorted(texts(found)) == sorted([*wrote, "end"])
-        for number in range(0, len(found) - 1, 5):
+        for number in range(0, len(found) - 1, 9):
             after = found[number][1]
             rest = texts(found[number + 1 :])
             assert sorted(texts(await read(opened, BOTH, after))) == sorted(rest)
@@ -169,7 +171,11 @@ async def beginning(opened: ChangeFeed) -> Position:
         return position
 
 
-async def test_what_was_missed_comes_by_its_time(database_url: str) -> None:
+@pytest.mark.parametrize("page_size", [1, 2, 500])
+async def test_what_was_missed_comes_by_its_time(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, page_size: int
+) -> None:
+    monkeypatch.setattr(history, "_PAGE_SIZE", page_size)
     async with feed(database_url) as opened, asyncio.timeout(20):
         start = await beginning(opened)
         await stretch(database_url, *MISSED)
@@ -291,7 +297,7 @@ class Interrupted(PaymentHistory):
 
 async def test_no_event_is_repeated_after_a_lost_connection(database_url: str) -> None:
     async with (
-        feed_of(Interrupted, database_url) as (opened, history),
+        feed_of(Interrupted, database_url) as (opened, interrupted),
         asyncio.timeout(20),
         watching(opened, BOTH) as stream,
         watching(opened, CHANGES) as changes,
@@ -306,7 +312,7 @@ async def test_no_event_is_repeated_after_a_lost_connection(database_url: str) -
         assert texts(found) == list(MISSED)
         taken = [each for each in MISSED if not each.endswith("!")]
         assert texts([await anext(changes) for _ in taken]) == taken
-        assert history.left == set()
+        assert interrupted.left == set()
 
 
 async def test_refused_events_are_read_only_for_who_asks(
@@ -346,7 +352,7 @@ async def test_refused_events_of_an_earlier_epoch_are_no_news(database_url: str)
         )
     await stretch(database_url, "4!", "end")
     async with databases.pool(database_url, max_connections=1) as database:
-        history = PaymentHistory(database)
-        now = await history.durable(None)
-        events = history.events_since(Position(ORIGIN), now, BOTH)
+        read = PaymentHistory(database)
+        now = await read.durable(None)
+        events = read.events_since(Position(ORIGIN), now, BOTH)
         assert texts([each async for each in events]) == ["4!", "end"]

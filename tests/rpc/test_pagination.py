@@ -144,6 +144,8 @@ def test_the_hash_of_filters_is_the_same_in_every_version() -> None:
     hashes = [base64.urlsafe_b64decode(next_token(each, KEY))[:8] for each in (before, states)]
 
     assert hashes == [bytes.fromhex("101977af01ee69ac"), bytes.fromhex("80af79155e883447")]
+    history = next_token(ListOrderPaymentEventsRequest(order_id=7), KEY)
+    assert history == "3f35RGYw6bUABkdIRiBAAAAAAAAAAAAB"
 
 
 def test_a_token_of_another_order_of_the_list_is_rejected() -> None:
