@@ -1,10 +1,10 @@
 """The history of payments: ``order_payment_events``, which a trigger in PostgreSQL writes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from persistence import position_queries, queries
 from persistence.database import Database
@@ -31,6 +31,8 @@ _PAGE_SIZE: Final = 500  # events
 # Statements at a time of watchers that catch up. After a restart, thousands do: the others wait
 # here, and not for a connection, where their time would run out, and that of updates behind them.
 _MAX_CATCHING_UP: Final = 2
+
+_Event = TypeVar("_Event", PaymentEvent, RefusedEvent)
 
 _Slot: TypeAlias = AbstractAsyncContextManager[None]
 """Entered for each statement."""
@@ -212,12 +214,12 @@ class PaymentHistory:
         self, position: Position, wanted: EventFilter, slot: _Slot
     ) -> AsyncIterator[tuple[WatchedEvent, Position]]:
         """Yield what is left on the way of ``position`` to where it leads."""
-        taken = self._read(position, wanted, slot)
-        refused = self._read(position, wanted, slot, refused=True)
-        async for event in merged_streams(
-            (self._event(row) async for row in taken),
-            (RefusedEvent._make(row.values()) async for row in refused),
-        ):
+        events: AsyncIterator[WatchedEvent]
+        events = taken = self._read(self._event, position, wanted, slot)
+        if wanted.include_refused:
+            refused = self._read(_refused_event, position, wanted, slot, refused=True)
+            events = merged_streams(taken, refused)
+        async for event in events:
             if isinstance(event, PaymentEvent):
                 position = replace(position, last_id=event.id)
             else:
@@ -225,17 +227,23 @@ class PaymentHistory:
             yield event, position
 
     async def _read(
-        self, position: Position, wanted: EventFilter, slot: _Slot, *, refused: bool = False
-    ) -> AsyncIterator[Mapping[str, Any]]:
-        """Yield the rows of taken or of refused events that are left on the way of ``position``."""
+        self,
+        record: Callable[[Mapping[str, Any]], _Event],
+        position: Position,
+        wanted: EventFilter,
+        slot: _Slot,
+        *,
+        refused: bool = False,
+    ) -> AsyncIterator[_Event]:
+        """Yield what is left on the way of ``position`` in one of the tables, sorted by id.
+
+        ``record`` makes an event of a row.
+        """
         values: dict[str, object] = {}
         if not wanted.all_orders:
             ids = {"order_ids": wanted.order_ids, "storefront_ids": wanted.storefront_ids}
             values = {name: list(given) for name, given in ids.items() if given}
-        is_nothing_wanted = not (values or wanted.all_orders)
-        if position.seen == position.end or is_nothing_wanted:
-            return
-        if refused and not wanted.include_refused:
+        if position.seen == position.end or not (values or wanted.all_orders):
             return
         scope = queries.scope_values(wanted.scope)
         query = queries.events_between(
@@ -245,14 +253,14 @@ class PaymentHistory:
             scoped=bool(scope),
         )
         values |= {"limit": _PAGE_SIZE, "since": position.seen, "upto": position.end, **scope}
-        values["after_id"] = position.last_refused_id if refused else position.last_id
-        more = True
+        after_id, more = position.last_refused_id if refused else position.last_id, True
         while more:
             async with slot:
-                rows = await self._database.fetch_all(query, values)
+                rows = await self._database.fetch_all(query, {**values, "after_id": after_id})
             for row in rows:
-                values["after_id"] = row["id"]
-                yield row
+                event = record(row)
+                after_id = event.id
+                yield event
             more = len(rows) == _PAGE_SIZE
 
     def _event(self, row: Mapping[str, Any]) -> PaymentEvent:
@@ -266,6 +274,10 @@ class PaymentHistory:
             state = self._words.state(event.payment_status_before)
             event = event._replace(payment_state_before=state)
         return event
+
+
+def _refused_event(row: Mapping[str, Any]) -> RefusedEvent:
+    return RefusedEvent._make(row.values())
 
 
 def _snapshot(row: Row) -> Snapshot:

@@ -1,5 +1,8 @@
 """The change feed of payments: each event of the history, once it is durable, for watchers.
 
+Refused events, too, for watches that ask for them. They are committed when they are recorded, and
+what is recorded once more is no news.
+
 One connection of the process listens for NOTIFY, and sends it. A notification has no content: it
 makes the feed read the history from its position on, so that a lost one loses no event. A process
 notifies after its commits, once for all of some milliseconds. (NOTIFY within each update, by the
