@@ -146,10 +146,7 @@ class Position:
         if self.reaching is not None:
             numbers += [*self.reaching.numbers(), self.last_id]
             numbers += [self.last_refused_id] if self.last_refused_id else []
-        hashes = (self.mark.ledger, self.mark.events)
-        packed = [bytes([_VERSION]), *(each.to_bytes(8, signed=True) for each in hashes)]
-        packed += map(_varint, numbers)
-        return base64.urlsafe_b64encode(b"".join(packed)).decode().rstrip("=")
+        return _SEPARATOR.join([f"{each:x}" for each in numbers])
 
     @classmethod
     def parse(cls, text: str) -> Self:

@@ -79,15 +79,13 @@ def test_the_text_of_a_position() -> None:
     assert str(expected) == MARKED
 
 
-@pytest.mark.parametrize(("last_refused_id", "end"), [(0, [9]), (7, [9, 7])])
-def test_the_bytes_of_a_position_on_the_way(last_refused_id: int, end: list[int]) -> None:
-    """Without refused events, they are those of a position that has none."""
-    expected = Position(
-        Snapshot(5, 9, (5, 7)), Snapshot(5, 9, ()), 9, last_refused_id, Mark(0, ORIGIN, 0)
-    )
-    data = MARKED + bytes([5, 4, 0, *end])
-    assert str(expected) == base64.urlsafe_b64encode(data).decode().rstrip("=")
-    assert Position.parse(str(expected)) == expected
+@pytest.mark.parametrize(("last_refused_id", "end"), [(0, "9"), (0x1F, "9.1f")])
+def test_the_text_of_a_position_on_the_way(last_refused_id: int, end: str) -> None:
+    """Without refused events, it says nothing of them."""
+    mark = Mark(-1, ORIGIN, 0x1F)
+    expected = Position(Snapshot(5, 9, (5, 7)), Snapshot(5, 9, ()), 9, last_refused_id, mark)
+    assert Position.parse(f"{MARKED}.5.4.0.{end}") == expected
+    assert str(expected) == f"{MARKED}.5.4.0.{end}"
 
 
 def test_a_snapshot_ends_where_postgresql_has_transactions() -> None:
@@ -99,25 +97,25 @@ def test_a_snapshot_ends_where_postgresql_has_transactions() -> None:
 
 
 BROKEN = {
-    "of another version": b"\2" + MARKED[1:],
-    "cut off in the hashes": MARKED[:16],
-    "cut off in a snapshot": MARKED[:-1],
-    "cut off in a number": MARKED[:-1] + b"\x80",
-    "with half a way": MARKED + b"\5",
-    "with a way without an id": MARKED + bytes([5, 4, 0]),
-    "with more after the way": MARKED + bytes([5, 4, 0, 7, 8, 9]),
-    "with a number that does not end": MARKED + b"\x80" * 40,
-    "with an id that is too great": MARKED + bytes([5, 4, 0, *[0xFF] * 9, 1]),
-    "with the id of a refused event that is too great": (
-        MARKED + bytes([5, 4, 0, 7, *[0xFF] * 9, 1])
-    ),
-    "with a snapshot before the first": MARKED[:17] + bytes([0, 4, 0, 1, 0, 0]),
-    "with an end that PostgreSQL takes for none": bytes(
-        [*MARKED[:17], 5, 0xFB, 0xFF, 0xFF, 0xFF, 0x0F, 0, 1, 0, 0]
-    ),
-    "with equal transactions": MARKED[:17] + bytes([5, 4, 2, 1, 0, 1, 0, 0]),
-    "with a transaction after its end": MARKED[:17] + bytes([5, 4, 1, 4, 1, 0, 0]),
-    "with very many transactions": MARKED[:17] + bytes([5, 4, 0xFF, 0xFF, 0xFF, 0x7F]),
+    "hashes alone": "1.2",
+    "cut off in a snapshot": MARKED.removesuffix(".0"),
+    "with half a way": f"{MARKED}.5",
+    "with a way without an id": f"{MARKED}.5.4.0",
+    "with more after the way": f"{MARKED}.5.4.0.7.8.9",
+    "with an id that is too great": f"{MARKED}.5.4.0.8000000000000000",
+    "with an id of a refused event that is too great": f"{MARKED}.5.4.0.7.8000000000000000",
+    "with a hash that is too great": f"1{MARKED}",
+    "with a snapshot before the first": "1.2.0.4.0.1.0.0",
+    "with an end that PostgreSQL takes for none": "1.2.5.fffffffb.0.1.0.0",
+    "with equal transactions": "1.2.5.4.2.1.0.1.0.0",
+    "with a transaction after its end": "1.2.5.4.1.4.1.0.0",
+    "with very many transactions": "1.2.5.4.ffffffff.1.0.0",
+    "in upper case": MARKED.upper(),
+    "with a sign": f"-{MARKED}",
+    "with nothing between": MARKED.replace("1f", ""),
+    "with a space": f" {MARKED}",
+    "with a line": f"{MARKED}\n",
+    "with an underscore": MARKED.replace("1f", "1_f"),
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 from persistence import errors
 from persistence.database import Database
 from persistence.history import EventFilter, PaymentHistory
-from persistence.models import Origin
+from persistence.models import Origin, PaymentEvent
 from persistence.orders import OrderRepository
 from persistence.watch import ChangeFeed
 from tests.support import cluster
@@ -171,4 +171,5 @@ async def test_a_feed_waits_for_the_standby(pair: Pair, orders: Orders) -> None:
         event = None
         while event is None:
             event, _ = await anext(stream)
+        assert isinstance(event, PaymentEvent)
         assert event.payment_status_after == "paid"
