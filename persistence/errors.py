@@ -139,7 +139,6 @@ class UniqueViolation(PersistenceError):
 
     def __init__(self, constraint: str | None) -> None:
         super().__init__(f"unique constraint {constraint} is violated")
-        self.constraint = constraint
 
 
 class RolledBack(PersistenceError):

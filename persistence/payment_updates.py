@@ -36,13 +36,6 @@ from persistence.status_words import StatusWords
 from persistence.update_statement import Recorded, Rules, Second, arguments, statement
 from persistence.update_terms import Shape
 
-# Unique for idempotency keys: an order's present key, and the uses of each key in the history.
-_KEY_INDEXES: Final = (
-    "idx_orders_idempotency_key",
-    "idx_order_payment_events_idempotency_key",
-    "idx_order_payment_events_further_idempotency_key",
-)
-
 # The second try is part of the usual way. There are more where the reason for which nothing was
 # written is gone by the time it is looked for.
 _MAX_TRIES: Final = 8
@@ -98,14 +91,10 @@ class _Try(NamedTuple):
     """The ``payment_version`` that the order must have; None for any."""
     is_second: bool = False
     is_key_used: bool = False
-    """Whether the first try has failed, because a unique index has the key."""
+    """Whether the first try has failed by a unique index, which may be one of keys."""
     is_further_use: bool = False
     """Whether the key is the order's by an earlier event, which is another request."""
     would_be_refused: PaymentEventRefused | None = None
-
-
-class _KeyUsed(Exception):
-    """A unique index has the key of the request."""
 
 
 @cache
@@ -157,6 +146,7 @@ class PaymentUpdates:
         version = None if update.etag is None else version_of(update.etag)
         how = self._first_try if version is None else self._first_try._replace(version=version)
         for _ in range(_MAX_TRIES):
+            violation = None
             try:
                 row = await self._run(request, how)
                 if row is not None and (not how.is_second or row[-1]):
@@ -165,14 +155,21 @@ class PaymentUpdates:
                     how = how._replace(is_second=True)
                     continue
                 order = None if row is None else self._words.classified(_order(row))
-            except _KeyUsed:
+            except UniqueViolation as error:
+                # Of the key, perhaps. The name of the index does not tell: it changes while an
+                # index is rebuilt (REINDEX CONCURRENTLY), and when it is renamed.
+                if request.digest is None:
+                    raise
                 if not how.is_second:
                     how = how._replace(is_second=True, is_key_used=True)
                     continue
+                violation = error
                 order = await self._get_order(order_id, storefronts)
             found = await self._resolve(request, order)
             if isinstance(found, Update):
                 return found
+            if violation is not None and found == how:  # it is not of the key
+                raise violation
             how = found
         raise TransactionConflict(f"the payment of order {order_id} keeps changing")
 
@@ -193,7 +190,7 @@ class PaymentUpdates:
         return _Request(order_id, update, meaning, origin, storefronts, columns, digest)
 
     async def _run(self, request: _Request, how: _Try) -> Sequence[Any] | None:
-        """Run the UPDATE and return its row, if any. Raises _KeyUsed or a PersistenceError."""
+        """Run the UPDATE and return its row, if any. Raises a PersistenceError."""
         update = request.update
         scope = queries.scope_args(request.storefronts)
         is_rich = how.is_second or update[_TEXTS:] != _NOTHING_RICH
@@ -210,16 +207,11 @@ class PaymentUpdates:
             request.digest or "",
             json.dumps(details, default=str) if details else "",
         )
-        try:
-            return await self._batcher.fetchrow(
-                _batched(shape),
-                request.order_id,
-                *arguments(shape, update, rules, recorded, scope),
-            )
-        except UniqueViolation as violation:
-            if violation.constraint in _KEY_INDEXES:
-                raise _KeyUsed from violation
-            raise
+        return await self._batcher.fetchrow(
+            _batched(shape),
+            request.order_id,
+            *arguments(shape, update, rules, recorded, scope),
+        )
 
     def _second(self, how: _Try) -> Second | None:
         if not how.is_second:

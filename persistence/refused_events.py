@@ -12,7 +12,7 @@ from pypika.terms import ExistsCriterion
 from persistence import dialect as pg
 from persistence.database import Database
 from persistence.decision import Reason, state_after
-from persistence.errors import PersistenceError, RefusalNotRecorded
+from persistence.errors import PersistenceError, RefusalNotRecorded, UniqueViolation
 from persistence.models import PAYMENT_COLUMNS, Order, Origin, PaymentUpdate
 from persistence.payment_states import SETTLED, Meaning, PaymentState, normalized
 
@@ -112,8 +112,7 @@ class RefusedEvents:
             if not refusal.tells_of_money and await self._is_full(refusal.order_id, digest):
                 requested, state = [None] * len(_REQUESTED), None
                 digest = _digest_of_further(refusal, written=written)
-            await self._database.fetchrow(
-                _record(),
+            await self._insert(
                 refusal.order_id,
                 order and order.storefront_id,
                 refusal.reason.value,
@@ -128,6 +127,15 @@ class RefusedEvents:
             )
         except PersistenceError as error:
             raise RefusalNotRecorded(refusal.reason.value) from error
+
+    async def _insert(self, *values: object) -> None:
+        """Insert the row, or count the equal one."""
+        try:
+            await self._database.fetchrow(_record(), *values)
+        except UniqueViolation:
+            # While the index of digests is rebuilt (REINDEX CONCURRENTLY), ON CONFLICT does not
+            # look at the new index, which may be the first to have the equal row. It is there now.
+            await self._database.fetchrow(_record(), *values)
 
     async def is_unseen(self, order_id: int, intent: str) -> bool:
         """Return whether ``intent`` may be that of a follow-up to the order's payment.
