@@ -27,6 +27,7 @@ from persistence import errors
 from persistence.connection import Connection
 from persistence.dsn import asyncpg_dsn
 from persistence.error_mapping import is_rejection, persistence_error
+from persistence.pool_slots import PoolSlots
 from persistence.time_limit import TimeLimit
 
 _RETRY_DELAYS: Final = (0.01, 0.02, 0.04, 0.08)
@@ -82,7 +83,7 @@ class Database:
         """
         self._statement_timeout = statement_timeout
         self.max_connections = max_connections
-        self._running = 0
+        self._slots = PoolSlots(max_connections)
         self._releases: set[asyncio.Task[None]] = set()
         # Works around databases' reading of a URL, which takes one host only, and ignores most
         # options silently: the URL goes to asyncpg as its `dsn`.
@@ -134,12 +135,12 @@ class Database:
     @property
     def in_use(self) -> int:
         """How many connections are in use."""
-        return min(self._running, self.max_connections)
+        return self._slots.used
 
     @property
     def waiting(self) -> int:
         """How many statements wait for a connection."""
-        return max(self._running - self.max_connections, 0)
+        return self._slots.waiting
 
     async def fetch_all(
         self, query: str, values: Mapping[str, object] | None = None
@@ -218,19 +219,15 @@ class Database:
             return await self._run_once(statement, on_cancel)
 
     async def _run_once(self, statement: _Statement, on_cancel: OnCancel) -> Any:
-        self._running += 1
         # Works around databases: Database.connection() returns the same connection to a task until
         # that is released. A cancelled statement releases it later, and a connection that cannot be
         # acquired is never released: the task's next statement would get it again. To find the task
         # also takes 6 us.
         connection = databases.core.Connection(self._databases, self._databases._backend)
         try:
-            await connection.__aenter__()
-        except BaseException as error:
-            self._running -= 1
-            if isinstance(error, Exception):
-                raise errors.DatabaseUnreachable("the database cannot be reached") from error
-            raise
+            await self._slots.acquire(connection.__aenter__, self._has_idle)
+        except Exception as error:
+            raise errors.DatabaseUnreachable("the database cannot be reached") from error
         # databases types its raw connection as Any.
         raw: asyncpg.Connection[asyncpg.Record] = connection.raw_connection
         try:
@@ -272,7 +269,12 @@ class Database:
         except Exception as error:  # asyncpg has dropped the connection
             _log.warning("a connection to PostgreSQL was dropped: %s", error)
         finally:
-            self._running -= 1
+            self._slots.release()
+
+    def _has_idle(self) -> bool:
+        """Return whether the pool has a connection that is not in use."""
+        pool: asyncpg.Pool = self._databases._backend._pool
+        return bool(pool.get_idle_size())
 
 
 async def _fetchmany(

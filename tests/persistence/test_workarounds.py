@@ -214,6 +214,22 @@ async def test_asyncpg_keeps_a_connection_to_a_server_that_takes_no_writes(
         assert await plain.fetchval("SELECT pg_backend_pid()") == backend
 
 
+async def test_asyncpg_fails_a_call_whose_connection_is_refused_while_it_has_another(
+    database_url: str,
+) -> None:
+    """pool_slots.py: the call waits for the other one."""
+    server, name = test_databases.server_and_name(database_url)
+    async with pool(database_url, max_size=2) as plain, plain.acquire():
+        with psycopg.connect(server, autocommit=True) as owner:
+            allow = f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS'
+            owner.execute(f"{allow} false".encode())
+            try:
+                with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
+                    await plain.fetchval("SELECT 1")
+            finally:
+                owner.execute(f"{allow} true".encode())
+
+
 @pytest.mark.filterwarnings("ignore:.*is being released to the pool but has 1 active log listener")
 async def test_asyncpg_has_warnings_for_listeners_that_a_pool_drops(database_url: str) -> None:
     """connection.py: a warning of PostgreSQL makes the statement under way fail."""

@@ -18,6 +18,8 @@ class Counts:
 
     messages: Counter[int] = field(default_factory=Counter)
     answering: asyncio.Event = field(default_factory=asyncio.Event)
+    connections: int = 0
+    """How many a client has asked for."""
     cancels: int = 0
     """How many cancels PostgreSQL has sent on, as signals to a session's process."""
 
@@ -41,6 +43,7 @@ async def counted(url: str, directory: Path) -> AsyncIterator[tuple[str, Counts]
             up_writer.close()
             writer.close()
             return
+        counts.connections += 1
         await asyncio.gather(_count(reader, up_writer, counts), _answer(up_reader, writer, counts))
 
     server = await asyncio.start_unix_server(proxy, directory / ".s.PGSQL.5432")
