@@ -34,6 +34,7 @@ from persistence.embedded.location import (
     SOCKET,
     USERS_LOCK,
     Location,
+    exists,
     prepare,
 )
 from persistence.errors import EmbeddedPostgresError
@@ -82,9 +83,40 @@ def running(data_dir: Path, role: str = OWNER) -> Iterator[str]:
         os.close(users)
 
 
+def revive(data_dir: Path) -> bool:
+    """Start the server again if it has ended, though ``running`` is entered. Changes nothing else.
+
+    Returns whether it was started here: of several processes, one does so, and the others return
+    False without waiting for it. Raises EmbeddedPostgresError when it does not start, or when the
+    directory is gone.
+    """
+    if not exists(data_dir):
+        raise EmbeddedPostgresError(f"{data_dir} is gone")
+    location = prepare(data_dir)
+    try:
+        with _lifecycle(location, wait=False):
+            if _serving(location):
+                return False
+            _ensure_ready(location)
+            return True
+    except BlockingIOError:
+        return False
+
+
+def postmaster(data_dir: Path) -> psutil.Process | None:
+    """Return the server's process, if it runs. Raises EmbeddedPostgresError."""
+    serving = _serving(prepare(data_dir)) if exists(data_dir) else None
+    try:
+        return serving and psutil.Process(serving.pid)
+    except psutil.NoSuchProcess:
+        return None
+
+
 @contextmanager
-def _lifecycle(location: Location) -> Iterator[int]:
+def _lifecycle(location: Location, *, wait: bool = True) -> Iterator[int]:
     """Hold the lock for a start or stop, and yield its descriptor.
+
+    Without ``wait``, raises BlockingIOError while another process holds it.
 
     It is released by closing, not by unlocking, because initdb and ``pg_ctl stop`` inherit it: when
     this process is killed, the next one waits for their end. (``pg_ctl start`` would pass it on to
@@ -92,7 +124,7 @@ def _lifecycle(location: Location) -> Iterator[int]:
     """
     lock = location.open_lock(LIFECYCLE_LOCK)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield lock
     finally:
         os.close(lock)

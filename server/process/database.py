@@ -12,6 +12,7 @@ from server.settings import Settings
 
 if TYPE_CHECKING:
     from persistence.database import Database
+    from persistence.embedded import Keeper
 
 # What one function alone needs is imported there: the drivers take half a second.
 
@@ -82,6 +83,15 @@ def pool(settings: Settings, url: str, *, eager: bool) -> "Database":
         statement_timeout=settings.statement_timeout,
         prepared_statements=settings.prepared_statements,
     )
+
+
+def keeper(settings: Settings) -> "Keeper | None":
+    """Return what starts the embedded server again when it was killed; None if there is none."""
+    if settings.database_url is not None:
+        return None
+    from persistence.embedded import Keeper
+
+    return Keeper(settings.data_dir)
 
 
 def _prepare_embedded(settings: Settings) -> None:

@@ -18,7 +18,7 @@ from persistence.watch import ChangeFeed
 from server.app import Application, create_app
 from server.auth.jwks_client import JwksClient
 from server.observability import telemetry
-from server.process.database import pool
+from server.process.database import keeper, pool
 from server.rpc.health import Readiness
 from server.settings import Settings
 
@@ -60,6 +60,7 @@ async def open_application(
 ) -> AsyncIterator[Opened]:
     """Open the pool, the watch feed, the keys, the readiness probe and telemetry until the exit.
 
+    An embedded PostgreSQL that is killed meanwhile is started again.
     ``database_url`` is that of the service, ``words`` are what payment statuses mean, and
     ``processes`` is how many serve the database on this machine.
     Without ``keys``, callers need no token. The database need not be reachable: a process that is
@@ -105,7 +106,7 @@ async def open_application(
         )
         parts = AsyncExitStack()
         try:
-            for part in (keys, database, readiness.database, feed):
+            for part in (keeper(settings), keys, database, readiness.database, feed):
                 if part is not None:
                     await parts.enter_async_context(part)
             if readiness.database.fault is None:
