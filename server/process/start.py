@@ -17,8 +17,9 @@ from server.observability import telemetry
 from server.process import garbage
 from server.process.certificates import TLS
 from server.process.database import served_url
+from server.process.metric_files import shared_metrics
 from server.process.status_words import read_status_words
-from server.process.supervisor import serve_with_workers, shared_metrics
+from server.process.supervisor import serve_with_workers
 from server.settings import Settings
 
 

@@ -14,15 +14,14 @@ import multiprocessing
 import os
 import signal
 import socket
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkProcess
 from typing import NamedTuple, TypeAlias
 
 from server.http.sockets import stop_accepting
+from server.process.metric_files import inherited_metrics
 from server.process.sighup import ControllingTerminal
 
 # Seconds.
@@ -54,7 +53,7 @@ def serve_with_workers(
     ``ready`` is called once all of them accept connections; ``limit`` is how many seconds they have
     to finish calls at the end. A worker that dies is replaced. SIGHUP is passed on to all of them,
     or stops them when the terminal was closed. Raises WorkersFailed when one exits before all of
-    them have served. It forks: call it while the process has one thread.
+    them have served. It forks: call it while the process has one thread, within ``shared_metrics``.
     """
     stops = set(_STOP_SIGNALS)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
@@ -65,18 +64,6 @@ def serve_with_workers(
         _Parent(work, listeners, limit, mask).run(stops, ready)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-@contextmanager
-def shared_metrics() -> Iterator[None]:
-    """Have the processes that are forked before the exit add up their metrics, in shared files.
-
-    Enter it before prometheus_client is imported:
-    https://prometheus.github.io/client_python/multiprocess/
-    """
-    with tempfile.TemporaryDirectory(prefix="listings-metrics-") as directory:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
-        yield
 
 
 class _Pipe(NamedTuple):
@@ -229,7 +216,8 @@ class _Parent:
         # it, and the others could be lost, for Python ignores what a handler raises in a finalizer.
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask | {signal.SIGHUP, *_STOP_SIGNALS})
         try:
-            self._work(slot.listener, self._report_ready, self._parent_pipe.read)
+            with inherited_metrics():
+                self._work(slot.listener, self._report_ready, self._parent_pipe.read)
         except Exception:
             _log.exception("worker failed")
             raise SystemExit(1) from None

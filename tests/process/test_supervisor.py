@@ -72,7 +72,8 @@ class Client(threading.Thread):
 
 CANNOT_START = """
 from server.http.sockets import listen
-from server.process.supervisor import serve_with_workers, shared_metrics
+from server.process.metric_files import shared_metrics
+from server.process.supervisor import serve_with_workers
 
 def work(listener, ready, lifeline):
     raise SystemExit(3)
@@ -278,6 +279,39 @@ def test_a_signal_stops_all_workers(
         running.process.send_signal(how)
         assert running.process.wait(SECONDS) == 0
         assert all(gone(worker) for worker in workers)
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("victims", ["parent", "all"])
+def test_files_of_metrics_are_removed_when_processes_were_killed(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victims: str
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    with ExitStack() as stack:
+        log = tmp_path / "others.log"
+        others = stack.enter_context(service.running(database_url, log, workers="2"))
+        (theirs,) = temporary.iterdir()
+        log = tmp_path / "log"
+        running = stack.enter_context(service.running(database_url, log, workers="2"))
+        assert len(list(temporary.iterdir())) == 2
+        workers = running.serving_processes()
+        if victims == "all":
+            for each in workers:
+                each.suspend()
+        running.process.kill()
+        running.process.wait()
+        if victims == "all":
+            for each in workers:
+                each.kill()
+        eventually(lambda: all(gone(worker) for worker in workers))
+        if victims == "all":
+            assert len(list(temporary.iterdir())) == 2
+            with service.running(database_url, tmp_path / "next.log", workers="2") as following:
+                assert following.stop() == 0
+        assert list(temporary.iterdir()) == [theirs]
+        assert others.stop() == 0
     assert list(temporary.iterdir()) == []
 
 
