@@ -74,9 +74,9 @@ class Location:
     def socket_directory(self) -> Path:
         """Return the directory of the socket, which is created if missing.
 
-        Only the account and root can enter it. It is ``run`` in ``home``, or, when that path is too
-        long for a socket or has a comma, which for clients separates hosts, below the system's
-        temporary directory. Raises EmbeddedPostgresError.
+        Only the account and root can enter it. It is ``run`` in ``home``, or below the system's
+        temporary directory, when that path is too long for a socket, has a comma, which for clients
+        separates hosts, or is not UTF-8 in this locale. Raises EmbeddedPostgresError.
         """
         directory = self.home / "run"
         if not _fits_socket(directory):
@@ -85,7 +85,7 @@ class Location:
         if not _fits_socket(directory):
             raise EmbeddedPostgresError(
                 f"{directory} cannot hold a Unix socket: its path is longer than "
-                f"{_SOCKET_PATH_BYTES} bytes or has a comma; set TMPDIR to a short path"
+                f"{_SOCKET_PATH_BYTES} bytes, has a comma or is not UTF-8; set TMPDIR to another"
             )
         if not os.path.lexists(directory):
             made = self.account.run("mkdir", "-m", "700", directory)
@@ -267,7 +267,10 @@ def _make_shared() -> Path:
 
 def _fits_socket(directory: Path) -> bool:
     path = os.fsencode(directory / SOCKET)
-    return len(path) <= _SOCKET_PATH_BYTES and b"," not in path
+    # Clients decode the URL as UTF-8, and encode the path as the locale says: of another one, such
+    # as C without Python's UTF-8 mode, it would be the path of another file.
+    is_same = path.decode("utf-8", "replace") == str(directory / SOCKET)
+    return len(path) <= _SOCKET_PATH_BYTES and b"," not in path and is_same
 
 
 def _digest(path: Path) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -66,8 +67,9 @@ class Account:
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                encoding="utf-8",
-                errors="surrogateescape",
+                # As os.fsdecode: there are paths in it.
+                encoding=sys.getfilesystemencoding(),
+                errors=sys.getfilesystemencodeerrors(),
                 start_new_session=True,
                 pass_fds=pass_fds,
                 user=self.uid if switch else None,
