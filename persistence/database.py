@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from contextlib import suppress
 from contextvars import Context
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias, TypeGuard
 
 import asyncpg
 import databases
@@ -232,28 +232,30 @@ class Database:
         raw: asyncpg.Connection[asyncpg.Record] = connection.raw_connection
         try:
             result = await statement(connection)
-        except asyncio.CancelledError:
+        except BaseException as error:
+            if _is_of_server(error):
+                failure = persistence_error(error, connection_lost=_is_lost(raw))
+                if isinstance(failure, errors.DatabaseReadOnly):
+                    # Works around asyncpg's pool, which keeps a connection to a primary that has
+                    # become a standby. The next connection may lead to the new primary.
+                    raw.terminate()
+                await self._release(connection)
+                raise failure from error
             # Works around asyncpg, whose release of a connection waits until PostgreSQL has
             # confirmed that the statement is cancelled: a task of its own does that, because the
             # one that is cancelled must end now.
-            release = asyncio.create_task(self._release_cancelled(connection))
+            release = asyncio.create_task(self._release_interrupted(connection))
             self._releases.add(release)
             release.add_done_callback(self._releases.discard)
             on_cancel(release)
+            if isinstance(error, Exception):
+                raise persistence_error(error, connection_lost=_is_lost(raw)) from error
             raise
-        except Exception as error:
-            failure = persistence_error(error, connection_lost=_is_lost(raw))
-            if isinstance(failure, errors.DatabaseReadOnly):
-                # Works around asyncpg's pool, which keeps a connection to a primary that has become
-                # a standby. The next connection may lead to the new primary.
-                raw.terminate()
-            await self._release(connection)
-            raise failure from error
         await self._release(connection)
         return result
 
-    async def _release_cancelled(self, connection: databases.core.Connection) -> None:
-        """Release the connection of a cancelled statement, out of any transaction."""
+    async def _release_interrupted(self, connection: databases.core.Connection) -> None:
+        """Release the connection of a statement that did not end, out of any transaction."""
         raw: asyncpg.Connection[asyncpg.Record] = connection.raw_connection
         try:
             await _end_cancelled(raw)
@@ -304,8 +306,8 @@ async def _end_transaction(connection: "asyncpg.Connection[asyncpg.Record]") -> 
     """End a transaction in which a statement has been prepared and not executed.
 
     Works around asyncpg, which prepares a statement with Flush in place of Sync. When the task is
-    cancelled just after that, or when there are no arguments to execute it with, the session stays
-    in a transaction until the next statement on it.
+    cancelled just after that, when asyncpg cannot encode an argument, or when there are no
+    arguments to execute it with, the session stays in a transaction until the next statement.
     """
     await connection.execute("SELECT")  # a simple query, which ends with what Sync does
 
@@ -347,6 +349,11 @@ def _retrieve(task: "asyncio.Task[None]") -> None:
 
 def _dict(values: Mapping[str, object] | None) -> dict[str, object] | None:
     return None if values is None else dict(values)
+
+
+def _is_of_server(error: BaseException) -> TypeGuard[Exception]:
+    """Return whether PostgreSQL has sent ``error``, after which asyncpg sends Sync."""
+    return isinstance(error, asyncpg.PostgresError) and error.severity is not None
 
 
 def _is_lost(connection: "asyncpg.Connection[asyncpg.Record]") -> bool:

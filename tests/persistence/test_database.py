@@ -218,3 +218,18 @@ async def test_a_batch_without_statements_leaves_no_transaction(database_url: st
     async with databases.pool(database_url, max_connections=1) as database:
         assert await database.fetchmany("SELECT $1::int", []) == []
         await eventually_async(lambda: orders.value(OPEN_TRANSACTIONS) == 0, seconds=5)
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+async def test_a_value_that_cannot_be_encoded_leaves_no_transaction(
+    database_url: str, is_batch: bool
+) -> None:
+    """asyncpg rejects it after the statement was prepared."""
+    orders = Orders(database_url)
+    async with databases.pool(database_url, max_connections=1) as database:
+        with pytest.raises((errors.InvalidValue, errors.RolledBack)):
+            if is_batch:
+                await database.fetchmany("SELECT $1::text", [("\udcc3",)])
+            else:
+                await database.fetchrow("SELECT $1::text", "\udcc3")
+        await eventually_async(lambda: orders.value(OPEN_TRANSACTIONS) == 0, seconds=5)
