@@ -23,8 +23,7 @@ from typing import Any, Final, Self, TypeAlias, TypeGuard
 import asyncpg
 import databases
 
-from persistence import errors
-from persistence.connection import Connection
+from persistence import errors, timestamps
 from persistence.dsn import asyncpg_dsn
 from persistence.error_mapping import is_rejection, persistence_error
 from persistence.pool_slots import PoolSlots
@@ -102,8 +101,7 @@ class Database:
             # waits for PostgreSQL to confirm a cancel, before it closes the connection.
             command_timeout=statement_timeout,
             statement_cache_size=_STATEMENT_CACHE_SIZE if prepared_statements else 0,
-            connection_class=Connection,
-            init=_keep_memory,
+            init=_set_up,
             reset=_no_reset,
         )
 
@@ -361,6 +359,12 @@ def _is_lost(connection: "asyncpg.Connection[asyncpg.Record]") -> bool:
         return bool(connection.is_closed())
     except asyncpg.InterfaceError:  # the pool has taken it back already
         return True
+
+
+async def _set_up(connection: "asyncpg.Connection[Any]") -> None:
+    """Prepare a new connection for the pool."""
+    await timestamps.set_codec(connection)
+    await _keep_memory(connection)
 
 
 async def _keep_memory(connection: "asyncpg.Connection[Any]") -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pypika import CustomFunction
 from pypika.enums import Comparator
+from pypika.functions import Cast
 from pypika.queries import Selectable
 from pypika.terms import BasicCriterion, Criterion, Function, Term
 
@@ -49,6 +50,8 @@ hash_record_extended: Final = CustomFunction("hash_record_extended", ["record", 
 
 # https://www.postgresql.org/docs/current/functions-datetime.html
 clock_timestamp: Final = CustomFunction("clock_timestamp")
+# https://www.postgresql.org/docs/current/datatype-datetime.html
+LAST_TIME: Final = Cast("294276-12-31 23:59:59.999999+00", "TIMESTAMPTZ")
 
 # https://www.postgresql.org/docs/current/functions-admin.html
 set_config: Final = CustomFunction("set_config", ["name", "value", "is_local"])

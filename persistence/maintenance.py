@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import asyncpg
 
+from persistence import timestamps
 from persistence.dsn import asyncpg_dsn
 from persistence.errors import MaintenanceError
 
@@ -22,6 +23,7 @@ async def owner_session(url: str) -> AsyncIterator[Connection]:
     try:
         connection = await asyncpg.connect(dsn=dsn)
         try:
+            await timestamps.set_codec(connection)
             yield connection
         finally:
             await connection.close()

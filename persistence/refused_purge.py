@@ -4,9 +4,10 @@ What counts is when an event was last refused. Those that may tell of money are 
 only: those with a settled word, of a second payment, or of another currency.
 """
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final, NamedTuple
 
+from persistence import timestamps
 from persistence.maintenance import Connection, owner_session
 
 _BATCH: Final = 1_000
@@ -58,7 +59,7 @@ async def purge(url: str, before: datetime, *, money: bool) -> int:
     """
     deleted = 0
     async with owner_session(url) as connection:
-        last: tuple[object, ...] = (datetime.min.replace(tzinfo=UTC), 0)
+        last: tuple[object, ...] = (timestamps.time_at(timestamps.MINUS_INFINITY), 0)
         while page := await connection.fetch(_NEXT_PAGE, before, *last, _BATCH):
             deleted += await _delete(connection, before, [row["id"] for row in page], money=money)
             last = tuple(page[-1])

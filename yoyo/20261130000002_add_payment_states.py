@@ -99,6 +99,10 @@ _EVENT_COLUMNS = {
     "override_reason": "VARCHAR(500)",
 }
 
+# Characters: what the service takes of an x-request-id, and of a token's subject; and more than all
+# names of fields have. Others may set more.
+_MAX_REQUEST_ID, _MAX_CALLER, _MAX_REQUEST_FIELDS = 128, 255, 255
+
 # The bits of the amounts and of the reason of an override in named_fields. From the lowest, they
 # are those of the six fields, captured and refunded amount, time, currency, override_reason.
 _RECORDED_ALWAYS = 0b100_1100_0000
@@ -145,8 +149,8 @@ def _record(schema: str) -> str:
     requested = values | {
         "idempotency_key": "CASE WHEN is_first THEN NEW.payment_idempotency_key END",
         "further_idempotency_key": "CASE WHEN is_further THEN NEW.payment_idempotency_key END",
-        "request_id": "request[1]",
-        "caller": "nullif(request[2], '')",
+        "request_id": f"left(request[1], {_MAX_REQUEST_ID})",
+        "caller": f"left(nullif(request[2], ''), {_MAX_CALLER})",
         "named_fields": "named",
         "request_digest": "nullif(request[4], '')::uuid",
         "payment_event_time": "(details ->> 'payment_event_time')::timestamptz",
@@ -158,10 +162,13 @@ def _record(schema: str) -> str:
     # Of what is changed by hand, the new value is what was asked for.
     by_hand = values | {
         "idempotency_key": _if_changed("payment_idempotency_key"),
-        "request_fields": """
-            string_to_array(nullif(current_setting('listings.request_fields', true), ''), ',')""",
-        "request_id": "nullif(current_setting('listings.request_id', true), '')",
-        "caller": "nullif(current_setting('listings.caller', true), '')",
+        "request_fields": f"""
+            string_to_array(nullif(left(
+                current_setting('listings.request_fields', true), {_MAX_REQUEST_FIELDS}
+            ), ''), ',')""",
+        "request_id": f"""
+            nullif(left(current_setting('listings.request_id', true), {_MAX_REQUEST_ID}), '')""",
+        "caller": f"nullif(left(current_setting('listings.caller', true), {_MAX_CALLER}), '')",
         **{name: _if_changed(name) for name in (*_AMOUNTS, "payment_event_time")},
     }
     return f"""
@@ -171,13 +178,33 @@ def _record(schema: str) -> str:
             -- Of the service: id of the request, caller, fields, digest, details.
             request text[] :=
                 string_to_array(current_setting('listings.payment_event', true), E'\\x1f');
-            named integer := request[3];
+            named integer;
+            same record;
             details jsonb;
             is_first boolean := false;
             is_further boolean := false;
             is_other_state boolean;
             is_other_word boolean;
         BEGIN
+            -- What the session has set counts for the service alone, which sets the version, or
+            -- changes nothing of the payment.
+            IF TG_OP = 'UPDATE' AND NEW.payment_version IS DISTINCT FROM OLD.payment_version THEN
+                named := request[3];
+            ELSIF TG_OP = 'UPDATE' AND request[3] IS NOT NULL THEN
+                same := OLD;
+                same.updated_at := NEW.updated_at;
+                same.payment_state := coalesce(OLD.payment_state, NEW.payment_state);
+                same.payment_status_since :=
+                    coalesce(OLD.payment_status_since, NEW.payment_status_since);
+                IF same *= NEW THEN
+                    named := request[3];
+                    IF request[4] = '' AND named & {_RECORDED_ALWAYS} = 0 THEN
+                        -- With a key, there is an event all the same, by which a repetition is
+                        -- recognized; and of amounts and overrides, what was asked for.
+                        RETURN NULL;
+                    END IF;
+                END IF;
+            END IF;
             IF named IS NOT NULL THEN
                 IF request[4] <> '' THEN
                     -- The order has the key already, or its history.
@@ -185,12 +212,6 @@ def _record(schema: str) -> str:
                         NEW.payment_idempotency_key IS NOT DISTINCT FROM OLD.payment_idempotency_key
                         OR coalesce(current_setting('listings.further_use', true), '') = 'on';
                     is_first := NOT is_further;
-                ELSIF NEW.payment_version IS NOT DISTINCT FROM OLD.payment_version
-                    AND named & {_RECORDED_ALWAYS} = 0
-                THEN
-                    -- It changes nothing. With a key, there is an event all the same, by which a
-                    -- repetition is recognized; and of amounts and overrides, what was asked for.
-                    RETURN NULL;
                 END IF;
                 IF request[5] <> '' THEN
                     details := request[5];
@@ -222,6 +243,9 @@ def _record(schema: str) -> str:
                     IF is_other_word THEN
                         NEW.payment_state := NULL;
                     END IF;
+                    IF request IS NOT NULL THEN
+                        PERFORM set_config('listings.payment_event', '', true);
+                    END IF;
                     -- A second UPDATE, since this trigger runs after the first. One that runs
                     -- before would lock the row before the conditions of the service are checked.
                     UPDATE {schema}.orders SET
@@ -243,9 +267,6 @@ def _record(schema: str) -> str:
                         payment_intent_stale = payment_intent_stale
                             AND NEW.payment_intent_id IS NOT DISTINCT FROM OLD.payment_intent_id
                     WHERE id = NEW.id;
-                END IF;
-                IF coalesce(current_setting('listings.request_id', true), '') = '' THEN
-                    PERFORM pg_notify('order_payment_events', '');
                 END IF;
             END IF;
             {_insert(schema, by_hand)};

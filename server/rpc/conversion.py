@@ -1,6 +1,6 @@
 """Records of the database as protobuf messages."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cache
 from typing import Final
 
@@ -11,6 +11,7 @@ from persistence.models import Order as OrderRecord
 from persistence.models import OrderPayment as PaymentRecord
 from persistence.models import PaymentEvent as EventRecord
 from persistence.models import RefusedEvent as RefusedRecord
+from persistence.timestamps import SINCE_1970, time_at
 from server.gen.listings.v1.orders_pb import (
     Order,
     OrderPayment,
@@ -48,12 +49,9 @@ def payment_update(request: UpdateOrderPaymentRequest) -> PaymentUpdate:
 
 
 def datetime_from(timestamp: Timestamp, *, round_up: bool = False) -> datetime:
-    """Return ``timestamp`` in microseconds, the resolution of PostgreSQL's times: rounded down.
-
-    Raises OverflowError past the year 9999, which a timestamp may be by rounding.
-    """
-    nanos = -(-timestamp.nanos // 1_000) if round_up else timestamp.nanos // 1_000
-    return _EPOCH + timedelta(microseconds=timestamp.seconds * 1_000_000 + nanos)
+    """Return ``timestamp`` in microseconds, the resolution of PostgreSQL's times: rounded down."""
+    microseconds = -(-timestamp.nanos // 1_000) if round_up else timestamp.nanos // 1_000
+    return time_at(timestamp.seconds * 1_000_000 + microseconds - SINCE_1970)
 
 
 def _timestamp(time: datetime) -> Timestamp:

@@ -284,12 +284,7 @@ def _given(request: Message[Any], name: str) -> Any:
 
 def _limit(timestamp: Timestamp | None) -> datetime | None:
     """Return a limit of a time range, rounded up: the same is before it and not before it."""
-    if timestamp is None:
-        return None
-    try:
-        return datetime_from(timestamp, round_up=True)
-    except OverflowError:
-        return datetime.max.replace(tzinfo=UTC)
+    return None if timestamp is None else datetime_from(timestamp, round_up=True)
 
 
 def _order_key(order: OrderRecord) -> OrderKey:

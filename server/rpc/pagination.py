@@ -1,7 +1,8 @@
 """Pagination of lists by page size and page token: https://google.aip.dev/158.
 
 A page token holds the key of the last entry of a page, so that the next page is found through an
-index, and a hash of the list's filters, so that a token is refused where the filters differ.
+index, and a hash of the list's filters, so that a token is refused where the filters differ. The
+time in the key is exact, also where a response shows the nearest one that it can.
 """
 
 import base64
@@ -9,19 +10,19 @@ import binascii
 import hashlib
 import struct
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 
 from connectrpc.errors import ConnectError
 from protobuf import Message
 
-from persistence.models import HistoryKey, OrderKey
+from persistence.models import OrderKey
+from persistence.timestamps import SINCE_1970, microseconds_of, time_at
 from server.rpc.errors import invalid_field
 
 DEFAULT_SIZE: Final = 50
 MAX_SIZE: Final = 1_000
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TOKEN = struct.Struct(">8sqq")  # hash of the filters, microseconds since 1970, id
 
 _Entry = TypeVar("_Entry")
 _Key = TypeVar("_Key", OrderKey, HistoryKey)
@@ -60,26 +61,30 @@ class PageRequest(Generic[_Key]):
         page = entries[: self._size]
         if len(page) == len(entries):
             return page, ""
-        time, *ids = key(page[-1])
-        microseconds = (time - _EPOCH) // timedelta(microseconds=1)
-        numbers = microseconds, *ids
-        token = struct.pack(_token_format(len(numbers)), self._filters, *numbers)
+        created_at, id_ = key(page[-1])
+        microseconds = _int64(microseconds_of(created_at) + SINCE_1970)
+        token = _TOKEN.pack(self._filters, microseconds, id_)
         return page, base64.urlsafe_b64encode(token).decode()
 
     def _parse(self, token: str) -> _Key:
         try:
-            content = base64.b64decode(token, b"-_", validate=True)
-            filters, *numbers = struct.unpack(_token_format(len(content) // 8 - 1), content)
-            microseconds, *ids = numbers
-            time = _EPOCH + timedelta(microseconds=microseconds)
-        except (binascii.Error, struct.error, ValueError, OverflowError) as error:
+            filters, microseconds, id_ = _TOKEN.unpack(
+                base64.b64decode(token, b"-_", validate=True)
+            )
+        except (binascii.Error, struct.error, ValueError) as error:
             raise _invalid_token("is not the next_page_token of a page") from error
         if filters != self._filters:
             raise _invalid_token("is of a list with other filters; begin again without it")
-        if len(numbers) != len(self._key._fields):
-            raise _invalid_token("is not the next_page_token of a page")
-        key: _Key = self._key._make((time, *ids))
-        return key
+        return OrderKey(time_at(_int64(microseconds - SINCE_1970)), id_)
+
+
+def _int64(number: int) -> int:
+    """Return what 64 bits hold of ``number``.
+
+    Since 1970, PostgreSQL's last times have no number in 64 bits, which count from 2000. But none
+    of the others has what these hold.
+    """
+    return (number + 2**63) % 2**64 - 2**63
 
 
 def _token_format(numbers: int) -> str:
