@@ -51,7 +51,7 @@ hash_record_extended: Final = CustomFunction("hash_record_extended", ["record", 
 # https://www.postgresql.org/docs/current/functions-datetime.html
 clock_timestamp: Final = CustomFunction("clock_timestamp")
 # https://www.postgresql.org/docs/current/datatype-datetime.html
-LAST_TIME: Final = Cast("294276-12-31 23:59:59.999999+00", "TIMESTAMPTZ")
+END_OF_9999: Final = Cast("9999-12-31 23:59:59.999999+00", "TIMESTAMPTZ")
 
 # https://www.postgresql.org/docs/current/functions-admin.html
 set_config: Final = CustomFunction("set_config", ["name", "value", "is_local"])

@@ -9,7 +9,7 @@ interruption.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from psycopg import Connection, errors
@@ -87,6 +87,35 @@ def change_table(connection: Connection, table: str, *statements: str) -> None:
                 connection.execute(statement)
 
     _repeated(change, _CHANGE_SECONDS)
+
+
+def add_checks(connection: Connection, table: str, checks: Mapping[str, str]) -> None:
+    """Add CHECKs to a table in use, by their names. They hold for what is written from now on.
+
+    ``validate_check`` then checks the rows that there are. Raises as ``change_table``.
+    """
+    changes = ", ".join(
+        f"DROP CONSTRAINT IF EXISTS {name}, ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID"
+        for name, condition in checks.items()
+    )
+    change_table(connection, table, f"ALTER TABLE {table} {changes}")
+
+
+def validate_check(connection: Connection, table: str, name: str) -> None:
+    """Check all rows of a table in use. Readers and writers do not wait for it.
+
+    Sets ``lock_timeout`` to 15 minutes for the session. Raises psycopg.errors.CheckViolation when
+    a row does not comply, or another psycopg.Error; the rows then remain as unchecked as before.
+    """
+    # SHARE UPDATE EXCLUSIVE, as of an autovacuum: no reader or writer waits behind it.
+    connection.execute("SET lock_timeout = '15min'")
+    connection.execute(f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")
+
+
+def drop_checks(connection: Connection, table: str, names: Iterable[str]) -> None:
+    """Drop those CHECKs of a table in use that exist. Raises as ``change_table``."""
+    changes = ", ".join(f"DROP CONSTRAINT IF EXISTS {name}" for name in names)
+    change_table(connection, table, f"ALTER TABLE {table} {changes}")
 
 
 def change_rows(connection: Connection, change: Callable[[], _T]) -> _T:

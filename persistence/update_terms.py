@@ -148,11 +148,10 @@ class UpdateTerms:
         # clock_timestamp(), because now() is the start of the transaction: after a wait for a row
         # lock, it would write an earlier time over a later one. greatest(), because clocks step
         # back.
-        # There is no later time than the last one, and none than an infinite one: it stays.
-        later = _orders.updated_at + Interval(microseconds=1)
-        moved = pg.greatest(pg.clock_timestamp(), later)
-        has_later = _orders.updated_at < pg.LAST_TIME
-        yield _orders.updated_at, Case().when(has_later, moved).else_(_orders.updated_at)
+        # From a time that no clock has told, it begins anew: greatest() ignores a null.
+        is_told = _orders.updated_at < pg.END_OF_9999
+        later = Case().when(is_told, _orders.updated_at + Interval(microseconds=1))
+        yield _orders.updated_at, pg.greatest(pg.clock_timestamp(), later)
 
     def _unchanged(self) -> Iterator[Criterion]:
         """Yield the conditions on which the payment stays as it is; null counts as false.

@@ -149,8 +149,9 @@ def _record(schema: str) -> str:
     requested = values | {
         "idempotency_key": "CASE WHEN is_first THEN NEW.payment_idempotency_key END",
         "further_idempotency_key": "CASE WHEN is_further THEN NEW.payment_idempotency_key END",
-        "request_id": f"left(request[1], {_MAX_REQUEST_ID})",
-        "caller": f"left(nullif(request[2], ''), {_MAX_CALLER})",
+        # An explicit cast cuts, and costs less than left().
+        "request_id": f"request[1]::varchar({_MAX_REQUEST_ID})",
+        "caller": f"nullif(request[2], '')::varchar({_MAX_CALLER})",
         "named_fields": "named",
         "request_digest": "nullif(request[4], '')::uuid",
         "payment_event_time": "(details ->> 'payment_event_time')::timestamptz",
@@ -179,30 +180,27 @@ def _record(schema: str) -> str:
             request text[] :=
                 string_to_array(current_setting('listings.payment_event', true), E'\\x1f');
             named integer;
-            same record;
             details jsonb;
             is_first boolean := false;
             is_further boolean := false;
             is_other_state boolean;
             is_other_word boolean;
         BEGIN
-            -- What the session has set counts for the service alone, which sets the version, or
-            -- changes nothing of the payment.
+            -- A session may keep what it has set. It counts for the service, which changes the
+            -- version with the payment, and otherwise updated_at alone.
             IF TG_OP = 'UPDATE' AND NEW.payment_version IS DISTINCT FROM OLD.payment_version THEN
                 named := request[3];
-            ELSIF TG_OP = 'UPDATE' AND request[3] IS NOT NULL THEN
-                same := OLD;
-                same.updated_at := NEW.updated_at;
-                same.payment_state := coalesce(OLD.payment_state, NEW.payment_state);
-                same.payment_status_since :=
-                    coalesce(OLD.payment_status_since, NEW.payment_status_since);
-                IF same *= NEW THEN
-                    named := request[3];
-                    IF request[4] = '' AND named & {_RECORDED_ALWAYS} = 0 THEN
-                        -- With a key, there is an event all the same, by which a repetition is
-                        -- recognized; and of amounts and overrides, what was asked for.
-                        RETURN NULL;
-                    END IF;
+            ELSIF TG_OP = 'UPDATE' AND request[3] IS NOT NULL
+                AND NEW.updated_at IS DISTINCT FROM OLD.updated_at
+                AND NOT ({_differ((*_FIELDS, *_AMOUNTS, "payment_event_time"))}
+                    OR NEW.payment_state IS DISTINCT FROM
+                        coalesce(OLD.payment_state, NEW.payment_state))
+            THEN
+                named := request[3];
+                IF request[4] = '' AND named & {_RECORDED_ALWAYS} = 0 THEN
+                    -- With a key, there is an event all the same, by which a repetition is
+                    -- recognized; and of amounts and overrides, what was asked for.
+                    RETURN NULL;
                 END IF;
             END IF;
             IF named IS NOT NULL THEN
