@@ -68,6 +68,8 @@ CALLED: Final = (
     Execute("is_other_payment_request(bigint, varchar, text)"),
     # Also called by PostgreSQL for each row that is written, for the condition of an index.
     Execute("payment_amounts_disagree(smallint, bigint, bigint, bigint)"),
+    # For the CHECK of an event.
+    Execute("payment_event_texts_bounded(text, text)"),
 )
 """The functions that statements of the service call.
 

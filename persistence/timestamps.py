@@ -25,9 +25,6 @@ MINUS_INFINITY: Final = -(2**63)
 _FIRST: Final = -211_813_488_000_000_000
 _END: Final = 9_223_371_331_200_000_000
 
-_MIN: Final = datetime.min
-_MAX: Final = datetime.max
-
 
 class ClampedTime(datetime):
     """A time that ``datetime`` cannot hold, as the nearest one that it can, in UTC."""
@@ -58,7 +55,7 @@ def time_at(microseconds: int) -> datetime:
 async def set_codec(connection: "asyncpg.Connection[Any]") -> None:
     """Have the times of a connection's statements read and written by this module.
 
-    It makes no round trip. A value takes 0.4 us to read.
+    It makes no round trip, and reads a value in the time that asyncpg's own codec takes.
     """
     await connection.set_type_codec(
         "timestamptz",
@@ -80,7 +77,7 @@ def _decode(value: tuple[int]) -> datetime:
 def _clamped(microseconds: int) -> ClampedTime:
     if not _FIRST <= microseconds < _END:
         microseconds = INFINITY if microseconds > 0 else MINUS_INFINITY
-    nearest = _MAX if microseconds > 0 else _MIN
+    nearest = datetime.max if microseconds > 0 else datetime.min
     time = ClampedTime.combine(nearest.date(), nearest.time(), UTC)
     time.microseconds = microseconds
     return time

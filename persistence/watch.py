@@ -6,19 +6,10 @@ what is recorded once more is no news.
 One connection of the process listens for NOTIFY, and sends it. A notification has no content: it
 makes the feed read the history from its position on, so that a lost one loses no event. A process
 notifies after its commits, once for all of some milliseconds. (NOTIFY within each update, by the
-trigger, would serialize commits: 2,300 updates a second instead of 5,700.) When a process dies
-between the two, the other processes find its events by their next poll.
-
-What is visible may be lost in a fail-over: it is delivered once it is durable. A look, at each
-notification and each poll, finds out whether anything is new; only then, a second statement waits
-until all of it is on disk, and on the standbys that updates wait for. Both also find out whether
-the history still has what was delivered; ``persistence.positions`` says how.
-
-The look takes 0.1 ms of PostgreSQL's time, and the second statement 0.4 ms and 104 bytes of WAL; so
-a delivery takes three round trips and a commit. Measured with one watch, on two cores with a load
-of ten besides: with 20 updates a second, 43 ms of PostgreSQL's time a second, and 22 when each
-delivery read what was visible; half of the events came 11 ms after the answer to their update, and
-3.5 ms then. With 100 updates a second 101 ms, and 75. While nothing happens, less than 0.5 ms.
+trigger, would serialize commits: 2,300 updates a second instead of 5,700. It would also fail where
+a transaction is prepared, and where the queue of notifications is full.) Changes by hand notify of
+nothing: the feed finds them by its next poll, and so the events of a process that dies between the
+two.
 """
 
 import asyncio
@@ -39,7 +30,7 @@ from persistence.state_log import StateLog
 from persistence.subscriptions import Delivery, Subscription, Subscriptions
 
 CHANNEL: Final = "order_payment_events"
-"""The channel of NOTIFY. The trigger of the history notifies it of changes by hand."""
+"""The channel of NOTIFY."""
 
 # Seconds.
 _MIN_INTERVAL: Final = 0.02  # between two reads of the history, and between two notifications

@@ -44,15 +44,15 @@ _FUNCTION = f"""
     BEGIN
         RETURN {_TEXTS};
     END
-    $$;
-    REVOKE EXECUTE ON FUNCTION payment_event_texts_bounded FROM public;
+    $$
 """
+# Each role that writes an event calls it, for the CHECK.
+_GRANT = "GRANT EXECUTE ON FUNCTION payment_event_texts_bounded TO PUBLIC"
+_BOUNDED = "payment_event_texts_bounded(request_id, caller)"
 _EVENTS = {
-    "order_payment_events": {
-        "order_payment_events_texts_bounded": "payment_event_texts_bounded(request_id, caller)"
-    },
+    "order_payment_events": {"order_payment_events_texts_bounded": _BOUNDED},
     "refused_payment_events": {
-        "refused_payment_events_texts_bounded": f"{_TEXTS} AND length(reason) <= 50"
+        "refused_payment_events_texts_bounded": f"{_BOUNDED} AND length(reason) <= 50"
     },
 }
 _SHOWN = 10
@@ -61,7 +61,7 @@ _KEPT = "%s stays NOT VALID: rows of %s do not comply, and are kept: %s"
 _log = logging.getLogger("persistence.migrations")
 
 
-def check(connection: Connection) -> None:
+def create(connection: Connection) -> None:
     """Add the CHECKs, then check the rows. Raises MigrationAborted."""
     set_lock_timeout(connection)
     _require_updated_at(connection)
@@ -74,6 +74,7 @@ def check(connection: Connection) -> None:
             _require_updated_at(connection)
             raise
     connection.execute(_FUNCTION)
+    connection.execute(_GRANT)
     for table, checks in _EVENTS.items():
         add_checks(connection, table, checks)
         for name, condition in checks.items():
@@ -103,7 +104,7 @@ def _violating(connection: Connection, table: str, condition: str) -> str:
     return ", ".join(ids)
 
 
-def uncheck(connection: Connection) -> None:
+def drop(connection: Connection) -> None:
     """Drop the CHECKs. What the tables have stays."""
     set_lock_timeout(connection)
     drop_checks(connection, "orders", _UPDATED_AT)
@@ -112,4 +113,4 @@ def uncheck(connection: Connection) -> None:
     connection.execute("DROP FUNCTION IF EXISTS payment_event_texts_bounded")
 
 
-step(check, uncheck)
+step(create, drop)

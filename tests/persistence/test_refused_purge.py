@@ -15,7 +15,7 @@ from persistence.models import Origin, PaymentUpdate
 from persistence.payment_states import Meaning, PaymentState
 from persistence.refused_events import Refusal, RefusedEvents
 from persistence.refused_purge import OldEvents, count, purge
-from tests.support import databases
+from tests.support import databases, far_times
 from tests.support.history import connect
 
 pytestmark = pytest.mark.anyio
@@ -92,3 +92,23 @@ async def test_nothing_else_deletes_them(database_url: str, database: Database) 
     ):
         connection.execute("DELETE FROM refused_payment_events")
     assert left(database_url) == [1]
+
+
+@pytest.mark.parametrize("batch", [1, 1_000])
+async def test_times_that_a_datetime_cannot_hold(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(refused_purge, "_BATCH", batch)
+    with connect(database_url) as connection:
+        for number, moment in enumerate(sorted(far_times.EDGES)):
+            connection.execute(
+                "INSERT INTO refused_payment_events (order_id, digest, written, tells_of_money,"
+                " reason, request_id, first_refused_at, last_refused_at)"
+                " VALUES (%s, gen_random_uuid(), false, false, 'PAYMENT_EVENT_LATE', 'r', %s, %s)",
+                (number, *[far_times.text(moment)] * 2),
+            )
+    old = sum(moment < 0 for moment in far_times.EDGES)
+    now = datetime.now(UTC)
+    assert await count(database_url, now) == OldEvents(others=old, money=0)
+    assert await purge(database_url, now, money=False) == old
+    assert left(database_url) == list(range(old, len(far_times.EDGES)))

@@ -102,7 +102,7 @@ def test_the_privileges_of_the_service(database_url: str) -> None:
         ("orders.refunded_amount", APPLICATION, "UPDATE"),
         ("orders.updated_at", APPLICATION, "UPDATE"),
         ("payment_amounts_disagree", "-", "EXECUTE"),
-        ("payment_history_epochs", APPLICATION, "SELECT"),
+        ("payment_event_texts_bounded", "-", "EXECUTE"),
         ("refuse_change_of_order_payment_events", "-", "EXECUTE"),
         ("refuse_change_of_payment_history_epochs", "-", "EXECUTE"),
         ("refuse_change_of_refused_payment_events", "-", "EXECUTE"),

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -297,3 +298,13 @@ async def test_asyncpg_leaves_a_transaction_open_when_there_is_nothing_to_execut
         assert orders.value(f"SELECT state FROM pg_stat_activity WHERE pid = {pid}") == "active"
     finally:
         connection.terminate()
+
+
+async def test_asyncpg_cannot_read_times_that_a_datetime_cannot_hold(database_url: str) -> None:
+    """timestamps.py: a codec of its own."""
+    async with pool(database_url) as plain:
+        for time in ("0001-12-31 BC", "10000-01-01", "294276-12-31"):
+            with pytest.raises(OverflowError):
+                await plain.fetchval(f"SELECT timestamptz '{time}'")
+        for time, nearest in (("infinity", datetime.max), ("-infinity", datetime.min)):
+            assert await plain.fetchval(f"SELECT timestamptz '{time}'") == nearest
