@@ -1,16 +1,19 @@
 """CHECKs of what a trigger or another program tells the ledger, and of the orders' updated_at.
 
 The trigger cuts what it is told. The CHECKs hold for what is written without it: by the service,
-into refused_payment_events, and by an owner. An updated_at after 9999 could not move forward, and
-consumers that go by it would never hear of the order again.
+into refused_payment_events, and by an owner. An updated_at after 9999 is none that an update could
+move forward, and programs that go by it would never see that the order has changed.
 
-They come as NOT VALID, then the rows are checked; readers and writers do not wait meanwhile. What
-rows may say that do not comply:
+They come as NOT VALID, then the rows are checked; readers and writers do not wait meanwhile. Where
+rows do not comply:
 
-- An order: the migration is aborted before there is a CHECK, which would refuse each change of
-  this order. It says which orders these are, and the statement that mends them.
-- An event, in either table: it is history, and stays as it is. So does the CHECK, which is NOT
-  VALID then, and holds for new events.
+- Orders keep the migration from adding any CHECK, which would refuse each change of such an order.
+  It names them, and the statement that mends them.
+- Events, in either table, are history and stay as they are. Their CHECK stays NOT VALID, and holds
+  for new events.
+
+Of the 983,000 instructions that PostgreSQL executes for an update, as cachegrind counts them, the
+CHECK of orders takes 1.4 % more, and that of order_payment_events 2.5.
 
 A run that was interrupted is continued by the next one.
 """
@@ -36,8 +39,8 @@ _UPDATED_AT = {"orders_updated_at_in_range": f"updated_at <= {_LAST}"}
 
 # Characters: an x-request-id, and the subject of a token.
 _TEXTS = "length(request_id) <= 128 AND length(caller) <= 255"
-# PostgreSQL prepares a CHECK for each INSERT, and a function when it is called: spelled out, this
-# one would take 3.9 % of the instructions of an update, and takes 2.5.
+# PostgreSQL prepares a CHECK for each INSERT, and a function once a session: spelled out, it would
+# be 3.9 %.
 _FUNCTION = f"""
     CREATE OR REPLACE FUNCTION payment_event_texts_bounded(request_id text, caller text)
     RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
@@ -89,7 +92,7 @@ def _require_updated_at(connection: Connection) -> None:
     for condition in _UPDATED_AT.values():
         if ids := _violating(connection, "orders", condition):
             raise MigrationAborted(
-                f"orders have an updated_at after 9999, which no update can move forward: {ids}. "
+                f"the updated_at of some orders is after 9999, by their ids: {ids}. "
                 f"Run UPDATE orders SET updated_at = now() WHERE NOT ({condition}); then migrate "
                 "again"
             )

@@ -1,6 +1,6 @@
 """Times of PostgreSQL in Python."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
@@ -32,8 +32,12 @@ def test_beyond_the_times_of_postgresql_it_is_infinite(microseconds: int) -> Non
     assert microseconds_of(time_at(microseconds)) == expected
 
 
-@given(time=st.datetimes(timezones=st.timezones()))
-def test_times_of_other_zones(time: datetime) -> None:
+@given(
+    time=st.datetimes(
+        max_value=datetime(9999, 12, 31), timezones=st.just(timezone(timedelta(hours=-12)))
+    )
+)
+def test_times_of_another_zone(time: datetime) -> None:
     assert time_at(microseconds_of(time)) - time == timedelta()
 
 
