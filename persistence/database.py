@@ -24,6 +24,7 @@ import asyncpg
 import databases
 
 from persistence import errors, timestamps
+from persistence.connection import Connection
 from persistence.dsn import asyncpg_dsn
 from persistence.error_mapping import is_rejection, persistence_error
 from persistence.pool_slots import PoolSlots
@@ -101,6 +102,7 @@ class Database:
             # waits for PostgreSQL to confirm a cancel, before it closes the connection.
             command_timeout=statement_timeout,
             statement_cache_size=_STATEMENT_CACHE_SIZE if prepared_statements else 0,
+            connection_class=Connection,
             init=_set_up,
             reset=_no_reset,
         )

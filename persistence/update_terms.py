@@ -147,8 +147,7 @@ class UpdateTerms:
                 yield _orders[name], self.rich.amount(_orders[name])
         # clock_timestamp(), because now() is the start of the transaction: after a wait for a row
         # lock, it would write an earlier time over a later one. greatest(), because clocks step
-        # back.
-        # From a time that no clock has told, it begins anew: greatest() ignores a null.
+        # back. From a time that no clock has told, it begins anew: greatest() ignores a null.
         is_told = _orders.updated_at < pg.END_OF_9999
         later = Case().when(is_told, _orders.updated_at + Interval(microseconds=1))
         yield _orders.updated_at, pg.greatest(pg.clock_timestamp(), later)

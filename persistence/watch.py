@@ -10,6 +10,17 @@ trigger, would serialize commits: 2,300 updates a second instead of 5,700. It wo
 a transaction is prepared, and where the queue of notifications is full.) Changes by hand notify of
 nothing: the feed finds them by its next poll, and so the events of a process that dies between the
 two.
+
+What is visible may be lost in a fail-over: it is delivered once it is durable. A look, at each
+notification and each poll, finds out whether anything is new; only then, a second statement waits
+until all of it is on disk, and on the standbys that updates wait for. Both also find out whether
+the history still has what was delivered; ``persistence.positions`` says how.
+
+The look takes 0.1 ms of PostgreSQL's time, and the second statement 0.4 ms and 104 bytes of WAL; so
+a delivery takes three round trips and a commit. Measured with one watch, on two cores with a load
+of ten besides: with 20 updates a second, 43 ms of PostgreSQL's time a second, and 22 when each
+delivery read what was visible; half of the events came 11 ms after the answer to their update, and
+3.5 ms then. With 100 updates a second 101 ms, and 75. While nothing happens, less than 0.5 ms.
 """
 
 import asyncio

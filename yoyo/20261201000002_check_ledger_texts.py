@@ -31,7 +31,7 @@ from persistence.migration_support import (
     validate_check,
 )
 
-__depends__ = {"20261130000005_index_replaced_references"}
+__depends__ = {"20261201000001_create_payment_history_epochs"}
 __transactional__ = False
 
 _LAST = "timestamptz '9999-12-31 23:59:59.999999+00'"

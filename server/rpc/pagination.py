@@ -10,19 +10,18 @@ import binascii
 import hashlib
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from connectrpc.errors import ConnectError
 from protobuf import Message
 
-from persistence.models import OrderKey
+from persistence.models import HistoryKey, OrderKey
 from persistence.timestamps import SINCE_1970, microseconds_of, time_at
 from server.rpc.errors import invalid_field
 
 DEFAULT_SIZE: Final = 50
 MAX_SIZE: Final = 1_000
 
-_TOKEN = struct.Struct(">8sqq")  # hash of the filters, microseconds since 1970, id
 
 _Entry = TypeVar("_Entry")
 _Key = TypeVar("_Key", OrderKey, HistoryKey)
@@ -61,21 +60,24 @@ class PageRequest(Generic[_Key]):
         page = entries[: self._size]
         if len(page) == len(entries):
             return page, ""
-        created_at, id_ = key(page[-1])
-        microseconds = _int64(microseconds_of(created_at) + SINCE_1970)
-        token = _TOKEN.pack(self._filters, microseconds, id_)
+        time, *ids = key(page[-1])
+        numbers = _int64(microseconds_of(time) + SINCE_1970), *ids
+        token = struct.pack(_token_format(len(numbers)), self._filters, *numbers)
         return page, base64.urlsafe_b64encode(token).decode()
 
     def _parse(self, token: str) -> _Key:
         try:
-            filters, microseconds, id_ = _TOKEN.unpack(
-                base64.b64decode(token, b"-_", validate=True)
-            )
+            content = base64.b64decode(token, b"-_", validate=True)
+            filters, *numbers = struct.unpack(_token_format(len(content) // 8 - 1), content)
+            microseconds, *ids = numbers
         except (binascii.Error, struct.error, ValueError) as error:
             raise _invalid_token("is not the next_page_token of a page") from error
         if filters != self._filters:
             raise _invalid_token("is of a list with other filters; begin again without it")
-        return OrderKey(time_at(_int64(microseconds - SINCE_1970)), id_)
+        if len(numbers) != len(self._key._fields):
+            raise _invalid_token("is not the next_page_token of a page")
+        key: _Key = self._key._make((time_at(_int64(microseconds - SINCE_1970)), *ids))
+        return key
 
 
 def _int64(number: int) -> int:

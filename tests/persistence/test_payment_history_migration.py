@@ -37,6 +37,7 @@ LATER: Final = [
     "20261130000003_create_refused_payment_events",
     "20261130000004_index_payment_states",
     "20261130000005_index_replaced_references",
+    "20261201000001_create_payment_history_epochs",
     "20261201000002_check_ledger_texts",
 ]
 

@@ -28,6 +28,7 @@ ALL = [
     "20261130000003_create_refused_payment_events",
     "20261130000004_index_payment_states",
     "20261130000005_index_replaced_references",
+    "20261201000001_create_payment_history_epochs",
     "20261201000002_check_ledger_texts",
 ]
 LATER = ALL[1:]
@@ -102,6 +103,7 @@ def test_the_privileges_of_the_service(database_url: str) -> None:
         ("orders.refunded_amount", APPLICATION, "UPDATE"),
         ("orders.updated_at", APPLICATION, "UPDATE"),
         ("payment_amounts_disagree", "-", "EXECUTE"),
+        ("payment_history_epochs", APPLICATION, "SELECT"),
         ("payment_event_texts_bounded", "-", "EXECUTE"),
         ("refuse_change_of_order_payment_events", "-", "EXECUTE"),
         ("refuse_change_of_payment_history_epochs", "-", "EXECUTE"),

@@ -202,7 +202,7 @@ def test_functions_that_the_service_role_may_not_call(database_url: str) -> None
         name = each.function.partition("(")[0]
         execute(database_url, f"REVOKE EXECUTE ON FUNCTION {name} FROM PUBLIC, {APPLICATION}")
     text = problem(examined(url), "rights")
-    assert text.startswith(f"{APPLICATION} lacks {CALLED[0]}, {CALLED[1]}. ")
+    assert text.startswith(f"{APPLICATION} lacks {', '.join(map(str, CALLED))}. ")
     refused = listings("serve", url=url)
     assert (refused.returncode, refused.stderr) == (1, f"Error: {text}\n")
     execute(database_url, text.partition("as the owner: ")[2])

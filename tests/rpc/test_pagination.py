@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from protobuf import Message
 
 from persistence.models import OrderKey
+from persistence.timestamps import microseconds_of, time_at
 from server.gen.listings.v1.orders_pb import (
     ListOrderPaymentEventsRequest,
     ListOrdersRequest,
@@ -21,6 +22,7 @@ from server.gen.listings.v1.orders_pb import (
     Order,
 )
 from server.rpc.pagination import DEFAULT_SIZE, MAX_SIZE, PageRequest
+from tests.support import far_times
 
 int64s = st.integers(-(2**63), 2**63 - 1)
 keys = st.builds(OrderKey, st.datetimes(timezones=st.just(UTC)), int64s)
@@ -47,6 +49,24 @@ def test_any_key_round_trips(key: OrderKey) -> None:
     token = next_token(ListOrdersRequest(buyer_id=7), key)
 
     assert PageRequest(ListOrdersRequest(buyer_id=7, page_token=token), OrderKey).after == key
+
+
+@given(moment=far_times.moments)
+def test_the_time_in_a_token_is_exact(moment: int) -> None:
+    token = next_token(ListOrdersRequest(), OrderKey(time_at(moment), 1))
+
+    after = PageRequest(ListOrdersRequest(page_token=token)).after
+
+    assert after is not None
+    assert microseconds_of(after.created_at) == moment
+
+
+def test_the_time_in_a_token_is_the_same_in_every_version() -> None:
+    """It is one since 1970."""
+    key = OrderKey(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC), 7)
+    token = base64.urlsafe_b64decode(next_token(ListOrdersRequest(), key))
+
+    assert token[HASH_SIZE:] == (1_000_000).to_bytes(8) + (7).to_bytes(8)
 
 
 @given(token=st.text(min_size=1) | st.binary(min_size=1).map(lambda b: b.hex()))

@@ -181,6 +181,22 @@ def test_invalid_requests(watch: Watch, request_: WatchOrderPaymentsRequest) -> 
         assert [each.field for each in detail.field_violations] == ["last_event_id"]
 
 
+def test_a_position_of_another_history(watch: Watch, orders: Orders) -> None:
+    """It has the form of one, and the hash of another cluster or epoch: begin anew."""
+    order_id = orders.add()
+    with watch(of(order_id)) as stream:
+        position = Position.parse(begun(stream))
+    assert position.mark is not None
+    other = replace(position, mark=position.mark._replace(ledger=position.mark.ledger ^ 1))
+    with watch(of(order_id, after=str(other))) as stream, pytest.raises(Failure) as caught:
+        next(stream)
+    assert caught.value.code == "aborted"
+    assert "without last_event_id" in caught.value.message
+    (info,) = caught.value.details  # and no RetryInfo
+    assert isinstance(info, ErrorInfo)
+    assert (info.reason, info.domain) == ("HISTORY_CHANGED", "listings.v1")
+
+
 def test_changes_arrive_without_polling_delay(
     running: Service, update: callers.Call, orders: Orders
 ) -> None:
