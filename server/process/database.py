@@ -111,16 +111,19 @@ def _log_database(settings: Settings, url: str) -> None:
 
 
 async def _check(settings: Settings, url: str) -> None:
-    """Raise a PersistenceError unless the database has what the service needs.
+    """Raise a PersistenceError unless the database has what the service needs to keep its promises.
 
     Rights come first: without SELECT, the migrations cannot be read, and without these, the epochs.
     """
     from persistence import diagnostics
-    from persistence.history_epochs import check_history
+    from persistence.diagnostics import object_checks, pooling, rights, sequences
     from persistence.schema import require_current
 
     async with diagnostics.connected(url, timeout=settings.connect_timeout) as connection:
-        await diagnostics.require_rights(connection)
-    async with pool(settings, url, eager=True) as database:
-        await require_current(database)
-        await check_history(database)
+        await rights.require_rights(connection)
+        if settings.prepared_statements:
+            await pooling.check_prepared_statements(connection, url, are_used=True)
+        async with pool(settings, url, eager=True) as database:
+            await require_current(database)
+        await object_checks.require_objects(connection)
+        await sequences.require_sequences(connection)

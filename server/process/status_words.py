@@ -29,9 +29,9 @@ async def apply_words(url: str, words: StatusWords) -> "Reclassification":
 
     ``url`` is that of the owner. Raises PersistenceError.
     """
+    from persistence.diagnostics.status_words import check_processes
     from persistence.maintenance import owner_session
     from persistence.reclassification import reclassify
-    from persistence.status_diagnostics import check_processes
 
     async with owner_session(url) as connection:
         await check_processes(connection, words)

@@ -9,10 +9,10 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from persistence import list_queries, position_queries, queries
+from persistence import list_queries, queries
+from persistence.diagnostics.status_words import UNCLEAR
 from persistence.models import OrderFilter, OrderKey
 from persistence.payment_states import PaymentState
-from persistence.status_diagnostics import UNCLEAR
 from persistence.status_words import StatusWords
 from tests.support import databases
 from tests.support.plans import Node, Read, explain, nodes, touched

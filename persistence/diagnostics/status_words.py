@@ -1,10 +1,11 @@
-"""Checks of the words of payment statuses; as those of ``diagnostics``."""
+"""What depends on the words of payment statuses."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from persistence.diagnostics import Connection, Fault
+from persistence.diagnostics.connection import Connection
+from persistence.diagnostics.fault import Fault
 from persistence.payment_states import UNKNOWN, Meaning, PaymentState, normalized
 from persistence.reclassification import applied_meanings
 from persistence.session_names import digest_in

@@ -1,0 +1,19 @@
+"""What a check found to be wrong."""
+
+from persistence.errors import PersistenceError
+
+
+class Fault(PersistenceError):
+    """A check failed. ``str`` is for users: the problem, and the remedy."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}. {remedy}")
+
+
+class Advice(Fault):
+    """The service does what it promises, and something had better be changed."""
+
+
+def all_of(found: "list[tuple[str, str]]") -> tuple[str, str]:
+    """Return several problems, each with its remedy, as one problem and one remedy."""
+    return "; ".join(problem for problem, _ in found), " ".join(remedy for _, remedy in found)
