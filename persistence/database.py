@@ -83,7 +83,8 @@ class Database:
         """
         self._statement_timeout = statement_timeout
         self.max_connections = max_connections
-        self._slots = PoolSlots(max_connections)
+        self.prepared_statements = prepared_statements
+        self._running = 0
         self._releases: set[asyncio.Task[None]] = set()
         # Works around databases' reading of a URL, which takes one host only, and ignores most
         # options silently: the URL goes to asyncpg as its `dsn`.
@@ -131,6 +132,12 @@ class Database:
             )
         except OSError as failure:
             _log.warning("PostgreSQL connections dropped while they were closed: %s", failure)
+
+    @property
+    def has_connections(self) -> bool:
+        """Whether a connection is open, in use or not."""
+        pool: asyncpg.Pool[Any] | None = self._databases._backend._pool
+        return pool is not None and pool.get_size() > 0
 
     @property
     def in_use(self) -> int:

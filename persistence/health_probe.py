@@ -1,21 +1,37 @@
 """Probes the database about twice a second, on a connection of its own.
 
-Not on one of the pool: a pool whose connections are all in use is no fault of the database.
+Not on one of the pool: a pool whose connections are all in use is no fault of the database. It
+looks for what makes every call fail: also tables that are gone or hidden, rights that were revoked,
+prepared statements that a connection pooler loses.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, NoReturn, Self
 
 import asyncpg
 
+from persistence import roles
+from persistence.database import Database
+from persistence.diagnostics import pooling
+from persistence.diagnostics.connection import Connection
+from persistence.diagnostics.rights import Lookup
 from persistence.dsn import asyncpg_dsn
 
 # Seconds. Their sum is how long a fault may stay unnoticed.
 _INTERVAL: Final = 0.5  # between two probes, and between two attempts to connect
 _TIMEOUT: Final = 1.0
+
+_RENEWAL: Final = 30.0
+"""Seconds after which the connection is replaced: settings and limits count for new sessions."""
+
+_LOSES_STATEMENTS: Final = (
+    "a connection pooler in front of the database loses prepared statements: "
+    "LISTINGS_PREPARED_STATEMENTS has to be off"
+)
 
 _FAULTS = (
     (TimeoutError, "the database does not answer in time"),
@@ -23,25 +39,40 @@ _FAULTS = (
     (asyncpg.TooManyConnectionsError, "the database has no connection left for us"),
     (asyncpg.InvalidAuthorizationSpecificationError, "the database refuses our user or password"),
     (asyncpg.InvalidCatalogNameError, "the database does not exist"),
+    (pooling.LOST_ERRORS, _LOSES_STATEMENTS),
     ((OSError, asyncpg.InterfaceError), "the database cannot be reached"),
     (asyncpg.PostgresConnectionError, "the database cannot be reached"),
 )
 
+_OF_EVERY_CALL: Final = Lookup(
+    (each for each in roles.REQUIRED if each.table in {"orders", "order_payment_events"}),
+    roles.CALLED,
+)
+"""What a call needs. One that is refused, or read back from what was refused, needs more."""
+
 _log = logging.getLogger(__name__)
+
+
+class _Unusable(Exception):
+    """The database answers, and calls fail. ``str`` says why."""
 
 
 class HealthProbe:
     """Probes one database. Use it as an async context manager."""
 
-    def __init__(self, url: str, on_change: Callable[[], object]) -> None:
+    def __init__(self, url: str, pool: Database, on_change: Callable[[], object]) -> None:
         """Describe the probe of the database at ``url``, a libpq URL; nothing is opened yet.
 
-        ``on_change`` is called when ``fault`` has changed. Raises InvalidDatabaseURL.
+        ``pool`` is that of calls, at the same URL: while it has connections, calls do not fail for
+        what a new connection meets. ``on_change`` is called when ``fault`` has changed. Raises
+        InvalidDatabaseURL.
         """
         self.fault: str | None = "the database has not been asked yet"
         """What is wrong with the database, or None. It names neither hosts nor users."""
+        self._url = url
         self._dsn = asyncpg_dsn(url)
         self._on_change = on_change
+        self._pool = pool
         self._has_result = asyncio.Event()
         self._had_answers = False  # on the present connection, or the one that was just lost
         self._task: asyncio.Task[None] | None = None
@@ -72,28 +103,73 @@ class HealthProbe:
                     # It may be this connection alone that was lost.
                     self._had_answers = False
                     continue
-                self._set_fault(_description(error), error)
+                is_left_out = isinstance(error, asyncpg.TooManyConnectionsError)
+                if is_left_out and self._pool.has_connections:
+                    self._set_fault(None)
+                else:
+                    self._set_fault(_description(error), error)
             await asyncio.sleep(_INTERVAL)
 
     async def _probe_until_error(self) -> NoReturn:
-        """Probe on one connection. Raises what the driver raises when it is lost, or times out."""
-        connection = await asyncpg.connect(
-            dsn=self._dsn, timeout=_TIMEOUT, command_timeout=_TIMEOUT
-        )
+        """Probe again and again. Raises what the driver raises, or _Unusable."""
+        connection = await self._connect()
         try:
             while True:
-                # A simple query, because it has no arguments: a prepared statement might be unknown
-                # to the server behind a connection pooler.
-                await connection.execute("SELECT")
-                self._had_answers = True
-                self._set_fault(None)
-                await asyncio.sleep(_INTERVAL)
+                for _ in range(int(_RENEWAL / _INTERVAL)):
+                    await self._probe(connection)
+                    self._had_answers = True
+                    self._set_fault(None)
+                    await asyncio.sleep(_INTERVAL)
+                connection = await self._renewed(connection)
         finally:
             connection.terminate()
 
+    async def _connect(self) -> Connection:
+        """Return a connection by which calls would not fail."""
+        connection: Connection = await asyncpg.connect(
+            dsn=self._dsn,
+            timeout=_TIMEOUT,
+            command_timeout=_TIMEOUT,
+            # As calls do, so that their probe fails as they do.
+            statement_cache_size=1 if self._pool.prepared_statements else 0,
+        )
+        try:
+            if (
+                self._pool.prepared_statements
+                and await pooling.is_pooled(connection)
+                and not await pooling.are_kept(self._url)
+            ):
+                raise _Unusable(_LOSES_STATEMENTS)
+            await self._probe(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    async def _probe(self, connection: Connection) -> None:
+        lacking = await _OF_EVERY_CALL.lacking(connection)
+        if not all(each.exists for each in lacking):
+            raise _Unusable("tables or functions are missing, or not on the search_path")
+        if lacking:
+            raise _Unusable("the database user lacks rights")
+
+    async def _renewed(self, connection: Connection) -> Connection:
+        """Return a new connection in the place of that one; itself, if calls can do without."""
+        try:
+            renewed = await self._connect()
+        except Exception:
+            if self._pool.has_connections:
+                return connection
+            raise
+        with suppress(Exception):  # not terminated, which PostgreSQL would log
+            await connection.close(timeout=_TIMEOUT)
+        return renewed
+
     def _set_fault(self, fault: str | None, error: Exception | None = None) -> None:
         if fault != self.fault:
-            if fault is not None:
+            if isinstance(error, _Unusable):
+                _log.warning("%s", fault)
+            elif fault is not None:
                 _log.warning("%s: %s", fault, error or type(error).__name__)
             elif self._has_result.is_set():
                 _log.info("the database answers again")
@@ -103,6 +179,8 @@ class HealthProbe:
 
 
 def _description(error: Exception) -> str:
+    if isinstance(error, _Unusable):
+        return str(error)
     for kinds, description in _FAULTS:
         if isinstance(error, kinds):
             return description

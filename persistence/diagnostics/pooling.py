@@ -19,9 +19,11 @@ _HOLDERS: Final = 3
 
 _SECONDS: Final = 2.0
 
-_LOST: Final = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
-
-LOST: Final = "a connection pooler loses prepared statements"
+LOST_ERRORS: Final = (
+    asyncpg.DuplicatePreparedStatementError,
+    asyncpg.InvalidSQLStatementNameError,
+)
+"""What PostgreSQL reports behind a pooler that loses prepared statements."""
 
 
 async def is_pooled(connection: Connection) -> bool:
@@ -50,7 +52,8 @@ async def check_prepared_statements(connection: Connection, url: str, *, are_use
         return "they are off, as a connection pooler may demand"
     if not await are_kept(url):
         raise Fault(
-            f"{LOST}, and LISTINGS_PREPARED_STATEMENTS is on: most calls would fail",
+            "a connection pooler loses prepared statements, and LISTINGS_PREPARED_STATEMENTS is "
+            "on: most calls would fail",
             "Set LISTINGS_PREPARED_STATEMENTS=off, and LISTINGS_DIRECT_DATABASE_URL to a URL of "
             "PostgreSQL itself; or use a pooler that keeps them (PgBouncer 1.21 or later with "
             "max_prepared_statements, or pool_mode = session)",
@@ -81,7 +84,7 @@ async def are_kept(url: str) -> bool:
                 await (await client()).execute("BEGIN")
                 if await statement.fetchval() != prepared_on:
                     return True
-        except _LOST:
+        except LOST_ERRORS:
             # As far as it is on a connection that is idle now.
             with suppress(asyncpg.PostgresError):
                 await other.execute(f"DEALLOCATE {name}")

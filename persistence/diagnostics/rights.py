@@ -11,27 +11,32 @@ from persistence.roles import Execute, Privilege
 
 _TABLES: Final = sorted({privilege.table for privilege in roles.REQUIRED})
 
+# OFFSET 0 keeps PostgreSQL from computing the columns anew for each attribute.
 _LACKING: Final = """
     SELECT number, exists FROM (
-        SELECT number, to_regclass(name) IS NOT NULL AS exists, coalesce(
-            columns = '{}' AND has_table_privilege(role, to_regclass(name), privilege),
-            false
-        ) OR coalesce((
-            SELECT bool_and(has_column_privilege(role, attrelid, attnum, privilege))
-            FROM pg_attribute
-            WHERE attrelid = to_regclass(name) AND attnum > 0 AND NOT attisdropped
-            AND (columns = '{}' OR attname = ANY (columns))
-        ), false) AS allowed
-        FROM (
-            SELECT number, privilege, name, string_to_array(given, ',')::name[] AS columns
+        SELECT number, relation IS NOT NULL AS exists,
+            columns = '{}' AND coalesce(has_table_privilege(role, relation, privilege), false)
+            OR coalesce((
+                SELECT bool_and(has_column_privilege(role, relation, attnum, privilege))
+                FROM pg_attribute
+                WHERE attrelid = relation AND attnum > 0 AND NOT attisdropped
+                AND (columns = '{}' OR attname = ANY (columns))
+            ), false) AS allowed
+        FROM coalesce($5::oid, current_user::regrole::oid) role, (
+            SELECT number, privilege, to_regclass(name)::oid AS relation,
+                string_to_array(given, ',')::name[] AS columns
             FROM unnest($1::text[], $2::text[], $3::text[])
                 WITH ORDINALITY _ (privilege, name, given, number)
-        ) required, coalesce($5::oid, current_user::regrole::oid) role
+            OFFSET 0
+        ) required
         UNION ALL
-        SELECT cardinality($1) + number, to_regprocedure(function) IS NOT NULL,
-            coalesce(has_function_privilege(role, to_regprocedure(function)::oid, 'EXECUTE'), false)
-        FROM unnest($4::text[]) WITH ORDINALITY _ (function, number),
-            coalesce($5::oid, current_user::regrole::oid) role
+        SELECT cardinality($1) + number, function IS NOT NULL,
+            coalesce(has_function_privilege(role, function, 'EXECUTE'), false)
+        FROM coalesce($5::oid, current_user::regrole::oid) role, (
+            SELECT number, to_regprocedure(signature)::oid AS function
+            FROM unnest($4::text[]) WITH ORDINALITY _ (signature, number)
+            OFFSET 0
+        ) called
     ) each WHERE NOT allowed ORDER BY number
 """
 

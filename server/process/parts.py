@@ -67,8 +67,8 @@ async def open_application(
     replaced while it is away serves once it is back. Raises InvalidDatabaseURL, SettingsError when
     telemetry cannot be set up, or Fault when the history needs a new epoch.
     """
-    readiness = Readiness(database_url)
     database = pool(settings, database_url, eager=False)
+    readiness = Readiness(database_url, database)
     direct = settings.direct_database_url
     feed_url = direct.get_secret_value() if direct else database_url
     # Of a session through PgBouncer in transaction mode, the name would outlive the process.

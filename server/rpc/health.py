@@ -12,6 +12,7 @@ from connectrpc.errors import ConnectError
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
+from persistence.database import Database
 from persistence.health_probe import HealthProbe
 from server.gen.grpc_health.v1.health_connect import Health
 from server.gen.grpc_health.v1.health_pb import (
@@ -35,8 +36,9 @@ _MAX_NAME: Final = 200
 class Readiness:
     """Whether the process is ready for calls, why not, and when that may have changed."""
 
-    def __init__(self, database_url: str) -> None:
-        self.database = HealthProbe(database_url, self.notify)
+    def __init__(self, database_url: str, pool: Database) -> None:
+        """``pool`` is that of calls, at that URL."""
+        self.database = HealthProbe(database_url, pool, self.notify)
         """Probes the database while it is entered as an async context manager."""
         self.faults: list[Callable[[], str | None]] = [lambda: self.database.fault]
         """Each returns what is wrong with one thing that calls need, or None."""

@@ -77,7 +77,7 @@ def run(path: str, content_type: str, body: bytes, telemetry: Telemetry | None =
         database = Database(NOWHERE, max_connections=1, connect_timeout=1, statement_timeout=1)
         ledger = PaymentHistory(database)
         feed = ChangeFeed(ledger, NOWHERE, connect_timeout=1)
-        readiness = Readiness(NOWHERE)
+        readiness = Readiness(NOWHERE, database)
         readiness.stop()  # ends a stream of Health/Watch
         app = create_app(settings, database, feed, readiness, telemetry=telemetry)
         with recorded() as names:
