@@ -32,7 +32,7 @@ def examined(url: str = "", *, healthy: bool = False, **settings: str) -> Report
 
 
 def _is_shared(url: str) -> bool:
-    return bool(url) and urlsplit(url).query == urlsplit(postgres.server()).query
+    return urlsplit(url).path.startswith(f"/{postgres.template().name}_")
 
 
 def problem(report: Report, subject: str) -> str:
