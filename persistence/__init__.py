@@ -38,7 +38,7 @@ The database:
 
 Work of operators, as the owner of the tables:
 
-``diagnostics``                       checks of the doctor; of words: ``status_diagnostics``
+``diagnostics``                       checks of the doctor, and of the start
 ``reclassification``                  states anew, after the words have changed
 ``refused_purge``                     deletes old refused events
 ``history_epochs``, ``new_history``   whether the history is this cluster's own; a new epoch of it

@@ -10,8 +10,9 @@ def doctor_command() -> None:
     """Check the installation, and say how to correct what is wrong.
 
     Checks the configuration, telemetry, keys of tokens, the certificate, the words of payment
-    statuses, the database with its rights and limits, its schema and the port, one line each. Exits
-    with 1 when something is wrong. Changes nothing, but starts an embedded database for the time.
+    statuses, the database (rights, limits, durability, replication, schema) and the port, one line
+    each. Exits with 1 when something is wrong; a warning is no such thing. Changes nothing, but
+    starts an embedded database for the time.
     """
     garbage.pause_collection()
     from server.process.doctor import PROBLEM, examine

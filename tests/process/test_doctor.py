@@ -21,6 +21,7 @@ from tests.support.command_line import listings
 from tests.support.databases import with_role
 from tests.support.doctor import examined, problem
 from tests.support.embedded import open_directory, suspended
+from tests.support.markdown import code, page, table
 from tests.support.tokens import Issuer
 
 
@@ -34,11 +35,14 @@ def test_a_healthy_setup(database_url: str) -> None:
     report = examined(with_role(database_url, APPLICATION), healthy=True)
     # The rights of every user, which a new server of PostgreSQL grants.
     assert [subject for subject, (verdict, _) in report.items() if verdict != "ok"] == ["PUBLIC"]
-    assert report.keys() - {"durability"} == {
-        *("configuration", "telemetry", "tokens", "TLS", "words", "database", "writing", "rights"),
-        *("PUBLIC", "connections", "prepared statements", "replication", "schema", "objects"),
-        *("sequences", "classification", "unknown words", "processes", "port"),
-    }
+    rows = table(page("configuration.md"), "Line", "Checks")
+    documented = [subject for line, *_ in rows for subject in code(line)]
+    assert list(report) == [
+        *("configuration", "telemetry", "tokens", "TLS", "words"),
+        *(each for each in documented if each in report),
+        "port",
+    ]
+    assert {*documented} - report.keys() <= {"durability", "direct URL", "migration URL"}
     assert "LISTINGS_DATABASE_URL" in report["configuration"][1]
     assert "PostgreSQL " in report["database"][1]
     assert "LISTINGS_FOO" in examined(database_url, foo="bar")["configuration"][1]
