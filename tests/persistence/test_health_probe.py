@@ -162,6 +162,15 @@ async def test_a_limit_of_connections(
             with changed(database_url, full, f"{limit} CONNECTION LIMIT -1"):
                 await asyncio.sleep(1.5)
                 assert probe.fault is None
+                ((pid,),) = await pool.fetch("SELECT pg_backend_pid()")
+                with connect(database_url) as owner:  # which leaves the probe without one
+                    owner.execute(
+                        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                        " WHERE usename = %s AND pid <> %s",
+                        (role, pid),
+                    )
+                await asyncio.sleep(1.5)
+                assert probe.fault is None
                 assert await pool.fetch("SELECT 1") == [(1,)]
         empty = databases.pool(url)
         with (

@@ -218,6 +218,35 @@ def test_readiness_follows_the_database(
         assert running.stop() == 0
 
 
+def test_it_is_not_serving_while_every_call_fails(database_url: str, tmp_path: Path) -> None:
+    """For a reason that PostgreSQL answers with, as for rights that were revoked."""
+    order_id = Orders(database_url).add()
+    request = UpdateOrderPaymentRequest(order_id=order_id, payment_status="paid")
+    with (
+        service.running(database_url, tmp_path / "log") as running,
+        stub(running) as health,
+        callers.grpcio(running.base_url) as call,
+        psycopg.connect(database_url, autocommit=True) as owner,
+    ):
+        watching = Watching(health, running)
+        assert watching.next() == SERVING
+        owner.execute("ALTER TABLE orders RENAME TO gone")
+        assert watching.next() == NOT_SERVING
+        assert watching.page() == (
+            503,
+            "tables or functions are missing, or not on the search_path\n",
+        )
+        with pytest.raises(Failure):
+            call(request)
+        owner.execute("ALTER TABLE gone RENAME TO orders")
+        assert watching.next() == SERVING
+        call(request)
+        watching.stream.cancel()
+        (entry,) = running.logged(logger="persistence.health_probe", level="warning")
+        assert entry["event"] == "tables or functions are missing, or not on the search_path"
+        assert running.stop() == 0
+
+
 def test_lost_connections_do_not_change_readiness(own_database: str, tmp_path: Path) -> None:
     """A restart of a pooler must not take all replicas out of service at once."""
     with (
