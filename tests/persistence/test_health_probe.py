@@ -121,24 +121,22 @@ async def test_what_only_new_connections_meet(
     monkeypatch.setattr(health_probe, "_RENEWAL", 0.5)
     name = urlsplit(database_url).path[1:]
     order_id = Orders(database_url).add()
-    async with databases.pool(database_url) as pool, probing(url, pool) as probe:
-        assert pool.has_connections
+    async with (
+        databases.pool(database_url) as pool,
+        probing(url, pool) as probe,
+        probing(url) as probe_of_none,
+    ):
+        assert (probe.fault, probe_of_none.fault) == (None, None)
         with changed(
             database_url,
             f"ALTER DATABASE {name} SET search_path = nowhere",
             f"ALTER DATABASE {name} RESET search_path",
         ):
-            await asyncio.sleep(1.5)
+            await turns(probe_of_none, _MISSING)
+            await asyncio.sleep(1)
             assert probe.fault is None
             assert await pool.fetch("SELECT id FROM orders") == [(order_id,)]
-            with connect(database_url) as owner:  # which leaves calls without one
-                owner.execute(
-                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-                    " WHERE datname = current_database() AND usename = %s",
-                    (APPLICATION,),
-                )
-            await turns(probe, _MISSING)
-        await turns(probe, None)
+        await turns(probe_of_none, None)
 
 
 @pytest.mark.parametrize("of", ["user", "database"])

@@ -1,8 +1,6 @@
 """``listings doctor`` and the start of ``listings serve`` behind PgBouncer."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -19,12 +17,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def transactions() -> Iterator[Path]:
-    with pooler.running(postgres.server()) as directory:
-        yield directory
-
-
 def settings(url: str) -> dict[str, Any]:
     return {
         "prepared_statements": "off",
@@ -33,23 +25,24 @@ def settings(url: str) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("idle", [0, 1, 3])
-def test_prepared_statements_are_lost(database_url: str, transactions: Path, idle: int) -> None:
-    """However many connections the pooler has to the server, also if that is one, and idle."""
+@pytest.mark.parametrize(("turns", "idle"), [("0", 0), ("0", 1), ("1", 3)])
+def test_prepared_statements_are_lost(database_url: str, turns: str, idle: int) -> None:
+    """Also if the pooler would take the same connection again, or each of them in turn."""
     direct = with_role(database_url, APPLICATION)
-    url = pooler.at(direct, transactions)
-    with ExitStack() as stack:
-        for _ in range(idle):
-            stack.enter_context(psycopg.connect(url)).execute("SELECT 1")
-    text = problem(examined(url), "prepared statements")
-    assert "loses prepared statements" in text
-    assert "LISTINGS_PREPARED_STATEMENTS=off" in text
-    refused = listings("serve", url=url)
-    assert (refused.returncode, refused.stderr) == (1, f"Error: {text}\n")
+    with pooler.running(postgres.server(), server_round_robin=turns) as directory:
+        url = pooler.at(direct, directory)
+        with ExitStack() as stack:
+            for _ in range(idle):
+                stack.enter_context(psycopg.connect(url)).execute("SELECT 1")
+        text = problem(examined(url), "prepared statements")
+        assert "loses prepared statements" in text
+        assert "LISTINGS_PREPARED_STATEMENTS=off" in text
+        refused = listings("serve", url=url)
+        assert (refused.returncode, refused.stderr) == (1, f"Error: {text}\n")
 
-    report = examined(url, healthy=True, **settings(direct))
-    assert report["prepared statements"][1] == "they are off, as a connection pooler may demand"
-    assert "max_client_conn" in report["connections"][1]
+        report = examined(url, healthy=True, **settings(direct))
+        assert report["prepared statements"][1] == "they are off, as a connection pooler may demand"
+        assert "max_client_conn" in report["connections"][1]
 
 
 def test_a_single_connection(database_url: str) -> None:
