@@ -41,7 +41,7 @@ Work of operators, as the owner of the tables:
 ``diagnostics``                       checks of the doctor, and of the start
 ``reclassification``                  states anew, after the words have changed
 ``refused_purge``                     deletes old refused events
-``history_epochs``, ``new_history``   whether the history is this cluster's own; a new epoch of it
+``new_history``                       a new epoch of the history, for one of another cluster
 ``maintenance``                       sessions of these commands
 ``seeding``, ``demo_payments``        demo orders, and the lives of their payments
 

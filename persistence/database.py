@@ -83,8 +83,8 @@ class Database:
         """
         self._statement_timeout = statement_timeout
         self.max_connections = max_connections
+        self._slots = PoolSlots(max_connections)
         self.prepared_statements = prepared_statements
-        self._running = 0
         self._releases: set[asyncio.Task[None]] = set()
         # Works around databases' reading of a URL, which takes one host only, and ignores most
         # options silently: the URL goes to asyncpg as its `dsn`.

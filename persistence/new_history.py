@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from persistence.diagnostics import Fault
+from persistence.diagnostics.epochs import check_history
 from persistence.errors import MaintenanceError
-from persistence.history_epochs import check_history
 from persistence.maintenance import Connection, owner_session
 
 _LOCK_TIMEOUT: Final = "5s"

@@ -8,7 +8,7 @@ is the part of a check without which the service does not start, and raises Faul
 ``rights``, ``public``      privileges of the user, and of every user
 ``objects``                 tables, indexes, triggers and functions that the service rests on;
                             compared with those that there are by ``object_checks``
-``sequences``               whether the ids of events go on after those that there are
+``epochs``                  transaction ids of another cluster, and sequences that are behind
 ``durability``              settings that decide whether a commit survives a crash
 ``replication``             what a commit waits for
 ``setting_places``          where a setting is set, and how to take it back there

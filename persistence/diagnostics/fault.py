@@ -8,6 +8,7 @@ class Fault(PersistenceError):
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(f"{problem}. {remedy}")
+        self.problem = problem
 
 
 class Advice(Fault):

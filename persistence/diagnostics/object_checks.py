@@ -38,7 +38,7 @@ _FIND_INDEXES: Final = """
         coalesce(pg_get_expr(indpred, indrelid, true), ''),
         EXISTS (
             SELECT FROM pg_stat_progress_create_index
-            WHERE relid = indrelid OR (relid IS NULL AND datname = current_database())
+            WHERE datname = current_database() AND (relid = indrelid OR relid IS NULL)
         )
     FROM unnest($1::text[]) name JOIN pg_index ON indrelid = to_regclass(name)
     ORDER BY 1, 2

@@ -116,7 +116,7 @@ async def _check(settings: Settings, url: str) -> None:
     Rights come first: without SELECT, the migrations cannot be read, and without these, the epochs.
     """
     from persistence import diagnostics
-    from persistence.diagnostics import object_checks, pooling, rights, sequences
+    from persistence.diagnostics import epochs, object_checks, pooling, rights
     from persistence.schema import require_current
 
     async with diagnostics.connected(url, timeout=settings.connect_timeout) as connection:
@@ -126,4 +126,4 @@ async def _check(settings: Settings, url: str) -> None:
         async with pool(settings, url, eager=True) as database:
             await require_current(database)
         await object_checks.require_objects(connection)
-        await sequences.require_sequences(connection)
+        await epochs.check_history(connection)

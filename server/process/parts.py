@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from persistence.diagnostics.epochs import check_history
 from persistence.history import PaymentHistory
-from persistence.history_epochs import check_history
 from persistence.session_names import session_name
 from persistence.status_words import StatusWords
 from persistence.watch import ChangeFeed

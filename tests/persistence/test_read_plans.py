@@ -9,7 +9,7 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from persistence import list_queries, queries
+from persistence import list_queries, position_queries, queries
 from persistence.diagnostics.status_words import UNCLEAR
 from persistence.models import OrderFilter, OrderKey
 from persistence.payment_states import PaymentState

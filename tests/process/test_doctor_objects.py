@@ -123,25 +123,6 @@ def test_sessions_in_which_triggers_do_not_fire(database_url: str) -> None:
     examined(url, healthy=True)
 
 
-def test_a_sequence_behind_the_ids_of_its_rows(database_url: str) -> None:
-    """As on a logical replica, which copies rows and no sequences."""
-    orders = Orders(database_url)
-    for _ in range(3):
-        orders.add(payment_provider="stripe", payment_status="paid")
-    sequence = "order_payment_events_id_seq"
-    with connect(database_url) as owner:
-        owner.execute(f"GRANT SELECT ON SEQUENCE {sequence} TO {APPLICATION}")
-        owner.execute(f"SELECT setval('{sequence}', 1)")
-    url = with_role(database_url, APPLICATION)
-    text = problem(examined(url), "sequences")
-    assert f"{sequence} has come to 1, and order_payment_events has events up to 3" in text
-    assert_refused(url, text)
-    run(database_url, text.partition("As the owner: ")[2])
-    examined(url, healthy=True)
-    assert orders.add(payment_provider="stripe", payment_status="paid") == 4
-    examined(url, healthy=True)
-
-
 def test_tables_that_the_search_path_hides(database_url: str) -> None:
     """The only advice is that on the search_path: the migrations are there."""
     name = urlsplit(database_url).path[1:]
@@ -150,7 +131,7 @@ def test_tables_that_the_search_path_hides(database_url: str) -> None:
     report = examined(url)
     text = problem(report, "rights")
     assert "the tables are in schema public, and search_path is shop (by ALTER DATABASE" in text
-    assert report["schema, objects, sequences, classification, unknown words, processes"] == (
+    assert report["schema, objects, history, classification, unknown words, processes"] == (
         "skipped",
         "until the problem of rights is solved",
     )

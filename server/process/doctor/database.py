@@ -11,13 +11,13 @@ from persistence.diagnostics import (
     Connection,
     connections,
     durability,
+    epochs,
     migrations,
     object_checks,
     pooling,
     public,
     replication,
     rights,
-    sequences,
     server,
     status_words,
 )
@@ -96,7 +96,7 @@ def _checks(settings: Settings, url: str) -> Iterator[_Check]:
     yield _Check("replication", replication.check_replication)
     yield _Check("schema", migrations.check_migrations, ("rights",))
     yield _Check("objects", object_checks.check_objects, ("rights", "schema"))
-    yield _Check("sequences", sequences.require_sequences, ("rights", "schema", "objects"))
+    yield _Check("history", epochs.check_history, ("rights", "schema", "objects"))
     for subject, name in (
         ("direct URL", "direct_database_url"),
         ("migration URL", "migration_database_url"),

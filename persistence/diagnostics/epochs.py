@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple, Protocol
 
-from persistence.diagnostics import Fault
+from persistence.diagnostics.fault import Fault
 
 REMEDY: Final = "Run `listings new-history`"
 

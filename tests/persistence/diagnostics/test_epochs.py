@@ -10,9 +10,9 @@ import pytest
 
 from persistence import decision
 from persistence.diagnostics import Fault
+from persistence.diagnostics.epochs import check_history
 from persistence.dsn import asyncpg_dsn
 from persistence.errors import MaintenanceError
-from persistence.history_epochs import check_history
 from persistence.models import Origin, etag_of
 from persistence.new_history import Moved, Opened, open_epoch, reason_for_epoch
 from persistence.orders import OrderRepository
