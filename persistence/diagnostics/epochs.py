@@ -89,9 +89,11 @@ _TABLE: Final = """
 
 
 async def current_epoch(database: Fetches) -> Epoch:
-    """Return the epoch of the present. Raises what ``database`` raises."""
-    (row,) = await database.fetch(_EPOCH)
-    return Epoch(*row)
+    """Return the present epoch. Raises Fault if there is none, or what ``database`` raises."""
+    rows = await database.fetch(_EPOCH)
+    if not rows:
+        raise Fault("payment_history_epochs has no row", REMEDY)
+    return Epoch(*rows[0])
 
 
 async def event_tables(database: Fetches, epoch: Epoch) -> list[EventTable]:

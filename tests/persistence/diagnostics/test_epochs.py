@@ -156,6 +156,16 @@ async def test_a_sequence_behind_its_epoch(database_url: str, table: str) -> Non
     assert f"is at 0, and {table} has ids up to 10" in await fault(database_url)
 
 
+async def test_no_epoch(database_url: str) -> None:
+    """As where the schema was restored, and then the rows of some tables."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute("DELETE FROM payment_history_epochs")
+    assert await fault(database_url) == "payment_history_epochs has no row"
+    await open_epoch(database_url)
+    assert await fault(database_url) == ""
+
+
 async def test_the_sequences_of_orders_and_epochs(database_url: str) -> None:
     """That of orders is no fault: a shop may give the ids by another way."""
     Orders(database_url).add(id=500)
