@@ -8,18 +8,9 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from persistence import position_queries, queries
 from persistence.database import Database
-from persistence.errors import DatabaseFailure, DatabaseUnavailable, HistoryChanged
-from persistence.merged_history import START, merged, merged_streams
-from persistence.models import (
-    HistoryEntry,
-    HistoryKey,
-    OrderKey,
-    OrderPayment,
-    PaymentEvent,
-    RefusedEvent,
-    RefusedFilter,
-    Storefronts,
-)
+from persistence.earlier_epochs import earlier_epochs
+from persistence.errors import InvalidPosition
+from persistence.models import OrderPayment, PaymentEvent, RefusedFilter, Storefronts
 from persistence.order_payments import MAX_EVENTS, order_payments
 from persistence.position_queries import Row
 from persistence.positions import ORIGIN, Mark, Position, Snapshot
@@ -49,22 +40,16 @@ class EventFilter:
     storefront_ids: frozenset[int] = frozenset()
     scope: frozenset[int] | None = None
     """The storefronts whose events exist for the caller; None for all."""
-    include_refused: bool = False
-    """Whether refused events are wanted as well."""
     all_orders: bool = False
     """Whether events of all orders are wanted, and not only those of some."""
 
     def matches(self, event: WatchedEvent) -> bool:
         """Return whether ``event`` is wanted, and within the scope."""
         return (
-            (
-                self.all_orders
-                or event.order_id in self.order_ids
-                or event.storefront_id in self.storefront_ids
-            )
-            and (self.scope is None or event.storefront_id in self.scope)
-            and (self.include_refused or isinstance(event, PaymentEvent))
-        )
+            self.all_orders
+            or event.order_id in self.order_ids
+            or event.storefront_id in self.storefront_ids
+        ) and (self.scope is None or event.storefront_id in self.scope)
 
 
 class PaymentHistory:
@@ -126,6 +111,20 @@ class PaymentHistory:
             queries.list_latest_events(scoped=bool(scope)), values
         )
         return [self._event(row) for row in reversed(rows)]
+
+    async def latest_events(self, wanted: EventFilter, limit: int) -> list[PaymentEvent]:
+        """Return up to ``limit`` events of ``wanted``, the newest ones, by their ids.
+
+        Only those of the present epoch. Raises a PersistenceError.
+        """
+        epochs = await earlier_epochs(self._database)
+        values: dict[str, object] = {"after_id": epochs.last_event_id, "limit": limit}
+        if not wanted.all_orders:
+            values["order_ids"] = list(wanted.order_ids)
+            values["storefront_ids"] = list(wanted.storefront_ids)
+        query = queries.latest_events(all_orders=wanted.all_orders)
+        rows = await self._database.fetch_all(query, values)
+        return sorted(self._event(row) for row in rows)
 
     async def list_payments(
         self, order_id: int, storefronts: Storefronts = None
@@ -240,10 +239,11 @@ class PaymentHistory:
         ``record`` makes an event of a row.
         """
         values: dict[str, object] = {}
-        if not wanted.all_orders:
+        is_all = wanted is None or wanted.all_orders
+        if wanted is not None and not is_all:
             ids = {"order_ids": wanted.order_ids, "storefront_ids": wanted.storefront_ids}
             values = {name: list(given) for name, given in ids.items() if given}
-        if position.seen == position.end or not (values or wanted.all_orders):
+        if position.seen == upto or not (is_all or values):
             return
         scope = queries.scope_values(wanted.scope)
         query = queries.events_between(

@@ -165,6 +165,24 @@ def _of_current_epoch(column: Term) -> _Builder:
     return query.orderby(_epochs.id, order=Order.desc).limit(1)
 
 
+@cache
+def latest_events(*, all_orders: bool) -> str:
+    """Return the SELECT of the ``:limit`` newest events with ids above ``:after_id``, newest first.
+
+    Of all orders, or of the orders in ``:order_ids`` and the storefronts in ``:storefront_ids``.
+    By transaction, since ids alone have no index.
+    """
+    query = _select_events().where(_events.id > NamedParameter("after_id"))
+    if not all_orders:
+        of_order = _events.order_id == pg.any_(NamedParameter("order_ids"))
+        query = query.where(
+            of_order | (_events.storefront_id == pg.any_(NamedParameter("storefront_ids")))
+        )
+    for column in (_events.transaction_id, _events.id):
+        query = query.orderby(column, order=Order.desc)
+    return str(query.limit(NamedParameter("limit")))
+
+
 def _select_orders() -> _Builder:
     return PostgreSQLQuery.from_(_orders).select(*_ORDER)
 

@@ -67,6 +67,7 @@ class Subscriptions:
 
     def __init__(self) -> None:
         self._all: set[Subscription] = set()
+        self._of_all_orders: set[Subscription] = set()
         self._by_order = _Index()
         self._by_storefront = _Index()
         self._with_refused = 0
@@ -82,7 +83,8 @@ class Subscriptions:
     def add(self, subscription: Subscription) -> None:
         """Add ``subscription``."""
         self._all.add(subscription)
-        self._with_refused += subscription.wanted.include_refused
+        if subscription.wanted.all_orders:
+            self._of_all_orders.add(subscription)
         self._by_order.add(subscription.wanted.order_ids, subscription)
         self._by_storefront.add(subscription.wanted.storefront_ids, subscription)
 
@@ -90,7 +92,7 @@ class Subscriptions:
         """Remove ``subscription``, if it is there."""
         if subscription in self._all:
             self._all.remove(subscription)
-            self._with_refused -= subscription.wanted.include_refused
+            self._of_all_orders.discard(subscription)
             self._by_order.remove(subscription.wanted.order_ids, subscription)
             self._by_storefront.remove(subscription.wanted.storefront_ids, subscription)
 
@@ -98,18 +100,16 @@ class Subscriptions:
         """Return those that want ``event``, each once."""
         by_order = self._by_order[event.order_id]
         by_storefront = self._by_storefront[event.storefront_id]
-        return [each for each in {*by_order, *by_storefront} if each.wanted.matches(event)]
+        of_any = self._of_all_orders
+        return [each for each in {*of_any, *by_order, *by_storefront} if each.wanted.matches(event)]
 
     @property
     def wanted(self) -> EventFilter:
         """A filter that matches at least what they want."""
         order_ids, storefront_ids = self._by_order.ids, self._by_storefront.ids
-        include_refused = self._with_refused > 0
-        if len(order_ids) + len(storefront_ids) > _MAX_FILTER_IDS:
-            return EventFilter(include_refused=include_refused, all_orders=True)
-        return EventFilter(
-            frozenset(order_ids), frozenset(storefront_ids), include_refused=include_refused
-        )
+        if self._of_all_orders or len(order_ids) + len(storefront_ids) > _MAX_FILTER_IDS:
+            return None
+        return EventFilter(frozenset(order_ids), frozenset(storefront_ids))
 
 
 class _Index:

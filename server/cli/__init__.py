@@ -15,6 +15,7 @@ from server.cli.seed import seed_command
 from server.cli.serve import serve_command
 from server.cli.signals import exit_on_termination
 from server.cli.statuses import statuses_group
+from server.cli.tail import tail_command
 from server.cli.verify import verify_command
 from server.observability import logging
 from server.process import garbage
@@ -40,6 +41,7 @@ for _command in (
     statuses_group,
     refused_group,
     verify_command,
+    tail_command,
     dev_token_command,
     doctor_command,
 ):

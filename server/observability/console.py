@@ -63,7 +63,7 @@ class ConsoleRenderer:
 
     def _pair(self, name: str, value: object) -> str:
         key = self._styled(self._styles.kv_key, name)
-        return f"{key}={self._styled(self._styles.kv_value, _quoted(value))}"
+        return f"{key}={self._styled(self._styles.kv_value, quoted(value))}"
 
     def _styled(self, style: str, text: str) -> str:
         return f"{style}{text}{self._styles.reset}"
@@ -75,7 +75,8 @@ def _duration(milliseconds: float) -> str:
     return f"{milliseconds / 1000:.1f} s"
 
 
-def _quoted(value: object) -> str:
+def quoted(value: object) -> str:
+    """Return ``value`` as one word: in quotes where it is none, without control characters."""
     if not isinstance(value, str):
         return _escaped(repr(value))
     text = _escaped(value).replace("\n", r"\n")

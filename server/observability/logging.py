@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from functools import lru_cache
-from typing import Final
+from typing import Final, TextIO
 
 import structlog
 from structlog.contextvars import merge_contextvars
@@ -29,17 +29,18 @@ _OUR_LOGGERS: Final = ("persistence", "server")
 _to_json: Final = json.JSONEncoder(default=repr).encode
 
 
-def configure(level: str = "info", form: str = _AUTO) -> None:
-    """Write entries of ``level`` and above to stdout.
+def configure(level: str = "info", form: str = _AUTO, stream: TextIO | None = None) -> None:
+    """Write entries of ``level`` and above to ``stream``, by default stdout.
 
     ``level`` and ``form`` are values of the settings ``log_level`` and ``log_format``. Level debug
     also adds fields to the lines of the console format.
     """
-    sink = LogSink(sys.stdout)
+    stream = stream or sys.stdout
+    sink = LogSink(stream)
     shared: list[Processor] = [_complete, structlog.processors.ExceptionRenderer(), mask_entry]
     render: Processor = _render_json
     if is_console(form):
-        colors = sys.stdout.isatty() and not os.environ.get("NO_COLOR")  # https://no-color.org
+        colors = stream.isatty() and not os.environ.get("NO_COLOR")  # https://no-color.org
         render = ConsoleRenderer(colors=colors, details=level == "debug")
     structlog.configure(
         processors=[*shared, render],
