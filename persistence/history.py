@@ -8,9 +8,18 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from persistence import position_queries, queries
 from persistence.database import Database
-from persistence.earlier_epochs import earlier_epochs
-from persistence.errors import InvalidPosition
-from persistence.models import OrderPayment, PaymentEvent, RefusedFilter, Storefronts
+from persistence.errors import DatabaseFailure, DatabaseUnavailable, HistoryChanged
+from persistence.merged_history import START, merged, merged_streams
+from persistence.models import (
+    HistoryEntry,
+    HistoryKey,
+    OrderKey,
+    OrderPayment,
+    PaymentEvent,
+    RefusedEvent,
+    RefusedFilter,
+    Storefronts,
+)
 from persistence.order_payments import MAX_EVENTS, order_payments
 from persistence.position_queries import Row
 from persistence.positions import ORIGIN, Mark, Position, Snapshot
@@ -40,16 +49,22 @@ class EventFilter:
     storefront_ids: frozenset[int] = frozenset()
     scope: frozenset[int] | None = None
     """The storefronts whose events exist for the caller; None for all."""
+    include_refused: bool = False
+    """Whether refused events are wanted as well."""
     all_orders: bool = False
     """Whether events of all orders are wanted, and not only those of some."""
 
     def matches(self, event: WatchedEvent) -> bool:
         """Return whether ``event`` is wanted, and within the scope."""
         return (
-            self.all_orders
-            or event.order_id in self.order_ids
-            or event.storefront_id in self.storefront_ids
-        ) and (self.scope is None or event.storefront_id in self.scope)
+            (
+                self.all_orders
+                or event.order_id in self.order_ids
+                or event.storefront_id in self.storefront_ids
+            )
+            and (self.scope is None or event.storefront_id in self.scope)
+            and (self.include_refused or isinstance(event, PaymentEvent))
+        )
 
 
 class PaymentHistory:
@@ -117,8 +132,7 @@ class PaymentHistory:
 
         Only those of the present epoch. Raises a PersistenceError.
         """
-        epochs = await earlier_epochs(self._database)
-        values: dict[str, object] = {"after_id": epochs.last_event_id, "limit": limit}
+        values: dict[str, object] = {"limit": limit}
         if not wanted.all_orders:
             values["order_ids"] = list(wanted.order_ids)
             values["storefront_ids"] = list(wanted.storefront_ids)
@@ -239,11 +253,10 @@ class PaymentHistory:
         ``record`` makes an event of a row.
         """
         values: dict[str, object] = {}
-        is_all = wanted is None or wanted.all_orders
-        if wanted is not None and not is_all:
+        if not wanted.all_orders:
             ids = {"order_ids": wanted.order_ids, "storefront_ids": wanted.storefront_ids}
             values = {name: list(given) for name, given in ids.items() if given}
-        if position.seen == upto or not (is_all or values):
+        if position.seen == position.end or not (values or wanted.all_orders):
             return
         scope = queries.scope_values(wanted.scope)
         query = queries.events_between(

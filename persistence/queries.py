@@ -167,12 +167,12 @@ def _of_current_epoch(column: Term) -> _Builder:
 
 @cache
 def latest_events(*, all_orders: bool) -> str:
-    """Return the SELECT of the ``:limit`` newest events with ids above ``:after_id``, newest first.
+    """Return the SELECT of the ``:limit`` newest events of the current epoch, newest first.
 
     Of all orders, or of the orders in ``:order_ids`` and the storefronts in ``:storefront_ids``.
     By transaction, since ids alone have no index.
     """
-    query = _select_events().where(_events.id > NamedParameter("after_id"))
+    query = _select_events().where(_events.id > _of_current_epoch(_epochs.last_event_id))
     if not all_orders:
         of_order = _events.order_id == pg.any_(NamedParameter("order_ids"))
         query = query.where(

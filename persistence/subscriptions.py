@@ -83,6 +83,7 @@ class Subscriptions:
     def add(self, subscription: Subscription) -> None:
         """Add ``subscription``."""
         self._all.add(subscription)
+        self._with_refused += subscription.wanted.include_refused
         if subscription.wanted.all_orders:
             self._of_all_orders.add(subscription)
         self._by_order.add(subscription.wanted.order_ids, subscription)
@@ -92,6 +93,7 @@ class Subscriptions:
         """Remove ``subscription``, if it is there."""
         if subscription in self._all:
             self._all.remove(subscription)
+            self._with_refused -= subscription.wanted.include_refused
             self._of_all_orders.discard(subscription)
             self._by_order.remove(subscription.wanted.order_ids, subscription)
             self._by_storefront.remove(subscription.wanted.storefront_ids, subscription)
@@ -107,9 +109,12 @@ class Subscriptions:
     def wanted(self) -> EventFilter:
         """A filter that matches at least what they want."""
         order_ids, storefront_ids = self._by_order.ids, self._by_storefront.ids
+        include_refused = self._with_refused > 0
         if self._of_all_orders or len(order_ids) + len(storefront_ids) > _MAX_FILTER_IDS:
-            return None
-        return EventFilter(frozenset(order_ids), frozenset(storefront_ids))
+            return EventFilter(include_refused=include_refused, all_orders=True)
+        return EventFilter(
+            frozenset(order_ids), frozenset(storefront_ids), include_refused=include_refused
+        )
 
 
 class _Index:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
 from persistence import verification_queries as queries
-from persistence.earlier_epochs import EarlierEpochs, earlier_epochs
+from persistence.diagnostics.epochs import Epoch, current_epoch
 from persistence.history_rules import Fault, Row, Transactions, history_faults
 from persistence.maintenance import Connection, owner_session
 
@@ -68,8 +68,8 @@ async def verify(url: str, progress: Callable[[int], object] = lambda _ids: None
     Nothing is written. Raises MaintenanceError or InvalidDatabaseURL.
     """
     async with owner_session(url) as connection:
-        earlier, chunks = await earlier_epochs(connection), _Chunks(connection)
-        readers = [_Reader(earlier, chunks, progress) for _ in range(_SESSIONS)]
+        epoch, chunks = await current_epoch(connection), _Chunks(connection)
+        readers = [_Reader(epoch, chunks, progress) for _ in range(_SESSIONS)]
         try:
             async with asyncio.TaskGroup() as group:
                 for reader in readers:
@@ -90,11 +90,11 @@ async def verify_orders(url: str, order_ids: Iterable[int]) -> Verified:
     """Verify these orders, but neither sequences nor keys of other orders. Else as ``verify``."""
     faults, counts = [], _Counts()
     async with owner_session(url) as connection:
-        earlier = await earlier_epochs(connection)
+        epoch = await current_epoch(connection)
         for order_id in sorted(set(order_ids)):
             async with _snapshot(connection):
-                faults += await _faults_of_orders(connection, [order_id], earlier, counts)
-                faults += await _refused_faults(connection, (order_id - 1, order_id), earlier)
+                faults += await _faults_of_orders(connection, [order_id], epoch, counts)
+                faults += await _refused_faults(connection, (order_id - 1, order_id), epoch)
     return Verified(counts.orders, counts.events, 0, faults, (), ())
 
 
@@ -137,10 +137,8 @@ class _Chunks:
 class _Reader:
     """Reads some of the chunks, in a session of its own."""
 
-    def __init__(
-        self, earlier: EarlierEpochs, chunks: _Chunks, progress: Callable[[int], object]
-    ) -> None:
-        self._earlier = earlier
+    def __init__(self, epoch: Epoch, chunks: _Chunks, progress: Callable[[int], object]) -> None:
+        self._epoch = epoch
         self._chunks = chunks
         self._progress = progress
         self.faults: list[Fault] = []
@@ -155,17 +153,17 @@ class _Reader:
                     self._progress(chunk[1] - max(chunk[0], 0))
 
     async def _read(self, connection: Connection, chunk: _Chunk) -> None:
-        found = await connection.fetchrow(queries.SCREEN, *chunk, self._earlier.last_event_id)
+        found = await connection.fetchrow(queries.SCREEN, *chunk, self._epoch.exempt_event_id)
         refused = await connection.fetchrow(queries.REFUSED, *chunk)
         assert found is not None and refused is not None  # noqa: S101, PT018 - they are aggregates
         *counts, odd = found
         self.counts.add(_Counts(counts[0], counts[1], refused[0], counts[2], refused[1]))
         for first in range(0, len(odd), _LOOK):
             self.faults += await _faults_of_orders(
-                connection, odd[first : first + _LOOK], self._earlier, _Counts()
+                connection, odd[first : first + _LOOK], self._epoch, _Counts()
             )
         if refused[0]:
-            self.faults += await _refused_faults(connection, chunk, self._earlier)
+            self.faults += await _refused_faults(connection, chunk, self._epoch)
 
 
 @asynccontextmanager
@@ -180,11 +178,11 @@ async def _snapshot(connection: Connection) -> AsyncIterator[None]:
 
 
 async def _faults_of_orders(
-    connection: Connection, order_ids: Sequence[int], earlier: EarlierEpochs, counts: _Counts
+    connection: Connection, order_ids: Sequence[int], epoch: Epoch, counts: _Counts
 ) -> list[Fault]:
     """Judge these orders by the rules, and count them and their events."""
     end = await connection.fetchval(queries.END_OF_TRANSACTIONS)
-    transactions = Transactions(end, earlier.last_event_id)
+    transactions = Transactions(end, epoch.exempt_event_id)
     orders = {row["id"]: row for row in await connection.fetch(queries.ORDERS, order_ids)}
     events: defaultdict[int, list[Row]] = defaultdict(list)
     for row in await connection.fetch(queries.EVENTS, order_ids):
@@ -196,10 +194,8 @@ async def _faults_of_orders(
     return faults
 
 
-async def _refused_faults(
-    connection: Connection, chunk: _Chunk, earlier: EarlierEpochs
-) -> list[Fault]:
-    rows = await connection.fetch(queries.REFUSED_FAULTS, *chunk, earlier.last_refused_event_id)
+async def _refused_faults(connection: Connection, chunk: _Chunk, epoch: Epoch) -> list[Fault]:
+    rows = await connection.fetch(queries.REFUSED_FAULTS, *chunk, epoch.exempt_refused_event_id)
     return [Fault(row[0], text, refused_id=row[1]) for row in rows for text in row[2]]
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import psycopg
 import pytest
 
+from persistence.errors import DatabaseUnavailable
 from persistence.history import EventFilter, PaymentHistory
 from persistence.models import PaymentEvent
 from server.cli.tail import followed
@@ -29,6 +30,9 @@ LONG: Final = "cs_test_0123456789abcdef"
 
 class Pipe:
     """What a command has written into a pipe."""
+
+    errors: "Pipe"
+    """Of that to stdout: that to stderr."""
 
     def __init__(self, process: Process, descriptor: int) -> None:
         self.process = process
@@ -53,6 +57,10 @@ class Pipe:
         """Whether there is nothing to read."""
         return not self._rest and not select.select([self._descriptor], [], [], 0)[0]
 
+    def is_at_end(self) -> bool:
+        """Whether nothing was written, and nothing will be."""
+        return not self._rest and not os.read(self._descriptor, 1)
+
     def close(self) -> None:
         os.close(self._descriptor)
 
@@ -64,14 +72,19 @@ def tail(url: str, *options: str, **last: object) -> Iterator[Pipe]:
     It has printed a last one then, of an order with the values ``last``.
     """
     Orders(url).add(payment_status="paid", **last)
-    ours, theirs = os.pipe()
+    (ours, theirs), (errors, their_errors) = os.pipe(), os.pipe()
     try:
-        with started("tail", "-n", "1", *options, url=url, stdout=theirs, stderr=theirs) as process:
+        with started(
+            "tail", "-n", "1", *options, url=url, stdout=theirs, stderr=their_errors
+        ) as process:
             os.close(theirs)
+            os.close(their_errors)
             pipe = Pipe(process, ours)
+            pipe.errors = Pipe(process, errors)
             pipe.line()
             yield pipe
     finally:
+        os.close(errors)
         with suppress(OSError):  # a test has closed it
             os.close(ours)
 
@@ -169,17 +182,36 @@ async def test_what_is_committed_while_the_last_ones_are_read_comes_once(databas
     assert seen == [before, before + 1, after]
 
 
+class AwayAtFirst(PaymentHistory):
+    """A history that cannot be read the first time."""
+
+    is_away = True
+
+    async def latest_events(self, wanted: EventFilter, limit: int) -> list[PaymentEvent]:
+        if self.is_away:
+            self.is_away = False
+            raise DatabaseUnavailable("away")
+        return await super().latest_events(wanted, limit)
+
+
+@pytest.mark.anyio
+async def test_a_watch_that_fails_is_begun_again(database_url: str) -> None:
+    order_id = Orders(database_url).add(payment_status="paid")
+    async with feed_of(AwayAtFirst, database_url) as (opened, history):
+        async with aclosing(followed(opened, history, EventFilter(all_orders=True), 1)) as events:
+            assert (await anext(events)).order_id == order_id
+        assert not history.is_away
+
+
 def test_it_goes_on_after_the_database_was_away(database_url: str) -> None:
     order_id = Orders(database_url).add()
     with tail(database_url, "--json") as printed:
         paid(database_url, order_id, "cs_1")
         printed.event()
         with databases.unreachable(database_url):
-            assert "warning" in printed.line()  # in the log, on stderr
+            assert "warning" in printed.errors.line()  # in the log
         paid(database_url, order_id, "cs_2")
-        lines = iter(printed.line, "")
-        event = json.loads(next(line for line in lines if line.startswith("{")))
-        assert event["after"]["paymentSessionId"] == "cs_2"
+        assert printed.event()["after"]["paymentSessionId"] == "cs_2"
 
 
 def test_a_reader_that_has_enough_ends_it_in_silence(database_url: str) -> None:
@@ -189,6 +221,7 @@ def test_a_reader_that_has_enough_ends_it_in_silence(database_url: str) -> None:
         assert "PAID" in printed.line()
         printed.close()  # and nothing is written any more
         assert printed.process.wait(SECONDS) == 1
+        assert printed.errors.is_at_end()
 
 
 def test_a_terminal(database_url: str) -> None:
@@ -211,7 +244,7 @@ def test_a_history_that_is_another_one(database_url: str) -> None:
         with psycopg.connect(database_url) as connection:
             connection.execute("SET session_replication_role = replica")
             connection.execute("DELETE FROM order_payment_events")
-        lines = iter(printed.line, "")
+        lines = iter(printed.errors.line, "")
         assert "another database" in next(line for line in lines if line.startswith("Error: "))
         assert printed.process.wait(SECONDS) == 1
 

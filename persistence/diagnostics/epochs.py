@@ -38,6 +38,16 @@ class Epoch(NamedTuple):
     last_refused_event_id: int
     is_of_this_cluster: bool
 
+    @property
+    def exempt_event_id(self) -> int:
+        """Up to which id events may have transaction ids of the future."""
+        return self.last_event_id if self.is_of_this_cluster else 0
+
+    @property
+    def exempt_refused_event_id(self) -> int:
+        """Up to which id refused events may."""
+        return self.last_refused_event_id if self.is_of_this_cluster else 0
+
 
 class EventTable(NamedTuple):
     """How far the rows of a table of events have come, by those of the highest transaction ids."""

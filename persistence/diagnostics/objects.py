@@ -5,7 +5,13 @@ A test compares these lists with a newly migrated database.
 
 from typing import Final, NamedTuple
 
-TABLES: Final = ("orders", "order_payment_events", "refused_payment_events", "status_words")
+TABLES: Final = (
+    "orders",
+    "order_payment_events",
+    "refused_payment_events",
+    "payment_history_epochs",
+    "status_words",
+)
 
 
 class Index(NamedTuple):
@@ -111,6 +117,12 @@ _UNIQUE: Final = (
         "refused_payment_events",
         "digest",
         promise="equal refused events are one row",
+    ),
+    Index(
+        "payment_history_epochs_pkey",
+        "payment_history_epochs",
+        "id",
+        promise="epochs of the history have different ids",
     ),
     Index("status_words_pkey", "status_words", "word", promise="a word has one meaning"),
 )
@@ -258,14 +270,23 @@ TRIGGERS: Final = (
         "refuse_change_of_refused_payment_events",
         _REFUSED_APPEND_ONLY,
     ),
+    Trigger(
+        "payment_history_epochs_append_only",
+        "payment_history_epochs",
+        "BEFORE UPDATE OR DELETE OR TRUNCATE",
+        _BEFORE | _UPDATE | _DELETE | _TRUNCATE,
+        "refuse_change_of_payment_history_epochs",
+        "epochs of the history are neither changed nor deleted",
+    ),
 )
 
 FUNCTIONS: Final = (
     Function("begin_payment()", "3577c8fb0a75eff15afd4ecca5732e22"),
     Function(
-        "record_payment_change()", "a0738cbf23825d517f39772b4a8beaf7", is_security_definer=True
+        "record_payment_change()", "9f411b6fac5c709e4d87ac80e1181cf6", is_security_definer=True
     ),
     Function("refuse_change_of_order_payment_events()", "f61f5b88297af9ae2675345cffb1876b"),
+    Function("refuse_change_of_payment_history_epochs()", "9335e0a366289d8a528826e06eef2103"),
     Function("refuse_change_of_refused_payment_events()", "6eaa0ea26ec329bf47ec0f7205eeb960"),
     Function(
         "is_other_payment_request(bigint,character varying,text)",
@@ -275,4 +296,5 @@ FUNCTIONS: Final = (
         "payment_amounts_disagree(smallint,bigint,bigint,bigint)",
         "38187b09c38b3eb886ed3a20c2aaedf3",
     ),
+    Function("payment_event_texts_bounded(text,text)", "a797bcce6e844c30f07634a7a0c1ee35"),
 )

@@ -40,6 +40,7 @@ for _command in (
     seed_command,
     statuses_group,
     refused_group,
+    new_history_command,
     verify_command,
     tail_command,
     dev_token_command,

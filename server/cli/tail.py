@@ -105,6 +105,7 @@ async def followed(
         TransactionConflict,
         WatcherTooSlow,
     )
+    from persistence.models import PaymentEvent
 
     position: Position | None = None
     printed: set[int] | None = None
@@ -119,7 +120,7 @@ async def followed(
                         printed = {each.id for each in earlier}
                         for each in earlier:
                             yield each
-                    if event is not None and event.id not in printed:
+                    if isinstance(event, PaymentEvent) and event.id not in printed:
                         yield event
         except (DatabaseUnavailable, DatabaseTimeout, TransactionConflict, WatcherTooSlow):
             await asyncio.sleep(_RETRY_SECONDS)

@@ -55,7 +55,7 @@ def test_any_key_round_trips(key: OrderKey) -> None:
 def test_the_time_in_a_token_is_exact(moment: int) -> None:
     token = next_token(ListOrdersRequest(), OrderKey(time_at(moment), 1))
 
-    after = PageRequest(ListOrdersRequest(page_token=token)).after
+    after = PageRequest(ListOrdersRequest(page_token=token), OrderKey).after
 
     assert after is not None
     assert microseconds_of(after.created_at) == moment

@@ -1,6 +1,7 @@
 """What a history that came from another cluster needs, and the epoch that `new-history` opens."""
 
 import asyncio
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -67,6 +68,10 @@ def open_elsewhere(url: str, table: str, last_id: int) -> None:
         )
 
 
+def _without_numbers(text: str) -> str:
+    return re.sub(r"\d+", "", text)
+
+
 async def fault(url: str) -> str:
     """Return what the service finds wrong with the history, by its own rights."""
     async with opened(url) as database:
@@ -74,7 +79,10 @@ async def fault(url: str) -> str:
             assert "sound" in await check_history(database)
         except Fault as error:
             assert str(error) == f"{error.problem}. Run `listings new-history`"
-            assert error.problem == await reason_for_epoch(url)
+            # Tests of other databases of the server take transaction ids meanwhile.
+            reason = await reason_for_epoch(url)
+            assert reason is not None
+            assert _without_numbers(reason) == _without_numbers(error.problem)
             return error.problem
     assert await reason_for_epoch(url) is None
     return ""
