@@ -21,6 +21,15 @@ from persistence.errors import EmbeddedPostgresError
 UNPRIVILEGED = ("postgres", "nobody")
 """Names of the accounts that root uses: the first one that exists."""
 
+_INHERITED = ("PATH", "TZ")
+"""The variables of this process that the programs get.
+
+``PATH`` finds ``sh`` and the like, and ``TZ`` is for the times in the log. All processes of the
+account can read the environment of the server, so that secrets of root must not be in it; and
+PGPORT, PGOPTIONS and the like are for other servers of the user. The libraries of the wheel are
+found from its programs (RUNPATH), without LD_LIBRARY_PATH.
+"""
+
 _REACHABLE = """
 for path; do
     if test -d "$path"; then test -x "$path"; else test -r "$path"; fi || exit 1
@@ -55,16 +64,13 @@ class Account:
         Raises EmbeddedPostgresError when the command cannot be executed.
         """
         switch = self.uid != os.geteuid()
-        # PGPORT, PGOPTIONS and the like are for other servers of the user.
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
-        environment.update(LC_ALL="C", PGCONNECT_TIMEOUT="5")
         # In a thread, because an interrupt is raised in the main one; leaving the block waits.
         with ThreadPoolExecutor(max_workers=1) as pool:
             finished = pool.submit(
                 subprocess.run,
                 command,
                 cwd=cwd,
-                env=environment,
+                env=_environment(),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 # As os.fsdecode: there are paths in it.
@@ -89,6 +95,11 @@ class Account:
         The kernel decides, for the account: the mode bits do not include access lists.
         """
         return self.run("sh", "-c", _REACHABLE, "sh", *paths).returncode == 0
+
+
+def _environment() -> dict[str, str]:
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    return {**inherited, "LC_ALL": "C", "PGCONNECT_TIMEOUT": "5"}
 
 
 def account_for(directory: Path) -> Account:

@@ -29,6 +29,7 @@ from urllib.parse import quote
 
 import psutil
 
+from persistence.embedded import public_rights
 from persistence.embedded.location import (
     LIFECYCLE_LOCK,
     SOCKET,
@@ -40,7 +41,7 @@ from persistence.embedded.location import (
 from persistence.errors import EmbeddedPostgresError
 from persistence.roles import APPLICATION, OWNER
 
-_DATABASE = "listings"
+_DATABASE = public_rights.DATABASE
 _PORT = 5432  # part of the socket's name; nothing listens on TCP
 
 _READY_SECONDS = 60.0
@@ -322,19 +323,20 @@ def _identify(location: Location, directory: Path) -> str:
     """Check that the server of the socket serves the cluster; create its database and role.
 
     Returns why the server did not answer, or an empty string. The database or the role may be
-    missing after a crash, and the role in an older cluster. Raises EmbeddedPostgresError when the
-    server serves another cluster.
+    missing after a crash, and the role and its limits in an older cluster. Raises
+    EmbeddedPostgresError when the server serves another cluster.
     """
     answer = _query(
         location,
         directory,
         f"SELECT count(*) FROM pg_database WHERE datname = '{_DATABASE}'",
         f"SELECT count(*) FROM pg_roles WHERE rolname = '{APPLICATION}'",
+        public_rights.ARE_OPEN,
         "SHOW data_directory",
     )
     if answer.returncode != 0:
         return answer.stderr.strip()
-    databases, roles, served = answer.stdout.removesuffix("\n").split("\n", 2)
+    databases, roles, are_open, served = answer.stdout.removesuffix("\n").split("\n", 3)
     if os.path.realpath(served) != os.path.realpath(location.pgdata):
         raise EmbeddedPostgresError(
             f"the server in {directory} serves {served}, not {location.pgdata}: stop it first"
@@ -347,7 +349,11 @@ def _identify(location: Location, directory: Path) -> str:
         missing += [_keep_log_terse(OWNER), f"CREATE DATABASE {_DATABASE}"]
     if missing:
         made = _query(location, directory, *missing)
-        return made.stderr.strip() if made.returncode != 0 else ""
+        if made.returncode != 0:
+            return made.stderr.strip()
+    if databases == "0" or are_open == "t":
+        limited = _query(location, directory, public_rights.REVOKE, database=_DATABASE)
+        return limited.stderr.strip() if limited.returncode != 0 else ""
     return ""
 
 
@@ -357,7 +363,7 @@ def _keep_log_terse(role: str) -> str:
 
 
 def _query(
-    location: Location, directory: Path, *statements: str
+    location: Location, directory: Path, *statements: str, database: str = "postgres"
 ) -> subprocess.CompletedProcess[str]:
     """Run statements by psql, which starts faster than a driver is imported."""
     return location.run(
@@ -369,7 +375,7 @@ def _query(
         f"--host={directory}",
         f"--port={_PORT}",
         f"--username={OWNER}",
-        "--dbname=postgres",
+        f"--dbname={database}",
         *(f"--command={statement}" for statement in statements),
     )
 

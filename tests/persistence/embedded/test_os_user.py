@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
 
 from persistence.embedded import location, running
@@ -56,6 +57,18 @@ def test_root_runs_the_server_under_an_unprivileged_account(used_dir: Path) -> N
                 assert "\nGroups:\t \n" in status, "it kept the supplementary groups of root"
                 seen += 1
         assert seen > 3
+
+
+def test_the_server_gets_no_secret_of_root(used_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All processes of the account can read the environment of each other."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "top-secret")
+    monkeypatch.setenv("LISTINGS_DATABASE_PASSWORD", "top-secret")
+    with running(used_dir) as url, psycopg.connect(url):
+        environments = []
+        for process in servers_below(used_dir):
+            with suppress(FileNotFoundError, ProcessLookupError):  # a worker that has just ended
+                environments.append(Path(f"/proc/{process.pid}/environ").read_bytes())
+    assert len(environments) > 3 and not any(b"top-secret" in each for each in environments)
 
 
 def test_data_below_a_private_directory_is_kept_in_the_shared_place(

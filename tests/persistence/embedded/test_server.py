@@ -64,13 +64,14 @@ def test_the_application_role_can_log_in_to_a_cluster_made_before_the_role(
 def test_its_log_does_not_quote_values(used_dir: Path, role: str) -> None:
     async def test(url: str) -> None:
         connection = await asyncpg.connect(url)
-        await connection.execute("CREATE TEMPORARY TABLE keys (key text UNIQUE)")
         await connection.execute(f"INSERT INTO keys VALUES ('{role}_secret')")
         with pytest.raises(asyncpg.UniqueViolationError):
             await connection.execute(f"INSERT INTO keys SELECT '{role}_' || 'secret'")
         await connection.close()
 
-    with running(used_dir, role) as url:
+    with running(used_dir) as owner, running(used_dir, role) as url:
+        ask(owner, "DROP TABLE IF EXISTS keys; CREATE TABLE keys (key text UNIQUE)")
+        ask(owner, f"GRANT SELECT, INSERT ON keys TO {APPLICATION}")
         asyncio.run(test(url))
         log = (used_dir / "postgres.log").read_text()
     assert "keys_key_key" in log
@@ -105,6 +106,21 @@ def test_libpq_environment_variables_are_ignored(
     monkeypatch.setenv("PGUSER", "somebody")
     with running(used_dir) as url:
         assert ask(url, "SELECT 1") == 1
+
+
+def test_the_programs_of_the_server_get_few_variables(
+    used_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """initdb, pg_ctl, postgres and psql: what else they have they set themselves."""
+    monkeypatch.setenv("PGOPTIONS", "-c search_path=nothing")
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    seen = location.prepare(used_dir).account.run("env").stdout
+    assert {line.partition("=")[0] for line in seen.splitlines()} == {
+        "LC_ALL",
+        "PATH",
+        "PGCONNECT_TIMEOUT",
+        "TZ",
+    }
 
 
 @pytest.mark.parametrize(
