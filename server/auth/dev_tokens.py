@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 from jwt.algorithms import OKPAlgorithm
 
 from server.auth.jwks import DEVELOPMENT_PREFIX
+from server.auth.private_files import require_own_directory, require_own_file
 from server.settings import Settings
 
 ISSUER: Final = "listings-development"
@@ -37,13 +38,18 @@ def make_token(settings: Settings, directory: Path, bearer: Bearer, hours: float
     """Return a JSON Web Token that is valid for ``hours``.
 
     Creates ``directory`` if need be, in it a private key that only its owner can read, and
-    ``jwks.json``, the JWK Set for the setting ``jwks``. Raises OSError, and ValueError for a file
-    that is not a private key.
+    ``jwks.json``, the JWK Set for the setting ``jwks``: a service accepts the tokens of who can
+    write either. Raises OSError, UnsafeFile, and ValueError for a file that is not a private key.
     """
     directory.mkdir(mode=0o700, exist_ok=True)
-    key = _private_key(directory / "private-key.pem")
+    pem, jwks = directory / "private-key.pem", directory / "jwks.json"
+    require_own_directory(directory)
+    require_own_file(pem, secret=True)
+    require_own_file(jwks)
+    key = _private_key(pem)
     public = _public_jwk(key)
-    (directory / "jwks.json").write_text(json.dumps({"keys": [public]}, indent=2) + "\n")
+    with open(os.open(jwks, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), "w") as file:
+        file.write(json.dumps({"keys": [public]}, indent=2) + "\n")
     now = int(time.time())
     claims: dict[str, Any] = {
         "iss": settings.jwt_issuer or ISSUER,

@@ -43,6 +43,7 @@ def dev_token_command(
     """
     from server.auth import dev_tokens
     from server.auth.permissions import required_permissions
+    from server.auth.private_files import UnsafeFile
 
     settings, _ = Settings.check()
     every = sorted(set(required_permissions().values()))
@@ -57,6 +58,8 @@ def dev_token_command(
     bearer = dev_tokens.Bearer(subject, permissions or every, storefronts)
     try:
         token = dev_tokens.make_token(settings, directory, bearer, hours)
+    except UnsafeFile as error:
+        raise click.ClickException(str(error)) from error
     except (OSError, ValueError) as error:
         raise click.ClickException(f"{directory}: {error}") from error
     click.echo(
