@@ -1,7 +1,9 @@
 """Masking: no payment identifier and no token appears in an entry of the log.
 
 Masked are the identifiers in the request that is being served, the values that PostgreSQL and
-asyncpg quote in the text of their errors, and JSON Web Tokens.
+asyncpg quote in the text of their errors, JSON Web Tokens, and, in any text, what is written as
+providers write their identifiers: a caller may have put one where none belongs, as into a path or a
+request id. Names that a caller has chosen go through ``mask_name``, which is stricter.
 """
 
 import re
@@ -50,6 +52,24 @@ _QUOTED: Final = tuple(
 # A JSON Web Token, or the beginning of one: base64url of '{"', a dot, and so on.
 _TOKEN: Final = re.compile(r"eyJ[\w-]{8,}(\.[\w-]*)*")
 
+# What is written as providers write their identifiers. UUIDs and 32 hexadecimal digits stay: they
+# are what request ids are like. Stripe and Mollie: a prefix and a random part, as in "pi_3NabcDEF",
+# "cs_test_a1B2c3", "tr_7UhSN1zuXS"; after a prefix that may be a word, the random part has a digit.
+# What is masked already, as "pi_3…cDEF", stays.
+_PREFIXED: Final = re.compile(
+    rf"""(?<!{_LETTER})(?:
+        (?:cs|pi|ch|py|pm|pyr|evt|tr|txn|seti|setatt|ord|tx)_[\w-]++(?!…)
+        | [a-z]{{2,5}}_(?:test_|live_)?(?=[a-z]*\d)[a-z\d]{{10,}}
+    )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+# PayPal, Adyen: 16 or 17 upper-case letters and digits, as in "8MC585209K746392H". AllSecure: 20
+# hexadecimal digits.
+_BARE: Final = re.compile(r"\b(?:[A-Z\d]{16,17}|[\da-f]{20})\b")
+
+# In a name, a digit in a long word is enough: names of methods, fields and media types have none.
+_NO_NAME: Final = re.compile(r"(?=[A-Za-z_-]*\d)[\w-]{8,}")
+
 _request: ContextVar[Message[Any] | None] = ContextVar("request", default=None)
 
 
@@ -85,6 +105,25 @@ def mask_tokens(text: str) -> str:
     return _TOKEN.sub("(token)", text) if "eyJ" in text else text
 
 
+def mask_name(text: str) -> str:
+    """Return a name that a caller has chosen, as a path, with identifiers of payments masked.
+
+    They are what ``mask_look_alikes`` masks, and words of at least 8 characters with a digit.
+    """
+    return _NO_NAME.sub(_masked, mask_look_alikes(mask_tokens(text)))
+
+
+def mask_look_alikes(text: str) -> str:
+    """Return ``text`` with all masked that is written as a provider writes its identifiers."""
+    if "_" in text:
+        text = _PREFIXED.sub(_masked, text)
+    return _BARE.sub(_masked, text)
+
+
+def _masked(found: re.Match[str]) -> str:
+    return mask_identifier(found[0])
+
+
 def mask_identifier(identifier: str) -> str:
     """Return what may be shown of an identifier: ``abcd…wxyz`` of a long one, else ``…``."""
     if len(identifier) < _LONG:
@@ -117,4 +156,4 @@ def _mask_text(text: str, identifiers: Sequence[str]) -> str:
             text = re.sub(rf"(?<!{_LETTER}){re.escape(identifier)}(?!{_LETTER})", "…", text)
         else:
             text = text.replace(identifier, mask_identifier(identifier))
-    return text
+    return mask_look_alikes(text)

@@ -29,6 +29,10 @@ from opentelemetry.trace.span import TraceState
 from opentelemetry.util.types import Attributes
 from structlog.contextvars import bind_contextvars
 
+from server.observability.masking import mask_look_alikes
+
+_SERVER_ADDRESS: Final = "server.address"
+
 # Attributes of an RPC in metrics. The address of the server is left out: it is the caller's header
 # Host, of which each value would make a new series.
 _LABELS: Final = {"rpc.system.name", "rpc.method", "rpc.response.status_code", "error.type"}
@@ -179,7 +183,8 @@ class _DiscreetTracerProvider(trace.TracerProvider):
 class _DiscreetTracer(trace.Tracer):
     """Marks spans as failed with the type of an exception, and leaves out its message.
 
-    Works around instrumentations, none of which has an option for that.
+    Masks the address of the server, which is what the caller sent as Host. Works around
+    instrumentations, none of which has an option for that.
     """
 
     def __init__(self, tracer: trace.Tracer) -> None:
@@ -193,6 +198,9 @@ class _DiscreetTracer(trace.Tracer):
         self, *args: Any, **options: Any
     ) -> Iterator[Span]:
         silent = {"record_exception": False, "set_status_on_exception": False}
+        if host := (options.get("attributes") or {}).get(_SERVER_ADDRESS):
+            named = options["attributes"] | {_SERVER_ADDRESS: mask_look_alikes(host)}
+            options = options | {"attributes": named}
         with self._tracer.start_as_current_span(*args, **options | silent) as span:
             try:
                 yield span

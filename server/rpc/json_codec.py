@@ -165,7 +165,7 @@ def _refusal(found: Sequence[Fault]) -> UnreadableRequest:
             break
         fit.append(fault)
     text = "; ".join(f"{each.spelled}: {each.description}" for each in fit)
-    logged = "; ".join(f"{each.spelled}: {each.problem}" for each in fit)
+    logged = "; ".join(each.logged for each in fit)
     violations = [
         BadRequest.FieldViolation(
             field=each.field, description=each.description, reason=each.reason

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from protobuf import DescFieldValueList, DescMessage, DescOneof
 
-from server.observability.masking import MASKED_FIELDS, mask_tokens
+from server.observability.masking import MASKED_FIELDS, mask_name, mask_tokens
 from server.rpc.json_forms import Constant, Form, Number, form_of
 
 _MAX_SHOWN: Final = 40  # characters of a value
@@ -28,6 +28,14 @@ class Fault(NamedTuple):
     got: str
     """The value, shortened, or its JSON type alone; empty where ``problem`` says it all."""
     reason: str
+    is_known: bool = True
+    """Whether the proto has the field. The name of another one is the caller's own."""
+
+    @property
+    def logged(self) -> str:
+        """The path in the names of the request, and what was expected, for the log."""
+        spelled = self.spelled if self.is_known else mask_name(self.spelled)
+        return f"{spelled}: {self.problem}"
 
     @property
     def description(self) -> str:
@@ -53,7 +61,8 @@ def faults(message: DescMessage, value: Mapping[str, Any]) -> Iterator[Fault]:
 def repeated(message: DescMessage, name: str) -> Fault:
     """Return the fault of an object, in a request of type ``message``, with two equal names."""
     known, shown = _fields(message).get(name), _shortened(name)
-    return Fault(shown, known.name if known else shown, "given twice", "", "DUPLICATE_FIELD")
+    field = known.name if known else shown
+    return Fault(shown, field, "given twice", "", "DUPLICATE_FIELD", known is not None)
 
 
 def _faults(
@@ -98,7 +107,7 @@ def _unknown(message: DescMessage, name: str, spelled: str, path: str) -> Fault:
     shown = _shortened(name)
     known = ", ".join(each.name for each in message.fields)
     problem = f"there is no such field; the fields are {known}"
-    return Fault(spelled + shown, path + shown, problem, "", "UNKNOWN_FIELD")
+    return Fault(spelled + shown, path + shown, problem, "", "UNKNOWN_FIELD", is_known=False)
 
 
 def _list_faults(field: _Field, given: object, spelled: str, path: str) -> Iterator[Fault]:

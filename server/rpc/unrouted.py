@@ -19,6 +19,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.observability.masking import mask_name
 from server.rpc.error_encoding import (
     ENVELOPE_HEAD,
     ERROR_TRAILERS,
@@ -53,7 +54,7 @@ _CONTENT_TYPES: Final = {GRPC: "application/grpc", GRPC_WEB: "application/grpc-w
 _UNREADABLE_HEADER: Final = "a header cannot be read"
 
 OnUnrouted: TypeAlias = Callable[[Scope, str, str], object]
-"""Called with a request, the code that it is answered with, and the message."""
+"""Called with a request, the code that it is answered with, and the message for the log."""
 
 
 class _Refusal(NamedTuple):
@@ -61,6 +62,14 @@ class _Refusal(NamedTuple):
     """The HTTP status, for all but gRPC and gRPC-Web."""
     code: Code
     message: str
+    """For the caller."""
+    masked: str | None = None
+    """``message`` with what it quotes masked; None if it quotes nothing of the request."""
+
+    @property
+    def logged(self) -> str:
+        """The message for the log."""
+        return self.message if self.masked is None else self.masked
 
     @property
     def is_connect_error(self) -> bool:
@@ -160,14 +169,16 @@ class UnroutedMiddleware:
         unary = _UNARY.fullmatch(content_type)
         if unary and scope["path"] in self._streaming_paths:
             template = _STREAMS
-        text = template.format(
-            path=scope["path"],
-            method=scope["method"],
-            allow=headers.get("allow"),
-            type=content_type or "(none)",
-            codec=unary and unary[1],
-        )
-        await self._refuse(_Refusal(status, code, text), headers, scope, receive, send)
+        known = {"allow": headers.get("allow"), "codec": unary and unary[1]}
+        quoted = {
+            "path": scope["path"],
+            "method": scope["method"],
+            "type": content_type or "(none)",
+        }
+        masked = {name: mask_name(value) for name, value in quoted.items()}
+        message, logged = (template.format(**known, **each) for each in (quoted, masked))
+        refusal = _Refusal(status, code, message, logged)
+        await self._refuse(refusal, headers, scope, receive, send)
 
     async def _refuse(
         self, refusal: _Refusal, headers: Headers, scope: Scope, receive: Receive, send: Send
@@ -177,12 +188,12 @@ class UnroutedMiddleware:
         protocol = protocol_of(content_type)
         has_trailers = protocol == GRPC_WEB or scope["http_version"] == "2"
         if protocol == CONNECT or scope["method"] != "POST" or not has_trailers:
-            self._report(scope, refusal.code, refusal.message)
+            self._report(scope, refusal.code, refusal.logged)
             await refusal.response(headers)(scope, receive, send)
             return
         # gRPC has UNIMPLEMENTED for what is not a method, also for a content type.
         code = refusal.code if refusal.is_connect_error else Code.UNIMPLEMENTED
-        self._report(scope, code, refusal.message)
+        self._report(scope, code, refusal.logged)
         trailers = grpc_trailers(ConnectError(code, refusal.message), protocol)
         if not content_type.isascii():
             content_type = _CONTENT_TYPES[protocol]

@@ -216,6 +216,7 @@ async def test_transactions_of_another_cluster_are_no_news(database_url: str) ->
             start = opened._position
             for number in range(30):
                 orders.change(order_id, payment_status=f"{number}")
+                opened.notify()
                 event, _ = await anext(stream)
                 assert isinstance(event, PaymentEvent)
                 assert event.payment_status_after == f"{number}"

@@ -21,7 +21,7 @@ from starlette.types import Scope
 from structlog.contextvars import bind_contextvars, get_contextvars
 
 from persistence.errors import WatchEnded
-from server.observability.masking import has_current_request, mask_tokens, set_current_request
+from server.observability.masking import has_current_request, mask_name, set_current_request
 from server.observability.metrics import Metrics
 from server.rpc.callers import Fields, TrustedProxies
 from server.rpc.interceptors.base import Context
@@ -122,8 +122,8 @@ class AccessLog:
     def log_unrouted(self, scope: Scope, code: str, message: str) -> None:
         """Log and count a request that was refused before the interceptor could see it.
 
-        ``code`` and ``message`` are those of the answer. A request that the interceptor has seen is
-        left to it.
+        ``code`` is that of the answer, and ``message`` as well, with what it quotes masked by
+        ``mask_name``. A request that the interceptor has seen is left to it.
         """
         if _is_intercepted.get():
             return
@@ -131,7 +131,7 @@ class AccessLog:
         path, protocol = scope["path"], protocol_of(headers.get("content-type", ""))
         self._count(path, code, protocol)
         entry: dict[str, object] = {
-            "method": mask_tokens(path.lstrip("/"))[:_MAX_PATH],
+            "method": mask_name(path.lstrip("/"))[:_MAX_PATH],
             "protocol": protocol,
             "code": code,
             "caller": self._caller(":".join(map(str, scope["client"] or ())), headers.getlist),
