@@ -109,7 +109,8 @@ def test_the_documented_watch_goes_on_after_restarts(
                         b"http://127.0.0.1:8080", running.base_url.encode()
                     )
                     stack.enter_context(browser.page(script, console=logged.put))
-                    assert_logged(f"{orders.row(order_id)['order_number']} pending")
+                    number = orders.row(order_id)["order_number"]
+                    assert_logged(f"{number} pending", f"order {order_id}: pending")
                     eventually(lambda: running.metric("listings_watchers") == 1)
                 assert_logged(*missed, change())
                 assert_logged(change())

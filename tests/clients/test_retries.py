@@ -42,14 +42,12 @@ def test_an_update_while_postgresql_is_away(installed: list[Library], tmp_path: 
                 order_id=order_id, payment_status="paid", payment_idempotency_key=f"evt_{library}"
             )
 
-        database.kill()
-        answers = {library: clients[library](updates[library]) for library in installed}
-        # Each has been refused once, before PostgreSQL comes back.
-        wanted = {each.order_id for each in updates.values()}
-        refused = partial(running.logged, code="unavailable")
-        eventually(lambda: wanted <= {each.get("order_id") for each in refused()})
-        database.start()
-        database.wait_until_ready()
+        with database.unreachable():
+            answers = {library: clients[library](updates[library]) for library in installed}
+            # Each has been refused once, before PostgreSQL comes back.
+            wanted = {each.order_id for each in updates.values()}
+            refused = partial(running.logged, code="unavailable")
+            eventually(lambda: wanted <= {each.get("order_id") for each in refused()})
 
         for library, answer in answers.items():
             with documented(library.name, "retries"):

@@ -101,6 +101,25 @@ class Cluster:
                 with suppress(psutil.NoSuchProcess):
                     process.resume()
 
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        """Take the socket away and end all sessions; give it back at the end, which takes no time.
+
+        For clients, it is as if the server restarts, however long the machine takes for that.
+        """
+        socket = self.place.socket_directory() / location.SOCKET
+        away = socket.with_suffix(".away")
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            socket.rename(away)
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            )
+        try:
+            yield
+        finally:
+            away.rename(socket)
+
     def wait_until_ready(self) -> None:
         """Wait until the server takes connections."""
         eventually(self._is_ready, _START_SECONDS)
