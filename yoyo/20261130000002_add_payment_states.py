@@ -5,9 +5,9 @@ in an order whose payment has not begun, and after a change of the word by hand,
 the version before. ``status_words`` has the meanings by which the orders have been classified.
 
 ``payment_version`` changes with each change of the payment. The service writes it, as the id of its
-transaction, and sets ``listings.payment_event`` for the history. Where that is not set, something
-else has made the change: then the trigger writes the version, and what the word's change leaves
-undecided.
+transaction, and sets ``listings.payment_event`` for the history. Where that is not set, or another
+trigger makes the change, it is none of the service: then the trigger writes the version, and what
+the word's change leaves undecided.
 
 In the history, an event keeps what its request asked for where that may differ from what the order
 then has: time, amounts, currency; of a change by hand, the new time and amounts.
@@ -185,12 +185,17 @@ def _record(schema: str) -> str:
             is_further boolean := false;
             is_other_state boolean;
             is_other_word boolean;
+            is_to_complete boolean;
+            completing text;
         BEGIN
             -- A session may keep what it has set. It counts for the service, which changes the
-            -- version with the payment, and otherwise updated_at alone.
-            IF TG_OP = 'UPDATE' AND NEW.payment_version IS DISTINCT FROM OLD.payment_version THEN
+            -- version with the payment, and otherwise updated_at alone; not for what triggers of
+            -- the shop change meanwhile.
+            IF TG_OP = 'UPDATE' AND NEW.payment_version IS DISTINCT FROM OLD.payment_version
+                AND pg_trigger_depth() = 1
+            THEN
                 named := request[3];
-            ELSIF TG_OP = 'UPDATE' AND request[3] IS NOT NULL
+            ELSIF TG_OP = 'UPDATE' AND request[3] IS NOT NULL AND pg_trigger_depth() = 1
                 AND NEW.updated_at IS DISTINCT FROM OLD.updated_at
                 AND NOT ({_differ((*_FIELDS, *_AMOUNTS, "payment_event_time"))}
                     OR NEW.payment_state IS DISTINCT FROM
@@ -218,56 +223,58 @@ def _record(schema: str) -> str:
                 RETURN NULL;
             END IF;
 
-            -- By hand, by an INSERT, or by a worker of the version before.
+            -- By hand, by a trigger, by an INSERT, or by a worker of the version before.
             {_check_by_hand()}
             is_other_state := NEW.payment_state IS DISTINCT FROM OLD.payment_state;
             IF TG_OP = 'UPDATE' AND NOT ({_differ((*_FIELDS, *_AMOUNTS))}
                 -- Also without the word: because it means something else by now, say. But not what
                 -- derives a state that was null, and what the UPDATE below makes of it.
-                OR (is_other_state AND OLD.payment_state IS NOT NULL AND (
-                    NEW.payment_state IS NOT NULL
-                    OR (NEW.payment_version IS NOT DISTINCT FROM OLD.payment_version
-                        AND NEW.payment_version IS DISTINCT FROM pg_current_xact_id())))
-                OR (OLD.payment_event_time IS DISTINCT FROM NEW.payment_event_time
-                    AND NEW.payment_state IS NOT NULL))
+                OR ((OLD.payment_event_time IS DISTINCT FROM NEW.payment_event_time
+                        OR (is_other_state AND OLD.payment_state IS NOT NULL))
+                    AND current_setting('listings.completing', true)
+                        IS DISTINCT FROM pg_trigger_depth()::text))
             THEN
                 RETURN NULL;
             END IF;
-            IF TG_OP = 'INSERT' OR NEW.payment_version IS NOT DISTINCT FROM OLD.payment_version THEN
-                -- An INSERT has the time already, unless a later trigger has brought the payment.
-                IF TG_OP = 'UPDATE' OR NEW.payment_status_since IS NULL THEN
-                    is_other_word := TG_OP = 'UPDATE' AND NOT is_other_state
-                        AND NEW.payment_status IS DISTINCT FROM OLD.payment_status;
-                    IF is_other_word THEN
-                        NEW.payment_state := NULL;
-                    END IF;
-                    IF request IS NOT NULL THEN
-                        PERFORM set_config('listings.payment_event', '', true);
-                    END IF;
-                    -- A second UPDATE, since this trigger runs after the first. One that runs
-                    -- before would lock the row before the conditions of the service are checked.
-                    UPDATE {schema}.orders SET
-                        payment_version = pg_current_xact_id(),
-                        payment_state = NEW.payment_state,
-                        contested_from = CASE WHEN NOT is_other_word THEN contested_from END,
-                        payment_event_time = CASE WHEN NOT is_other_word
-                            THEN payment_event_time END,
-                        payment_status_since = CASE
-                            WHEN NEW.payment_status_since IS DISTINCT FROM OLD.payment_status_since
-                                THEN payment_status_since
-                            WHEN is_other_word OR is_other_state OR payment_status_since IS NULL
-                                THEN clock_timestamp()
-                            ELSE payment_status_since
-                        END,
-                        -- An id that is new is none that an earlier attempt has left behind.
-                        payment_session_stale = payment_session_stale
-                            AND NEW.payment_session_id IS NOT DISTINCT FROM OLD.payment_session_id,
-                        payment_intent_stale = payment_intent_stale
-                            AND NEW.payment_intent_id IS NOT DISTINCT FROM OLD.payment_intent_id
-                    WHERE id = NEW.id;
-                END IF;
+            -- An INSERT has the version already, unless a later trigger has brought the payment.
+            is_to_complete := CASE TG_OP
+                WHEN 'INSERT' THEN NEW.payment_status_since IS NULL
+                ELSE NEW.payment_version IS NOT DISTINCT FROM OLD.payment_version
+            END;
+            is_other_word := is_to_complete AND TG_OP = 'UPDATE' AND NOT is_other_state
+                AND NEW.payment_status IS DISTINCT FROM OLD.payment_status;
+            IF is_other_word THEN
+                NEW.payment_state := NULL;
             END IF;
+            -- Before the UPDATE, by which triggers of the shop run, and may change the payment.
             {_insert(schema, by_hand)};
+            IF is_to_complete THEN
+                -- The depth of the triggers that the second UPDATE runs. Within these, others may
+                -- run, of other changes.
+                completing := current_setting('listings.completing', true);
+                PERFORM set_config('listings.completing', (pg_trigger_depth() + 1)::text, true);
+                -- A second UPDATE, since this trigger runs after the first. One that runs before
+                -- would lock the row before the conditions of the service are checked.
+                UPDATE {schema}.orders SET
+                    payment_version = pg_current_xact_id(),
+                    payment_state = NEW.payment_state,
+                    contested_from = CASE WHEN NOT is_other_word THEN contested_from END,
+                    payment_event_time = CASE WHEN NOT is_other_word THEN payment_event_time END,
+                    payment_status_since = CASE
+                        WHEN NEW.payment_status_since IS DISTINCT FROM OLD.payment_status_since
+                            THEN payment_status_since
+                        WHEN is_other_word OR is_other_state OR payment_status_since IS NULL
+                            THEN clock_timestamp()
+                        ELSE payment_status_since
+                    END,
+                    -- An id that is new is none that an earlier attempt has left behind.
+                    payment_session_stale = payment_session_stale
+                        AND NEW.payment_session_id IS NOT DISTINCT FROM OLD.payment_session_id,
+                    payment_intent_stale = payment_intent_stale
+                        AND NEW.payment_intent_id IS NOT DISTINCT FROM OLD.payment_intent_id
+                WHERE id = NEW.id;
+                PERFORM set_config('listings.completing', coalesce(completing, ''), true);
+            END IF;
             RETURN NULL;
         END
         $$

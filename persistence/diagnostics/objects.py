@@ -283,7 +283,7 @@ TRIGGERS: Final = (
 FUNCTIONS: Final = (
     Function("begin_payment()", "3577c8fb0a75eff15afd4ecca5732e22"),
     Function(
-        "record_payment_change()", "9f411b6fac5c709e4d87ac80e1181cf6", is_security_definer=True
+        "record_payment_change()", "6624615c66dc94db280d492ae16c6f6c", is_security_definer=True
     ),
     Function("refuse_change_of_order_payment_events()", "f61f5b88297af9ae2675345cffb1876b"),
     Function("refuse_change_of_payment_history_epochs()", "9335e0a366289d8a528826e06eef2103"),

@@ -10,6 +10,7 @@ from persistence.history import PaymentHistory
 from persistence.models import Order, Origin, PaymentUpdate, etag_of
 from persistence.orders import OrderRepository
 from persistence.payment_states import PaymentState
+from persistence.verification import verify
 from tests.support.history import events, opened
 from tests.support.orders import Orders
 
@@ -218,6 +219,32 @@ async def test_an_amount_then_a_word_in_one_transaction(database_url: str) -> No
         ("disputed", "disputed"),
         ("disputed", "failed"),
     ]
+
+
+async def test_a_word_with_its_state_then_a_state_to_be_derived_in_one_transaction(
+    database_url: str,
+) -> None:
+    await disputed(database_url)
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE orders SET payment_status = 'our own', payment_state = 9")
+        connection.execute("UPDATE orders SET payment_state = NULL")
+    _, *by_hand = events(database_url)
+    assert [each["payment_state_after"] for each in by_hand] == [9, None]
+    assert (await verify(database_url)).faults == []
+
+
+async def test_a_time_while_the_state_is_to_be_derived(database_url: str) -> None:
+    orders, before = Orders(database_url), await disputed(database_url)
+    orders.change(before["id"], payment_status="paid")
+    version = orders.row(before["id"])["payment_version"]
+
+    orders.change(before["id"], payment_event_time=NOON)
+
+    after = orders.row(before["id"])
+    assert (after["payment_event_time"], after["payment_state"]) == (NOON, None)
+    assert after["payment_version"] > version
+    _, word, time = events(database_url, before["id"])
+    assert (word["payment_event_time"], time["payment_event_time"]) == (None, NOON)
 
 
 @pytest.mark.parametrize(
