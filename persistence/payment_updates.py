@@ -96,6 +96,10 @@ class _Try(NamedTuple):
     """Whether the key is the order's by an earlier event, which is another request."""
     would_be_refused: PaymentEventRefused | None = None
 
+    def writes_as(self, other: "_Try") -> bool:
+        """Return whether the same is written, on the same conditions."""
+        return self._replace(would_be_refused=None) == other._replace(would_be_refused=None)
+
 
 @cache
 def _rules(meaning: Meaning | None, *, is_guarded: bool) -> Rules:
@@ -168,7 +172,7 @@ class PaymentUpdates:
             found = await self._resolve(request, order)
             if isinstance(found, Update):
                 return found
-            if violation is not None and found == how:  # it is not of the key
+            if violation is not None and found.writes_as(how):  # it is not of the key
                 raise violation
             how = found
         raise TransactionConflict(f"the payment of order {order_id} keeps changing")

@@ -8,7 +8,7 @@ from persistence.database import Database
 from persistence.errors import IdempotencyKeyReused, UniqueViolation
 from persistence.models import Origin
 from persistence.orders import OrderRepository
-from persistence.payment_updates import Update
+from persistence.payment_updates import Guard, Update
 from tests.support import databases
 from tests.support.history import connect, update
 from tests.support.orders import Orders
@@ -49,9 +49,11 @@ def of_order(params: dict[str, str], order_id: int) -> dict[str, str]:
     return params | {"payment_idempotency_key": f"{key} of {order_id}"}
 
 
-async def pay(database: Database, params: dict[int, dict[str, str]]) -> list[object]:
+async def pay(
+    database: Database, params: dict[int, dict[str, str]], guard: Guard = Guard.ON
+) -> list[object]:
     """Update orders at once: the first ones by statements of their own, the others in a batch."""
-    repository = OrderRepository(database)
+    repository = OrderRepository(database, guard=guard)
     calls = (
         repository.update_payment_info(order_id, update(each), Origin("r"))
         for order_id, each in params.items()
@@ -79,10 +81,12 @@ async def test_a_replay_is_one_whatever_the_index_is_called(database_url: str, c
             assert {type(each) for each in made} == {IdempotencyKeyReused}
 
 
+@pytest.mark.parametrize("guard", [Guard.ON, Guard.SHADOW])
 @pytest.mark.parametrize("keys", ["none", "first use", "further use"])
 async def test_a_violation_of_another_index_is_an_error_that_names_it(
-    database_url: str, keys: str
+    database_url: str, keys: str, guard: Guard
 ) -> None:
+    """In shadow mode, of an update that would be refused."""
     orders = Orders(database_url)
     order_ids = [orders.add() for _ in range(CALLS)]
     orders.add(payment_transaction_id="txn_taken")
@@ -96,11 +100,14 @@ async def test_a_violation_of_another_index_is_an_error_that_names_it(
             CREATE TRIGGER count_try BEFORE UPDATE ON orders
             FOR EACH ROW EXECUTE FUNCTION count_try()
         """)
-    taken = {"payment_status": "paid", "payment_transaction_id": "txn_taken"}
+    word = "paid" if guard is Guard.ON else "failed"
+    taken = {"payment_status": word, "payment_transaction_id": "txn_taken"}
 
     async with databases.pool(database_url, max_connections=6) as database:
         if keys == "further use":
             await pay(database, {each: of_order(FIRST, each) for each in order_ids})
+        elif guard is Guard.SHADOW:
+            await pay(database, {each: of_order(LATER, each) for each in order_ids})
         before = orders.value("SELECT nextval('tries')")
         made = await pay(
             database,
@@ -108,6 +115,7 @@ async def test_a_violation_of_another_index_is_an_error_that_names_it(
                 each: taken if keys == "none" else of_order(FIRST, each) | taken
                 for each in order_ids
             },
+            guard,
         )
         tries = orders.value("SELECT nextval('tries')") - before - 1
 
