@@ -4,12 +4,13 @@ A history begins with an order that has no payment, each event goes on where the
 ended, and the row is what the last one left. Allowed besides, because it happens:
 
 - An event without a status before it: the order was inserted with a payment, or was deleted and
-  inserted again, or had the payment before the history began. None of them is one of the service.
+  inserted again, or had the payment before the history began. A request of the service has one.
 - A null state after an event, of version 0.1 or after a change of the word by hand. It is derived
   from the word later, which is no event: so any state may follow.
 - Amounts, times and versions have no values before and after. A row may have an amount that an
   event asked for, unless a later one asked for more, or an override or a change by hand set another
   one. It may have a time that an event asked for, and a version that is an event's transaction.
+- An order may move to another storefront. Its events keep the one that they happened in.
 
 The history does not keep ``payment_status_since``, ``contested_from``, ``payment_session_stale``
 and ``payment_intent_stale``, so there is no rule for them.
@@ -31,7 +32,7 @@ _STATE: Final = "payment_state"
 _OTHER_VERSION: Final = 1
 
 
-class Fault(NamedTuple):
+class Disagreement(NamedTuple):
     """What disagrees. It reads as a sentence about the order, its event or its refused event."""
 
     order_id: int
@@ -40,7 +41,7 @@ class Fault(NamedTuple):
     refused_id: int | None = None
 
     def __str__(self) -> str:
-        """Return the fault with the ids, in one line."""
+        """Return it with the ids, in one line."""
         event = f", event {self.event_id}" if self.event_id is not None else ""
         refused = f", refused event {self.refused_id}" if self.refused_id is not None else ""
         return f"order {self.order_id}{event}{refused}: {self.text}"
@@ -57,7 +58,7 @@ class Transactions(NamedTuple):
 
 def history_faults(
     order_id: int, order: Row | None, events: Sequence[Row], transactions: Transactions
-) -> Iterator[Fault]:
+) -> Iterator[Disagreement]:
     """Yield what disagrees in the row of an order, None if it was deleted, and its events, by id.
 
     Both have the columns of their tables.
@@ -68,14 +69,14 @@ def history_faults(
         found = [
             *_discontinuities(previous, event),
             *_faults_of_key(event, first_uses),
-            *_faults_of_origin(event, order, transactions),
+            *_faults_of_transaction(event, transactions),
         ]
-        yield from (Fault(order_id, text, event["id"]) for text in found)
+        yield from (Disagreement(order_id, text, event["id"]) for text in found)
         first_uses |= {event["idempotency_key"]} - {None}
         previous = event
     if order is not None:
         found = [*(_faults_of_row(order, events) if events else _faults_without_history(order))]
-        yield from (Fault(order_id, text) for text in found)
+        yield from (Disagreement(order_id, text) for text in found)
 
 
 def _discontinuities(previous: Row | None, event: Row) -> Iterator[str]:
@@ -126,11 +127,9 @@ def _faults_of_key(event: Row, first_uses: set[str]) -> Iterator[str]:
             yield "is a further use of an idempotency key, and has no digest of the request"
 
 
-def _faults_of_origin(event: Row, order: Row | None, transactions: Transactions) -> Iterator[str]:
+def _faults_of_transaction(event: Row, transactions: Transactions) -> Iterator[str]:
     if event["id"] > transactions.earlier_events and event["transaction_id"] >= transactions.end:
         yield f"has a transaction id of the future, {event['transaction_id']}"
-    if order is not None and event["storefront_id"] != order["storefront_id"]:
-        yield f"is of storefront {event['storefront_id']}, the order of {order['storefront_id']}"
 
 
 def _faults_without_history(order: Row) -> Iterator[str]:

@@ -18,7 +18,8 @@ from typing import Final, NamedTuple, TypeAlias
 
 from persistence import verification_queries as queries
 from persistence.diagnostics.epochs import Epoch, current_epoch
-from persistence.history_rules import Fault, Row, Transactions, history_faults
+from persistence.diagnostics.object_checks import missing_indexes
+from persistence.history_rules import Disagreement, Row, Transactions, history_faults
 from persistence.maintenance import Connection, owner_session
 
 _CHUNK: Final = 20_000  # orders
@@ -39,12 +40,12 @@ class Verified(NamedTuple):
     orders: int
     events: int
     refused: int
-    faults: Sequence[Fault]
+    faults: Sequence[Disagreement]
     """By order."""
     sequences: Sequence[str]
     """A sentence about each sequence that is behind."""
     unread: Sequence[str]
-    """The tables whose sequences the role may not read."""
+    """The tables whose sequences the role may not read. Of the service's role, ``orders``."""
 
     @property
     def is_sound(self) -> bool:
@@ -64,8 +65,9 @@ async def last_order_id(url: str) -> int:
 async def verify(url: str, progress: Callable[[int], object] = lambda _ids: None) -> Verified:
     """Verify all orders, and call ``progress`` with how many ids were passed since the last time.
 
-    ``url`` is a libpq URL of the owner, or of the service's role, which may not read sequences.
-    Nothing is written. Raises MaintenanceError or InvalidDatabaseURL.
+    ``url`` is a libpq URL of the owner, or of the service's role, which may not read the sequence
+    of orders. Nothing is written. Raises MaintenanceError or InvalidDatabaseURL;
+    ``diagnostics.Fault`` when the history has no epoch.
     """
     async with owner_session(url) as connection:
         epoch, chunks = await current_epoch(connection), _Chunks(connection)
@@ -141,7 +143,7 @@ class _Reader:
         self._epoch = epoch
         self._chunks = chunks
         self._progress = progress
-        self.faults: list[Fault] = []
+        self.faults: list[Disagreement] = []
         self.counts = _Counts()
 
     async def run(self, url: str) -> None:
@@ -179,7 +181,7 @@ async def _snapshot(connection: Connection) -> AsyncIterator[None]:
 
 async def _faults_of_orders(
     connection: Connection, order_ids: Sequence[int], epoch: Epoch, counts: _Counts
-) -> list[Fault]:
+) -> list[Disagreement]:
     """Judge these orders by the rules, and count them and their events."""
     end = await connection.fetchval(queries.END_OF_TRANSACTIONS)
     transactions = Transactions(end, epoch.exempt_event_id)
@@ -188,27 +190,29 @@ async def _faults_of_orders(
     for row in await connection.fetch(queries.EVENTS, order_ids):
         events[row["order_id"]].append(row)
     counts.add(_Counts(len(orders), sum(map(len, events.values()))))
-    faults: list[Fault] = []
+    faults: list[Disagreement] = []
     for order_id in order_ids:
         faults += history_faults(order_id, orders.get(order_id), events[order_id], transactions)
     return faults
 
 
-async def _refused_faults(connection: Connection, chunk: _Chunk, epoch: Epoch) -> list[Fault]:
+async def _refused_faults(
+    connection: Connection, chunk: _Chunk, epoch: Epoch
+) -> list[Disagreement]:
     rows = await connection.fetch(queries.REFUSED_FAULTS, *chunk, epoch.exempt_refused_event_id)
-    return [Fault(row[0], text, refused_id=row[1]) for row in rows for text in row[2]]
+    return [Disagreement(row[0], text, refused_id=row[1]) for row in rows for text in row[2]]
 
 
-async def _repetitions(connection: Connection) -> AsyncIterator[Fault]:
+async def _repetitions(connection: Connection) -> AsyncIterator[Disagreement]:
     """Yield what is not unique, where no index of PostgreSQL keeps it from being repeated."""
+    missing = await missing_indexes(connection)
     for unique in queries.UNIQUE:
-        columns = list(unique.columns)
-        if await connection.fetchval(queries.HAS_UNIQUE_INDEX, unique.table, columns):
+        if unique.kept_by not in missing:
             continue
         for order_id, row_id, first_id in await connection.fetch(unique.repetitions):
             is_event = unique.table == "order_payment_events"
             is_refused = unique.table == "refused_payment_events"
-            yield Fault(
+            yield Disagreement(
                 order_id,
                 f"{unique.fault} {first_id}",
                 row_id if is_event else None,
@@ -230,6 +234,8 @@ async def _sequences(connection: Connection, total: _Counts) -> tuple[list[str],
         row = await connection.fetchrow(queries.SEQUENCE, table)
         assert row is not None  # noqa: S101 - it has no WHERE
         name, last = row
+        if name is None:  # a shop may give its orders ids without one
+            continue
         if last is None:
             unread.append(table)
         # A shop may choose the ids of its orders itself, and never use the sequence. Where no

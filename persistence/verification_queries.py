@@ -62,7 +62,6 @@ _ODD_ORDER: Final = f"""
     OR o.refunded_amount IS DISTINCT FROM h.refunded_amount
     OR (o.payment_event_time IS NOT NULL
         AND o.payment_event_time IS DISTINCT FROM h.payment_event_time)
-    OR h.least_storefront <> o.storefront_id OR h.greatest_storefront <> o.storefront_id
 """
 
 SCREEN: Final = f"""
@@ -76,8 +75,6 @@ SCREEN: Final = f"""
             max(captured_amount) AS captured_amount,
             max(refunded_amount) AS refunded_amount,
             max(payment_event_time) AS payment_event_time,
-            min(storefront_id) AS least_storefront,
-            max(storefront_id) AS greatest_storefront,
             bool_or(named_fields IS NOT NULL) AS has_requests,
             bool_or({_ODD_EVENT}) AS is_odd
         FROM (
@@ -122,7 +119,6 @@ END_OF_TRANSACTIONS: Final = "SELECT pg_snapshot_xmax(pg_current_snapshot())"
 _REFUSED_FAULTS: Final = {
     "was not refused any number of times": "r.times <= 0",
     "was last refused before it was first": "r.last_refused_at < r.first_refused_at",
-    "is of another storefront than the order": "r.storefront_id <> o.storefront_id",
     "has a transaction id of the future": """
         r.transaction_id >= (SELECT pg_snapshot_xmax(pg_current_snapshot())) AND r.id > $3""",
 }
@@ -132,7 +128,6 @@ REFUSED: Final = """
 """
 REFUSED_FAULTS: Final = f"""
     SELECT r.order_id, r.id, faults FROM refused_payment_events r
-    LEFT JOIN orders o ON o.id = r.order_id
     CROSS JOIN LATERAL (SELECT array_remove(ARRAY[
         {", ".join(f"CASE WHEN {rule} THEN '{text}' END" for text, rule in _REFUSED_FAULTS.items())}
     ], NULL)) rule (faults)
@@ -143,8 +138,10 @@ REFUSED_FAULTS: Final = f"""
 
 
 class Unique(NamedTuple):
-    """What must be unique: the columns of a table, in alphabetical order."""
+    """What must be unique: the columns of a table."""
 
+    kept_by: str
+    """The unique index that sees to it, in ``diagnostics.objects``."""
     table: str
     columns: tuple[str, ...]
     fault: str
@@ -166,31 +163,31 @@ class Unique(NamedTuple):
 
 
 UNIQUE: Final = (
-    Unique("orders", ("payment_idempotency_key",), "has the idempotency key of order"),
     Unique(
+        "idx_orders_idempotency_key",
+        "orders",
+        ("payment_idempotency_key",),
+        "has the idempotency key of order",
+    ),
+    Unique(
+        "idx_order_payment_events_idempotency_key",
         "order_payment_events",
         ("idempotency_key",),
         "records the first use of an idempotency key, as does event",
     ),
     Unique(
+        "idx_order_payment_events_further_idempotency_key",
         "order_payment_events",
         ("further_idempotency_key", "request_digest"),
         "is the same request as event",
     ),
-    Unique("refused_payment_events", ("digest",), "is to be counted by refused event"),
+    Unique(
+        "refused_payment_events_digest_key",
+        "refused_payment_events",
+        ("digest",),
+        "repeats refused event",
+    ),
 )
-
-HAS_UNIQUE_INDEX: Final = """
-    SELECT EXISTS (
-        SELECT FROM pg_index
-        WHERE indrelid = $1::regclass AND indisunique AND indisvalid
-            AND $2::text[] = (
-                SELECT array_agg(attname::text ORDER BY attname::text) FROM pg_attribute
-                WHERE attrelid = indrelid AND attnum = ANY (indkey)
-            )
-    )
-"""
-"""Whether table $1 has a unique index, by whatever name, of exactly the columns $2, in order."""
 
 SEQUENCE: Final = """
     SELECT name, CASE WHEN has_sequence_privilege(name, 'SELECT')
@@ -199,6 +196,6 @@ SEQUENCE: Final = """
 """
 """The sequence of the ids of table $1, and the last id that it gave, 0 for none.
 
-Null where the role may not read it."""
+The name is null where there is none, the id where the role may not read it."""
 
 LAST_ORDER: Final = "SELECT coalesce(max(id), 0) FROM orders"

@@ -179,6 +179,15 @@ async def check_objects(connection: Connection) -> str:
     return f"{text}, and the other indexes"
 
 
+async def missing_indexes(connection: Connection) -> set[str]:
+    """Return the names of those of ``INDEXES`` that are neither there nor replaced by a valid one.
+
+    Raises what ``connection`` raises.
+    """
+    found = await _indexes(connection)
+    return {index.name for index in INDEXES if not _is_there(index, found)}
+
+
 _SIGNATURES: Final = [function.signature for function in FUNCTIONS]
 
 
@@ -187,11 +196,11 @@ async def _indexes(connection: Connection) -> list[_FoundIndex]:
 
 
 def _of_indexes(wanted: list[Index], found: list[_FoundIndex]) -> list[_Problem]:
-    return [
-        _of_index(index, found)
-        for index in wanted
-        if not any(each.is_valid and each.replaces(index) for each in found)
-    ]
+    return [_of_index(index, found) for index in wanted if not _is_there(index, found)]
+
+
+def _is_there(index: Index, found: list[_FoundIndex]) -> bool:
+    return any(each.is_valid and each.replaces(index) for each in found)
 
 
 def _of_index(index: Index, found: list[_FoundIndex]) -> _Problem:
@@ -234,8 +243,7 @@ def _of_leftovers(found: list[_FoundIndex]) -> list[_Problem]:
 def _is_rebuilt(broken: _FoundIndex, found: list[_FoundIndex]) -> bool:
     """Return whether ``_of_index`` tells to rebuild the index."""
     return not _is_left(broken) and any(
-        broken.replaces(index) and not any(each.is_valid and each.replaces(index) for each in found)
-        for index in INDEXES
+        broken.replaces(index) and not _is_there(index, found) for index in INDEXES
     )
 
 
