@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from server.observability.masking import mask_look_alikes, mask_name
+from server.observability.masking import mask_entry, mask_look_alikes, mask_name
 from tests.support import databases, exchange, service
 from tests.support.collector import Collector
 from tests.support.requests import UNARY, Header, Protocol, Request
@@ -35,13 +35,14 @@ def drawn(alphabet: str, length: int) -> str:
 IDENTIFIERS: dict[str, Callable[[], str]] = {
     "Stripe session": lambda: f"cs_test_{drawn(ANY, 58)}",
     "Stripe live session": lambda: f"cs_live_{drawn(ANY, 58)}",
+    "long session": lambda: f"cs_test_{drawn(ANY, 240)}",
     "Stripe intent": lambda: f"pi_3N{drawn(ANY, 22)}",
     "Stripe charge": lambda: f"ch_3N{drawn(ANY, 22)}",
     "Stripe event": lambda: f"evt_1N{drawn(ANY, 22)}",
     "Stripe refund": lambda: f"re_3N{drawn(ANY, 22)}",
     "Stripe invoice": lambda: f"in_1N{drawn(ANY, 22)}",
-    "Mollie payment": lambda: f"tr_{drawn(ANY, 10)}",
-    "short": lambda: f"pi_{drawn(string.ascii_lowercase, 6)}",
+    "Mollie payment": lambda: f"tr_{drawn(ANY, 9)}7",  # a few have small letters alone
+    "short": lambda: f"pi_{drawn(string.ascii_lowercase, 6)}{drawn(string.digits, 1)}",
     "PayPal capture": lambda: f"{drawn(string.digits, 1)}{drawn(UPPER, 15)}K",
     "Adyen reference": lambda: f"8{drawn(string.digits, 15)}",
     "AllSecure transaction": lambda: f"{drawn('0123456789abcdef', 19)}a",
@@ -50,6 +51,7 @@ IDENTIFIERS: dict[str, Callable[[], str]] = {
 IN_NAMES = IDENTIFIERS | {
     "UUID": lambda: str(uuid.UUID(int=_random.getrandbits(128))),
     "hexadecimal": lambda: f"{_random.getrandbits(124):031x}7",
+    "prefix without digits": lambda: f"pi_{drawn(string.ascii_lowercase, 6)}",
     "short reference": lambda: f"ref{drawn(string.digits, 5)}",
 }
 
@@ -145,10 +147,35 @@ def test_names_of_each_kind(make: Callable[[], str]) -> None:
         "web-1/gvNk3zQx-000123",
         "order 12 is PAID; set payment_event_time or payment_transaction_id",
         "relation idx_orders_payment_status_created does not exist",
+        "index idx_tx_created or uq_ord_items_v2, table ord_items, constraint chk_evt_type",
+        "postgresql://ch_app@db/ord_prod and py_test_shop",
+        'File "/srv/ch_shop/app.py", line 3, in test_pi_rounding',
+        "pi_3…cDEF",
     ],
 )
 def test_what_is_no_identifier_stays(text: str) -> None:
     assert mask_look_alikes(text) == text
+
+
+def test_the_database_and_paths_of_code_stay() -> None:
+    entry = {"event": "using PostgreSQL", "database": "ord_2026 at pm_7x, as tx_1app"}
+    assert mask_entry(None, "info", dict(entry)) == entry
+    root = str(Path(__file__).parents[2])
+    traceback = f'Traceback:\n  File "{root}/server/app.py", line 3, in up\nE: "{root}/pi_3Nab"'
+    masked = mask_entry(None, "info", {"event": "rpc", "exception": traceback})["exception"]
+    assert masked == traceback.replace("pi_3Nab", "…")
+
+
+def test_a_cut_identifier_is_masked() -> None:
+    for make in IDENTIFIERS.values():
+        for before in range(250, 310, 3):
+            dots, identifier = "." * before, make()
+            texts = f"{dots}{identifier}{dots * 20}", f"{dots * 20}{identifier}{dots}"
+            told = [mask_name(f"{dots} {identifier}" * 3)]
+            for name, text in itertools.product(("error", "exception"), texts):
+                told.append(mask_entry(None, "info", {"event": "rpc", name: text})[name])
+            parts = {identifier[at : at + 9] for at in range(len(identifier) - 8)}
+            assert not [each for each in told if any(part in each for part in parts)]
 
 
 @pytest.mark.parametrize(
