@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -9,7 +10,6 @@ from typing import Final, Self
 import psutil
 
 from persistence.embedded.server import postmaster, revive
-from persistence.errors import EmbeddedPostgresError
 
 _INTERVAL: Final = 0.5
 """Seconds from one look at the server's process to the next."""
@@ -24,11 +24,13 @@ class Keeper:
     """Watches the server that ``running`` keeps. Use it as an async context manager within that.
 
     Each process that uses the server may do so: one of them starts it. PostgreSQL itself recovers
-    from the loss of any of its processes but the first, the postmaster, for which there is this.
+    from the loss of any of its processes but the first, the postmaster, for which there is this. A
+    server that was shut down is left so: its files may be being copied.
     """
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
+        self._ended = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         """Begin to watch."""
@@ -41,28 +43,30 @@ class Keeper:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Watch no longer.
+        """Watch no longer, once a start that is under way has ended.
 
-        A start that is under way goes on in its thread, which holds the lock for which a stop
-        waits.
+        Else its thread might start the server after the last user has stopped it.
         """
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        self._ended.set()
+        await self._task
 
     async def _run(self) -> None:
         server, pause = None, _INTERVAL
-        while True:
+        while not self._ended.is_set():
             try:
                 if not _runs(server):
                     # In a thread: a start takes seconds, with recovery longer.
                     server = await asyncio.to_thread(_found, self._data_dir)
                 pause = _INTERVAL
-            except (EmbeddedPostgresError, OSError) as error:
+            except Exception as error:  # whatever it is, the next attempt may succeed
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 _log.error(
-                    "the embedded PostgreSQL does not start; trying again in %g s: %s", pause, error
+                    "the embedded PostgreSQL does not run; trying again in %g s: %s",
+                    pause,
+                    str(error) or type(error).__name__,
                 )
-            await asyncio.sleep(pause)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), pause)
 
 
 def _found(data_dir: Path) -> psutil.Process | None:

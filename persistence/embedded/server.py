@@ -85,11 +85,11 @@ def running(data_dir: Path, role: str = OWNER) -> Iterator[str]:
 
 
 def revive(data_dir: Path) -> bool:
-    """Start the server again if it has ended, though ``running`` is entered. Changes nothing else.
+    """Start the server again if it was killed, though ``running`` is entered. Changes nothing else.
 
     Returns whether it was started here: of several processes, one does so, and the others return
-    False without waiting for it. Raises EmbeddedPostgresError when it does not start, or when the
-    directory is gone.
+    False without waiting for it. Raises EmbeddedPostgresError when it does not start, when it was
+    shut down, or when the directory is gone.
     """
     if not exists(data_dir):
         raise EmbeddedPostgresError(f"{data_dir} is gone")
@@ -98,6 +98,11 @@ def revive(data_dir: Path) -> bool:
         with _lifecycle(location, wait=False):
             if _serving(location):
                 return False
+            if _was_shut_down(location):
+                raise EmbeddedPostgresError(
+                    "it was shut down, not killed, and stays so: its files may be being copied; "
+                    "any command that uses the database, as `listings migrate status`, starts it"
+                )
             _ensure_ready(location)
             return True
     except BlockingIOError:
@@ -254,6 +259,19 @@ def _answers(path: Path) -> bool:
         except OSError:
             return True
     return True
+
+
+def _was_shut_down(location: Location) -> bool:
+    """Return whether the last server of the cluster ended as an operator ends it, by its own files.
+
+    A smart or fast shutdown writes so into pg_control; an immediate one, or a crash, does not.
+    https://www.postgresql.org/docs/current/app-pgcontroldata.html
+    """
+    shown = location.run("pg_controldata", "--pgdata=pgdata").stdout
+    return any(
+        name == "Database cluster state" and state.strip().startswith("shut down")
+        for name, _, state in (line.partition(":") for line in shown.split("\n"))
+    )
 
 
 def _check_version(location: Location) -> None:
