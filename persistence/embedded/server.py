@@ -44,6 +44,9 @@ from persistence.roles import APPLICATION, OWNER
 _DATABASE = public_rights.DATABASE
 _PORT = 5432  # part of the socket's name; nothing listens on TCP
 
+# Given, or PGOPTIONS and PGTARGETSESSIONATTRS in the environment would replace them.
+_DEFAULTS = "options=&target_session_attrs=any"
+
 _READY_SECONDS = 60.0
 """How long a server may take to answer: it may have to recover, or wait until another one ends."""
 
@@ -71,8 +74,7 @@ def running(data_dir: Path, role: str = OWNER) -> Iterator[str]:
             with _lifecycle(location) as lock:
                 _initialise(location, lock)
                 directory = quote(os.fsencode(_ensure_ready(location)), safe="")
-            # With the port, or PGPORT in the environment would replace the default one.
-            yield f"postgresql://{role}@/{_DATABASE}?host={directory}&port={_PORT}"
+            yield f"postgresql://{role}@/{_DATABASE}?host={directory}&port={_PORT}&{_DEFAULTS}"
         finally:
             # A server whose directory was deleted ends by itself within a minute.
             if (location.home / LIFECYCLE_LOCK).exists():

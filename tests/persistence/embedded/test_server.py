@@ -18,6 +18,7 @@ import asyncpg
 import psutil
 import pytest
 
+from persistence.dsn import asyncpg_dsn
 from persistence.embedded import location, running
 from persistence.roles import APPLICATION, OWNER
 from tests.support.embedded import ENVIRONMENT, User, alive, ask, postmaster, servers_below
@@ -307,3 +308,25 @@ def test_a_forked_child_does_not_keep_the_server_running(used_dir: Path) -> None
     with running(used_dir) as url:
         assert ask(url, "SELECT 1") == 1
     child.__exit__(None, None, None)
+
+
+def test_variables_of_libpq_do_not_replace_what_the_url_gives(
+    used_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def asked(url: str) -> object:
+        connection = await asyncpg.connect(asyncpg_dsn(url))
+        try:
+            return await connection.fetchval("SHOW search_path")
+        finally:
+            await connection.close()
+
+    variables = {
+        "PGOPTIONS": "-csearch_path=nix",
+        "PGTARGETSESSIONATTRS": "standby",
+        "PGPORT": "1",
+    }
+    with running(used_dir) as url:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert "nix" not in str(ask(url, "SHOW search_path"))
+        assert "nix" not in str(asyncio.run(asked(url)))
