@@ -16,5 +16,9 @@ class Advice(Fault):
 
 
 def all_of(found: "list[tuple[str, str]]") -> tuple[str, str]:
-    """Return several problems, each with its remedy, as one problem and one remedy."""
-    return "; ".join(problem for problem, _ in found), " ".join(remedy for _, remedy in found)
+    """Return several problems, each with its remedy, as one problem and one remedy.
+
+    A remedy of several problems is told once.
+    """
+    remedies = dict.fromkeys(remedy for _, remedy in found)
+    return "; ".join(problem for problem, _ in found), " ".join(remedies)

@@ -3,6 +3,8 @@
 An index or a trigger is known by what it does, not by its name: it may have been built anew.
 """
 
+import re
+from hashlib import md5
 from typing import Final, NamedTuple
 
 from persistence.diagnostics.connection import Connection
@@ -58,7 +60,7 @@ _FIND_TRIGGERS: Final = """
 """
 
 _FIND_FUNCTIONS: Final = """
-    SELECT signature, prosecdef, md5(replace(prosrc, quote_ident(nspname) || '.', '')),
+    SELECT signature, prosecdef, prosrc, quote_ident(nspname),
         coalesce(proconfig::text, '') LIKE '%search_path=pg\\_catalog%'
     FROM unnest($1::text[]) signature
     JOIN pg_proc ON pg_proc.oid = to_regprocedure(signature)
@@ -82,7 +84,7 @@ _REBUILT: Final = ("_ccnew", "_ccold")
 https://www.postgresql.org/docs/current/sql-reindex.html#SQL-REINDEX-CONCURRENTLY
 """
 
-_RESTORE: Final = "Restore it as a newly migrated database has it (pg_dump --schema-only)."
+_TABLE_NAMES: Final = "|".join(TABLES)
 
 
 class _FoundIndex(NamedTuple):
@@ -127,8 +129,18 @@ class _FoundTrigger(NamedTuple):
 class _FoundFunction(NamedTuple):
     signature: str
     is_security_definer: bool
-    digest: str
+    body: str
+    schema: str
+    """As PostgreSQL quotes it."""
     has_search_path: bool
+
+    @property
+    def digest(self) -> str:
+        """That of ``Function``: names of tables stand without the schema, and nothing else does."""
+        # The name of a schema may also be that of a variable, or the first part of a setting's.
+        qualified = rf'(?<![\w$."]){re.escape(self.schema)}\.(?=(?:{_TABLE_NAMES})\b)'
+        body = re.sub(qualified, "", self.body)
+        return md5(body.encode(), usedforsecurity=False).hexdigest()
 
 
 async def require_objects(connection: Connection) -> str:
@@ -282,11 +294,28 @@ async def _of_silent_session(connection: Connection) -> list[_Problem]:
 
 def _of_functions(found: list[_FoundFunction]) -> list[_Problem]:
     by_signature = {each.signature: each for each in found}
-    return [
-        (f"function {function.signature} {fault}", _RESTORE)
+    faults = {
+        function.signature: fault
         for function in FUNCTIONS
         if (fault := _fault(function, by_signature.get(function.signature)))
-    ]
+    }
+    remedy = _restore(list(faults))
+    return [(f"function {signature} {fault}", remedy) for signature, fault in faults.items()]
+
+
+def _restore(signatures: list[str]) -> str:
+    """Return how to have functions as the migrations make them.
+
+    They are not rolled back for it: with their functions, they would drop tables and columns.
+    """
+    named = ", ".join(f"'{signature}'" for signature in signatures)
+    statement = (
+        f"SELECT pg_get_functiondef(each::regprocedure) || ';' FROM unnest(ARRAY[{named}]) each"  # noqa: S608 - names of this program
+    )
+    return (
+        "Create an empty database, with a schema of the same name, and run `listings migrate up` "
+        f"on it; run `{statement}` there; and then what that returns here, as the owner."
+    )
 
 
 def _fault(function: Function, found: _FoundFunction | None) -> str:

@@ -64,7 +64,7 @@ class Function(NamedTuple):
 
     signature: str
     digest: str
-    """The MD5 of its body, in which no name is preceded by the schema of the function."""
+    """The MD5 of its body, in which no table is preceded by the schema of the function."""
     is_security_definer: bool = False
     """Whether it runs with the rights of its owner."""
 

@@ -3,6 +3,7 @@
 Each damage is done in a transaction, in which the application role then looks, and rolled back.
 """
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -44,13 +45,8 @@ async def found(connection: Connection, *damage: str, remedied: bool = False) ->
         for statement in damage:
             await connection.execute(statement)
         await connection.execute(f"SET LOCAL ROLE {APPLICATION}")
-        try:
-            await require_objects(connection)
-        except Fault as fault:
-            text = str(fault)
-        else:
-            return ""
-        if remedied:
+        text = await fault_of(connection)
+        if text and remedied:
             await connection.execute("RESET ROLE")
             # In a transaction, nothing is built concurrently.
             await connection.execute(text.partition(". ")[2].replace(" CONCURRENTLY", ""))
@@ -59,6 +55,14 @@ async def found(connection: Connection, *damage: str, remedied: bool = False) ->
         return text
     finally:
         await connection.execute("ROLLBACK")
+
+
+async def fault_of(connection: Connection) -> str:
+    try:
+        await require_objects(connection)
+    except Fault as fault:
+        return str(fault)
+    return ""
 
 
 async def warned(connection: Connection, *damage: str) -> str:
@@ -261,10 +265,27 @@ async def test_a_function_that_is_missing_or_another_one(connection: Connection)
             f"UPDATE pg_proc SET prosrc = 'BEGIN RETURN NULL; END' WHERE proname = '{name}'",
         )
         assert f"function {function.signature} is not the one that the migrations have made" in text
-        assert "pg_dump --schema-only" in text
     for change in ("SECURITY INVOKER", "RESET search_path"):
         text = await found(connection, f"ALTER FUNCTION record_payment_change() {change}")
         assert "is not SECURITY DEFINER" in text
+
+
+async def test_functions_are_restored_from_a_database_that_has_them(
+    url: str, connection: Connection
+) -> None:
+    """All of them by one statement, which is told once."""
+    signatures = ", ".join(f"'{each.signature}'::regprocedure" for each in FUNCTIONS)
+    damage = (
+        f"UPDATE pg_proc SET prosrc = 'BEGIN END', prosecdef = false WHERE oid IN ({signatures})"
+    )
+    text = await found(connection, damage)
+    assert text.count(". ") == 1
+    assert text.count("is not the one that the migrations have made") == len(FUNCTIONS)
+    (statement,) = re.findall("`(SELECT .*?)`", text)
+    async with connected(url, timeout=10) as sound:
+        restored = [function for (function,) in await sound.fetch(statement)]
+    assert len(restored) == len(FUNCTIONS)
+    assert not await found(connection, damage, *restored)
 
 
 async def test_a_table_that_is_missing(connection: Connection) -> None:
@@ -294,13 +315,36 @@ async def test_a_newer_version_has_objects_of_its_own(connection: Connection) ->
     assert not await found(connection, damage, newer)
 
 
-async def test_another_schema(empty_database_url: str) -> None:
+@pytest.mark.parametrize("schema", ["my shop", "listings", "event"])
+async def test_another_schema(empty_database_url: str, schema: str) -> None:
+    """Also one by whose name a function knows something else: a setting, an alias of a table."""
     with psycopg.connect(empty_database_url, autocommit=True) as owner:
-        owner.execute('CREATE SCHEMA "my shop"')
+        owner.execute(f'CREATE SCHEMA "{schema}"'.encode())
         owner.execute(
-            f'ALTER ROLE CURRENT_USER IN DATABASE "{owner.info.dbname}" SET search_path = "my shop"'
+            f"ALTER ROLE CURRENT_USER IN DATABASE {owner.info.dbname}"
+            f' SET search_path = "{schema}"'.encode()
         )
     migrations.up(empty_database_url)
     async with connected(empty_database_url, timeout=10) as connection:
         await check_objects(connection)
         assert "is missing" in await found(connection, dropped(UNIQUE[0]))
+
+
+@pytest.mark.parametrize("schema", ["new", "old", "orders", "payment", "catalog", "public.orders"])
+async def test_a_schema_in_which_the_functions_are_made_anew(
+    connection: Connection, schema: str
+) -> None:
+    """Their bodies name its tables, and things that are called as it is."""
+    await connection.execute("BEGIN")
+    await connection.execute(f'ALTER SCHEMA public RENAME TO "{schema}"')
+    await connection.execute(f'SET LOCAL search_path = "{schema}"')
+    assert "is not the one" in await fault_of(connection)
+    await connection.execute(
+        "UPDATE pg_proc SET prosrc = regexp_replace(prosrc,"
+        " '( )public([.](orders|order_payment_events))', format('\\1%I\\2', $1::text), 'g')"
+        " WHERE oid = ANY ($2::regprocedure[])",
+        schema,
+        [each.signature for each in FUNCTIONS],
+    )
+    assert await fault_of(connection) == ""
+    await connection.execute("ROLLBACK")
