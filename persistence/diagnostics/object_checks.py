@@ -49,8 +49,11 @@ _FIND_INDEXES: Final = """
 _FIND_TRIGGERS: Final = """
     SELECT name, tgname, tgtype,
         CASE WHEN pronamespace = relnamespace THEN proname ELSE '' END,
-        tgqual IS NOT NULL, tgattr::text <> '', tgenabled::text,
-        quote_ident(tgname), current_setting('session_replication_role') = 'replica'
+        coalesce(substring(
+            pg_get_triggerdef(pg_trigger.oid, true) FROM ' WHEN [(](.*)[)] EXECUTE FUNCTION '
+        ), ''),
+        tgattr::text <> '', tgenabled::text, quote_ident(tgname),
+        current_setting('session_replication_role') = 'replica'
     FROM unnest($1::text[]) name
     JOIN pg_trigger ON tgrelid = to_regclass(name)
     JOIN pg_class ON pg_class.oid = tgrelid
@@ -98,13 +101,13 @@ class _FoundIndex(NamedTuple):
 
     def has_entries_of(self, index: Index) -> bool:
         """Return whether it has the same entries; a unique one may also have more."""
-        predicates = (index.predicate, "") if index.promise else (index.predicate,)
+        predicates = (index.predicate, "") if index.risk else (index.predicate,)
         return (self.table, self.columns) == (index.table, index.columns) and (
             self.predicate in predicates
         )
 
     def replaces(self, index: Index) -> bool:
-        return self.has_entries_of(index) and (self.is_unique or not index.promise)
+        return self.has_entries_of(index) and (self.is_unique or not index.risk)
 
 
 class _FoundTrigger(NamedTuple):
@@ -112,7 +115,7 @@ class _FoundTrigger(NamedTuple):
     name: str
     type: int
     function: str
-    is_conditional: bool
+    condition: str
     is_of_columns: bool
     enabled: str
     quoted: str
@@ -121,8 +124,8 @@ class _FoundTrigger(NamedTuple):
 
     def replaces(self, trigger: Trigger) -> bool:
         return not self.is_of_columns and (
-            (self.table, self.type, self.function, self.is_conditional)
-            == (trigger.table, trigger.type, trigger.function, bool(trigger.condition))
+            (self.table, self.type, self.function, self.condition)
+            == (trigger.table, trigger.type, trigger.function, trigger.condition)
         )
 
 
@@ -159,7 +162,7 @@ async def require_objects(connection: Connection) -> str:
     problems += _of_functions(
         [_FoundFunction(*found) for found in await connection.fetch(_FIND_FUNCTIONS, _SIGNATURES)]
     )
-    unique = [index for index in INDEXES if index.promise and index.table in tables]
+    unique = [index for index in INDEXES if index.risk and index.table in tables]
     problems += _of_indexes(unique, await _indexes(connection))
     found = [_FoundTrigger(*each) for each in await connection.fetch(_FIND_TRIGGERS, TABLES)]
     if any(each.is_replica and each.enabled == "O" for each in found):
@@ -184,7 +187,7 @@ async def check_objects(connection: Connection) -> str:
             " ".join(f"{altered} RESET session_replication_role;" for (altered,) in silent),
         )
     indexes = await _indexes(connection)
-    advice = _of_indexes([index for index in INDEXES if not index.promise], indexes)
+    advice = _of_indexes([index for index in INDEXES if not index.risk], indexes)
     advice += _of_leftovers(indexes)
     if advice:
         raise Advice(*all_of(advice))
@@ -217,7 +220,7 @@ def _is_there(index: Index, found: list[_FoundIndex]) -> bool:
 
 def _of_index(index: Index, found: list[_FoundIndex]) -> _Problem:
     similar = [each for each in found if each.has_entries_of(index)]
-    effect = f"no longer is it certain that {index.promise}" if index.promise else "reads are slow"
+    effect = index.risk or "reads are slow"
     if building := [each.name for each in similar if each.is_building and not each.is_valid]:
         return f"index {building[0]} is being built", "Wait until that has ended."
     if broken := [each.name for each in similar if each.replaces(index) and not _is_left(each)]:
@@ -226,7 +229,7 @@ def _of_index(index: Index, found: list[_FoundIndex]) -> _Problem:
             f"REINDEX INDEX CONCURRENTLY {broken[0]};",
         )
     of = f"on {index.table} ({index.columns})"
-    if index.promise and similar:
+    if index.risk and similar:
         problem = f"no index {of} is unique: {effect}"
     else:
         problem = f"index {index.name} {of} is missing: {effect}"
@@ -265,15 +268,17 @@ def _of_triggers(wanted: list[Trigger], found: list[_FoundTrigger]) -> list[_Pro
         similar = [each for each in found if each.replaces(trigger)]
         if any(each.enabled in "AO" for each in similar):
             continue
-        effect = f"no longer is it certain that {trigger.promise}"
         if not similar:
-            problem = f"trigger {trigger.name} on {trigger.table} is missing, or another one"
-            problems.append((f"{problem}: {effect}", trigger.statement))
+            problem = (
+                f"trigger {trigger.name} on {trigger.table} is missing, or is not the one of the "
+                "migrations"
+            )
+            problems.append((f"{problem}: {trigger.risk}", trigger.statement))
             continue
         how = "disabled" if similar[0].enabled == "D" else "enabled for replicas only"
         problems.append(
             (
-                f"trigger {similar[0].name} on {trigger.table} is {how}: {effect}",
+                f"trigger {similar[0].name} on {trigger.table} is {how}: {trigger.risk}",
                 f"ALTER TABLE {trigger.table} ENABLE TRIGGER {similar[0].quoted};",
             )
         )

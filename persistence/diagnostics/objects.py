@@ -23,12 +23,12 @@ class Index(NamedTuple):
     """The key columns and expressions, as ``pg_get_indexdef`` has them."""
     predicate: str = ""
     """As ``pg_get_expr`` has it; empty for an index of all rows."""
-    promise: str = ""
-    """What holds because the index is unique. Without a promise, it only saves time."""
+    risk: str = ""
+    """What may be without it, and if it is not unique. Without a risk, it only saves time."""
 
     def statement(self, name: str) -> str:
         """Return the statement that builds it under that name."""
-        unique = "UNIQUE " if self.promise else ""
+        unique = "UNIQUE " if self.risk else ""
         where = f" WHERE {self.predicate}" if self.predicate else ""
         return f"CREATE {unique}INDEX CONCURRENTLY {name} ON {self.table} ({self.columns}){where};"
 
@@ -43,10 +43,10 @@ class Trigger(NamedTuple):
     type: int
     """The same, with ROW or STATEMENT, as ``tgtype`` of pg_trigger has it."""
     function: str
-    promise: str
-    """What holds because of it."""
+    risk: str
+    """What may be without it."""
     condition: str = ""
-    """The expression of its WHEN, if it has one."""
+    """The expression of its WHEN, if it has one, as ``pg_get_triggerdef`` has it."""
 
     @property
     def statement(self) -> str:
@@ -73,58 +73,58 @@ class Function(NamedTuple):
 _ROW, _BEFORE, _INSERT, _DELETE, _UPDATE, _TRUNCATE = (1 << bit for bit in range(6))
 
 _UNIQUE: Final = (
-    Index("orders_pkey", "orders", "id", promise="an id is that of one order"),
+    Index("orders_pkey", "orders", "id", risk="two orders may have the same id"),
     Index(
         "orders_order_number_key",
         "orders",
         "order_number",
-        promise="an order number is that of one order",
+        risk="two orders may have the same order number",
     ),
     Index(
         "idx_orders_idempotency_key",
         "orders",
         "payment_idempotency_key",
-        promise="an idempotency key is that of one order",
+        risk="two orders may have the same idempotency key",
     ),
     Index(
         "order_payment_events_pkey",
         "order_payment_events",
         "order_id, id",
-        promise="an order's events have different ids",
+        risk="two events of an order may have the same id",
     ),
     Index(
         "idx_order_payment_events_idempotency_key",
         "order_payment_events",
         "idempotency_key",
         "idempotency_key IS NOT NULL",
-        promise="an idempotency key takes effect for one order",
+        risk="an idempotency key may take effect for two orders",
     ),
     Index(
         "idx_order_payment_events_further_idempotency_key",
         "order_payment_events",
         "further_idempotency_key, request_digest",
         "further_idempotency_key IS NOT NULL",
-        promise="a repeated request takes effect once",
+        risk="a repeated request may take effect twice",
     ),
     Index(
         "refused_payment_events_pkey",
         "refused_payment_events",
         "id",
-        promise="refused events have different ids",
+        risk="two refused events may have the same id",
     ),
     Index(
         "refused_payment_events_digest_key",
         "refused_payment_events",
         "digest",
-        promise="equal refused events are one row",
+        risk="a refused event that is repeated may become a second row",
     ),
     Index(
         "payment_history_epochs_pkey",
         "payment_history_epochs",
         "id",
-        promise="epochs of the history have different ids",
+        risk="two epochs of the history may have the same id",
     ),
-    Index("status_words_pkey", "status_words", "word", promise="a word has one meaning"),
+    Index("status_words_pkey", "status_words", "word", risk="a word may have two meanings"),
 )
 
 _OF_LISTS: Final = {
@@ -209,14 +209,14 @@ _FOR_SPEED: Final = (
 
 INDEXES: Final = (*_UNIQUE, *_FOR_SPEED)
 
-_HISTORY: Final = "the history has each change of a payment"
-_APPEND_ONLY: Final = "events of the history are neither changed nor deleted"
-_REFUSED_APPEND_ONLY: Final = "refused events are neither changed nor deleted"
+_HISTORY: Final = "changes of payments may be missing in the history"
+_APPEND_ONLY: Final = "events of the history may be changed or deleted"
+_REFUSED_APPEND_ONLY: Final = "refused events may be changed or deleted"
 
 _HAS_PAYMENT: Final = (
-    "NOT (NEW.payment_status = 'pending' AND NEW.payment_provider IS NULL"
-    " AND NEW.payment_session_id IS NULL AND NEW.payment_intent_id IS NULL"
-    " AND NEW.payment_idempotency_key IS NULL AND NEW.payment_transaction_id IS NULL)"
+    "NOT (new.payment_status::text = 'pending'::text AND new.payment_provider IS NULL"
+    " AND new.payment_session_id IS NULL AND new.payment_intent_id IS NULL"
+    " AND new.payment_idempotency_key IS NULL AND new.payment_transaction_id IS NULL)"
 )
 
 TRIGGERS: Final = (
@@ -226,8 +226,8 @@ TRIGGERS: Final = (
         "BEFORE INSERT",
         _BEFORE | _INSERT | _ROW,
         "begin_payment",
-        "a new payment has a version and a time",
-        f"NEW.payment_status_since IS NULL AND {_HAS_PAYMENT}",
+        "a new payment may have no version and no time",
+        f"new.payment_status_since IS NULL AND {_HAS_PAYMENT}",
     ),
     Trigger(
         "payment_inserted",
@@ -276,7 +276,7 @@ TRIGGERS: Final = (
         "BEFORE UPDATE OR DELETE OR TRUNCATE",
         _BEFORE | _UPDATE | _DELETE | _TRUNCATE,
         "refuse_change_of_payment_history_epochs",
-        "epochs of the history are neither changed nor deleted",
+        "epochs of the history may be changed or deleted",
     ),
 )
 

@@ -17,8 +17,8 @@ from persistence.diagnostics.objects import FUNCTIONS, INDEXES, TABLES, TRIGGERS
 from persistence.roles import APPLICATION, CALLED
 from tests.support import databases
 
-UNIQUE = [each for each in INDEXES if each.promise]
-FOR_SPEED = [each for each in INDEXES if not each.promise]
+UNIQUE = [each for each in INDEXES if each.risk]
+FOR_SPEED = [each for each in INDEXES if not each.risk]
 
 pytestmark = pytest.mark.anyio
 
@@ -149,7 +149,7 @@ async def test_a_unique_index_that_is_missing(connection: Connection) -> None:
     for index in UNIQUE:
         text = await found(connection, dropped(index), remedied=True)
         assert f"index {index.name} on {index.table} ({index.columns}) is missing" in text
-        assert index.promise in text
+        assert index.risk in text
 
 
 async def test_a_unique_index_that_is_invalid(connection: Connection) -> None:
@@ -214,7 +214,7 @@ async def test_a_trigger_that_is_missing(connection: Connection) -> None:
         drop = f"DROP TRIGGER {trigger.name} ON {trigger.table}"
         text = await found(connection, drop, remedied=True)
         assert f"trigger {trigger.name} on {trigger.table} is missing" in text
-        assert trigger.promise in text
+        assert trigger.risk in text
 
 
 @pytest.mark.parametrize(
@@ -237,6 +237,13 @@ async def test_a_trigger_that_fires_for_less(connection: Connection) -> None:
         if not trigger.condition:
             narrowed = narrowed.replace(" EXECUTE", " WHEN (false) EXECUTE")
         assert await found(connection, narrowed, remedied=True)
+        if trigger.condition:
+            for less in (
+                "NEW.payment_provider = 'stripe'",
+                f"({trigger.condition}) AND NEW.id > 9",
+            ):
+                other = trigger.statement.replace(trigger.condition, less)
+                assert trigger.risk in await found(connection, other, remedied=True)
     of_column = TRIGGERS[2].statement.replace("UPDATE", "UPDATE OF payment_status")
     assert "payment_updated" in await found(connection, of_column, remedied=True)
 
