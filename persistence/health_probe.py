@@ -1,8 +1,8 @@
 """Probes the database about twice a second, on a connection of its own.
 
-Not on one of the pool: a pool whose connections are all in use is no fault of the database. It
-looks for what makes every call fail: also tables that are gone or hidden, rights that were revoked,
-prepared statements that a connection pooler loses.
+Not on one of the pool, unless it is refused its own: a pool whose connections are all in use is no
+fault of the database. It looks for what makes every call fail: also tables that are gone or hidden,
+rights that were revoked, prepared statements that a connection pooler loses.
 """
 
 import asyncio
@@ -10,20 +10,21 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Final, NoReturn, Self
+from typing import Final, Self
 
 import asyncpg
 
 from persistence import roles
 from persistence.database import Database
 from persistence.diagnostics import pooling
-from persistence.diagnostics.connection import Connection
+from persistence.diagnostics.connection import Connection, Fetches
 from persistence.diagnostics.rights import Lookup
 from persistence.dsn import asyncpg_dsn
+from persistence.errors import DatabaseTimeout, PersistenceError
 
-# Seconds. Their sum is how long a fault may stay unnoticed.
+# Seconds.
 _INTERVAL: Final = 0.5  # between two probes, and between two attempts to connect
-_TIMEOUT: Final = 1.0
+_TIMEOUT: Final = 1.0  # to connect, and for each statement
 
 _RENEWAL: Final = 30.0
 """Seconds after which the connection is replaced: settings and limits count for new sessions."""
@@ -48,7 +49,7 @@ _OF_EVERY_CALL: Final = Lookup(
     (each for each in roles.REQUIRED if each.table in {"orders", "order_payment_events"}),
     roles.CALLED,
 )
-"""What a call needs. One that is refused, or read back from what was refused, needs more."""
+"""What every call needs. Those that record or read refused events need more, and still others."""
 
 _log = logging.getLogger(__name__)
 
@@ -103,17 +104,20 @@ class HealthProbe:
                     # It may be this connection alone that was lost.
                     self._had_answers = False
                     continue
-                is_left_out = isinstance(error, asyncpg.TooManyConnectionsError)
-                if is_left_out and self._pool.has_connections:
-                    self._set_fault(None)
-                else:
-                    self._set_fault(_description(error), error)
+                self._set_fault(_description(error), error)
             await asyncio.sleep(_INTERVAL)
 
-    async def _probe_until_error(self) -> NoReturn:
-        """Probe again and again. Raises what the driver raises, or _Unusable."""
+    async def _probe_until_error(self) -> None:
+        """Probe again and again. Raises what the driver raises, or _Unusable.
+
+        Returns when a further connection is refused, and those that calls have are of use.
+        """
         connection = await self._connect()
+        if connection is None:
+            self._set_fault(None)
+            return
         try:
+            await self._require_statements(connection)
             while True:
                 for _ in range(int(_RENEWAL / _INTERVAL)):
                     await self._probe(connection)
@@ -124,30 +128,58 @@ class HealthProbe:
         finally:
             connection.terminate()
 
-    async def _connect(self) -> Connection:
-        """Return a connection by which calls would not fail."""
-        connection: Connection = await asyncpg.connect(
-            dsn=self._dsn,
-            timeout=_TIMEOUT,
-            command_timeout=_TIMEOUT,
-            # As calls do, so that their probe fails as they do.
-            statement_cache_size=1 if self._pool.prepared_statements else 0,
-        )
+    async def _connect(self) -> "Connection | None":
+        """Return a connection by which calls would not fail.
+
+        None when a further one is refused, and those that calls have are of use: there is no slot
+        left, say, or the password has changed.
+        """
         try:
-            if (
-                self._pool.prepared_statements
-                and await pooling.is_pooled(connection)
-                and not await pooling.are_kept(self._url)
-            ):
-                raise _Unusable(_LOSES_STATEMENTS)
+            connection: Connection = await asyncpg.connect(
+                dsn=self._dsn,
+                timeout=_TIMEOUT,
+                command_timeout=_TIMEOUT,
+                # As calls do, so that their probe fails as they do.
+                statement_cache_size=1 if self._pool.prepared_statements else 0,
+            )
+        except (asyncpg.PostgresError, OSError) as error:
+            if isinstance(error, TimeoutError) or not await self._calls_have_connections():
+                raise
+            return None
+        try:
             await self._probe(connection)
         except BaseException:
             connection.terminate()
             raise
         return connection
 
-    async def _probe(self, connection: Connection) -> None:
-        lacking = await _OF_EVERY_CALL.lacking(connection)
+    async def _calls_have_connections(self) -> bool:
+        """Return whether the pool has connections that are of use. Raises _Unusable."""
+        if not self._pool.has_connections:
+            return False
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                await self._probe(self._pool)
+        except (TimeoutError, DatabaseTimeout):  # as far as it is known: all of them are in use
+            return True
+        except PersistenceError:  # a pooler has let them in, say, and cannot reach the database
+            return False
+        return True
+
+    async def _require_statements(self, connection: Connection) -> None:
+        """Raise _Unusable when a pooler loses prepared statements.
+
+        Not for each connection: to find it out takes several, of which the pooler may have few.
+        """
+        if (
+            self._pool.prepared_statements
+            and await pooling.is_pooled(connection)
+            and await pooling.are_kept(self._url) is False
+        ):
+            raise _Unusable(_LOSES_STATEMENTS)
+
+    async def _probe(self, database: Fetches) -> None:
+        lacking = await _OF_EVERY_CALL.lacking(database)
         if not all(each.exists for each in lacking):
             raise _Unusable("tables or functions are missing, or not on the search_path")
         if lacking:
@@ -158,9 +190,11 @@ class HealthProbe:
         try:
             renewed = await self._connect()
         except Exception:
-            if self._pool.has_connections:
-                return connection
-            raise
+            if not self._pool.has_connections:
+                raise
+            renewed = None
+        if renewed is None:
+            return connection
         with suppress(Exception):  # not terminated, which PostgreSQL would log
             await connection.close(timeout=_TIMEOUT)
         return renewed

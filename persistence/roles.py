@@ -19,6 +19,8 @@ class Execute(NamedTuple):
 
     function: str
     """The name, with the types of the arguments in brackets."""
+    is_for_checks: bool = False
+    """Whether it is called for CHECKs alone, which do not exist without it."""
 
     def __str__(self) -> str:
         """Return the privilege as GRANT takes it."""
@@ -68,10 +70,9 @@ CALLED: Final = (
     Execute("is_other_payment_request(bigint, varchar, text)"),
     # Also called by PostgreSQL for each row that is written, for the condition of an index.
     Execute("payment_amounts_disagree(smallint, bigint, bigint, bigint)"),
-    # For the CHECK of an event.
-    Execute("payment_event_texts_bounded(text, text)"),
+    Execute("payment_event_texts_bounded(text, text)", is_for_checks=True),
 )
-"""The functions that statements of the service call.
+"""The functions that statements of the service call, and CHECKs of what they write.
 
 PUBLIC may call a function unless ALTER DEFAULT PRIVILEGES says otherwise, so they are granted. A
 trigger's function needs no privilege when it fires.

@@ -1,9 +1,10 @@
 """Connections for the checks."""
 
+import asyncio
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Final, TypeAlias
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, Protocol, TypeAlias
 
 import asyncpg
 
@@ -11,6 +12,15 @@ from persistence.diagnostics.fault import Fault
 from persistence.dsn import asyncpg_dsn, parameters
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+
+class Fetches(Protocol):
+    """A connection of asyncpg, or the pool."""
+
+    async def fetch(self, sql: str, /, *args: Any) -> Sequence[Sequence[Any]]:
+        """Run a statement and return its rows."""
+        ...
+
 
 _LOGIN_ERRORS: Final = (
     asyncpg.InvalidAuthorizationSpecificationError,
@@ -34,8 +44,12 @@ async def connected(url: str, *, timeout: float) -> AsyncIterator[Connection]:  
         raise _unreachable(error, url, timeout) from error
     try:
         yield connection
-    finally:
+    except asyncio.CancelledError:
         connection.terminate()
+        raise
+    finally:
+        with suppress(Exception):  # not terminated, after which a pooler would drop its own, too
+            await connection.close(timeout=timeout)
 
 
 async def row(connection: Connection, sql: str, *args: object) -> "asyncpg.Record":
@@ -63,6 +77,9 @@ def _unreachable(error: Exception, url: str, timeout: float) -> Fault:
             remedy = (
                 "Raise max_connections, or lower LISTINGS_POOL_SIZE of the services that use it"
             )
+        case asyncpg.PostgresError() if "max_client_conn" in str(error):
+            problem = f"PgBouncer has no connection left: {error}"
+            remedy = "Raise that, or lower LISTINGS_POOL_SIZE of the services that use it"
         case asyncpg.CannotConnectNowError():
             problem, remedy = "is starting up or shutting down", "Wait, and look into its log"
         case asyncpg.InvalidCatalogNameError():

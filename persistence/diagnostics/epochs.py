@@ -9,24 +9,16 @@ Ids of the future in rows of an earlier epoch do no harm, as long as this cluste
 present one: those who follow the history pass over such rows.
 """
 
-from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
+from persistence.diagnostics.connection import Fetches
 from persistence.diagnostics.fault import Fault
 
 REMEDY: Final = "Run `listings new-history`"
 
 _NEWEST: Final = 1_000
 """Rows of a table that are looked at, those with the highest transaction ids."""
-
-
-class Fetches(Protocol):
-    """A connection of asyncpg, or the pool."""
-
-    async def fetch(self, sql: str, /, *args: Any) -> Sequence[Sequence[Any]]:
-        """Run a statement and return its rows."""
-        ...
 
 
 class Epoch(NamedTuple):

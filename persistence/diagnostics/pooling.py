@@ -5,8 +5,10 @@ was prepared on another one is unknown there, or one with its name is of another
 1.21 and later can prepare it again: max_prepared_statements.
 """
 
+import asyncio
 import os
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final
 
 import asyncpg
@@ -17,7 +19,8 @@ from persistence.diagnostics.fault import Advice, Fault
 _HOLDERS: Final = 3
 """Connections to the server that are held, so that a pooler has to take another one."""
 
-_SECONDS: Final = 2.0
+_SECONDS: Final = 3.0
+"""For all that ``are_kept`` does."""
 
 LOST_ERRORS: Final = (
     asyncpg.DuplicatePreparedStatementError,
@@ -50,7 +53,13 @@ async def check_prepared_statements(connection: Connection, url: str, *, are_use
         return "they are used, and each connection leads to PostgreSQL itself"
     if not are_used:
         return "they are off, as a connection pooler may demand"
-    if not await are_kept(url):
+    kept = await are_kept(url)
+    if kept is None:
+        return (
+            "they are used; whether the connection pooler keeps them was not found out, since it "
+            "gave no further connections"
+        )
+    if not kept:
         raise Fault(
             "a connection pooler loses prepared statements, and LISTINGS_PREPARED_STATEMENTS is "
             "on: most calls would fail",
@@ -61,34 +70,49 @@ async def check_prepared_statements(connection: Connection, url: str, *, are_use
     return "they are used, and the connection pooler keeps them"
 
 
-async def are_kept(url: str) -> bool:
+async def are_kept(url: str) -> bool | None:
     """Return whether the pooler at ``url``, a libpq URL, keeps prepared statements for a client.
+
+    None when it is not found out: the pooler gives no further connections, or not in time.
 
     A statement is prepared, and executed while others hold connections to the server. So it has to
     be executed on another connection, unless the pooler keeps one for the client; also when the
     pooler is idle, and would take the same one again. A second client prepares one with the same
-    name, for a pooler that has a single connection. Raises Fault when there is no connection.
+    name, for a pooler that has a single connection.
     """
+    try:
+        async with asyncio.timeout(_SECONDS), AsyncExitStack() as stack:
+            return await _are_kept(url, stack)
+    except (OSError, Fault, asyncpg.PostgresError, asyncpg.InterfaceError):
+        return None
+
+
+async def _are_kept(url: str, stack: AsyncExitStack) -> bool:
+    """Return whether they are. The connections are closed by ``stack``."""
     name = f"listings_{os.getpid()}"
-    async with AsyncExitStack() as stack:
-
-        async def client() -> Connection:
-            return await stack.enter_async_context(connected(url, timeout=_SECONDS))
-
-        one, other = await client(), await client()
-        try:
-            statement = await one.prepare("SELECT pg_backend_pid()", name=name)
-            prepared_on = await statement.fetchval()
-            await other.prepare("SELECT pg_backend_pid()", name=name)
-            for _ in range(_HOLDERS):
-                await (await client()).execute("BEGIN")
-                if await statement.fetchval() != prepared_on:
-                    return True
-        except LOST_ERRORS:
-            # As far as it is on a connection that is idle now.
-            with suppress(asyncpg.PostgresError):
-                await other.execute(f"DEALLOCATE {name}")
-            return False
-        except (TimeoutError, Fault):  # it has no further connection
-            return True
+    one = await stack.enter_async_context(connected(url, timeout=_SECONDS))
+    other = await stack.enter_async_context(connected(url, timeout=_SECONDS))
+    try:
+        statement = await one.prepare("SELECT pg_backend_pid()", name=name)
+        prepared_on = await statement.fetchval()
+        same = await other.prepare("SELECT pg_backend_pid()", name=name)
+        await same.fetchval()  # after asyncpg's prepare() alone, PgBouncer drops its connection
+        for _ in range(_HOLDERS):
+            await stack.enter_async_context(_held(url))
+            if await statement.fetchval() != prepared_on:
+                break
+    except LOST_ERRORS:
+        # As far as it is on a connection that is idle now.
+        with suppress(asyncpg.PostgresError):
+            await other.execute(f"DEALLOCATE {name}")
+        return False
     return True
+
+
+@asynccontextmanager
+async def _held(url: str) -> AsyncIterator[None]:
+    """Hold a connection of the pooler to the server."""
+    async with connected(url, timeout=_SECONDS) as holder:
+        await holder.execute("BEGIN")
+        yield
+        await holder.execute("ROLLBACK")  # of a client that leaves without, PgBouncer drops it

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from persistence import roles
-from persistence.diagnostics.connection import Connection, row
+from persistence.diagnostics.connection import Connection, Fetches, row
 from persistence.diagnostics.fault import Advice, Fault
 from persistence.diagnostics.setting_places import places
 from persistence.roles import Execute, Privilege
@@ -107,13 +107,20 @@ class Lookup:
             [each.function for each in called],
         )
 
-    async def lacking(self, connection: Connection, role: int | None = None) -> list[Lacking]:
+    async def lacking(self, database: Fetches, role: int | None = None) -> list[Lacking]:
         """Return those that the role with that oid lacks; the session's user without one.
 
-        No locks are taken. Raises what the driver raises.
+        A function for CHECKs is not among them when it does not exist: neither do the CHECKs. No
+        locks are taken. Raises what ``database`` raises.
         """
-        rows = await connection.fetch(_LACKING, *self._args, role)
-        return [Lacking(self._all[number - 1], exists) for number, exists in rows]
+        rows = await database.fetch(_LACKING, *self._args, role)
+        lacking = (Lacking(self._all[number - 1], exists) for number, exists in rows)
+        return [
+            each
+            for each in lacking
+            if each.exists
+            or not (isinstance(each.privilege, Execute) and each.privilege.is_for_checks)
+        ]
 
 
 _NEEDED: Final = Lookup(roles.REQUIRED, roles.CALLED)
