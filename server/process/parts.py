@@ -10,7 +10,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from persistence.database import Database
+from persistence.diagnostics import Fault
 from persistence.diagnostics.epochs import check_history
+from persistence.errors import PersistenceError
 from persistence.history import PaymentHistory
 from persistence.session_names import session_name
 from persistence.status_words import StatusWords
@@ -47,6 +50,19 @@ class Opened:
     """To be called about once a second, and once at the end."""
     stopping: Callable[[], object]
     """To be called when the host begins to stop: readiness turns false, and watch streams end."""
+
+
+async def _require_history(database: Database) -> None:
+    """Raise Fault when the history needs a new epoch.
+
+    A worker may be replaced long after the checks of the parent process; also while it cannot ask.
+    """
+    try:
+        await check_history(database)
+    except Fault:
+        raise
+    except PersistenceError as error:
+        _log.warning("the epoch of the history was not checked: %s", error)
 
 
 @asynccontextmanager
@@ -110,8 +126,7 @@ async def open_application(
                 if part is not None:
                     await parts.enter_async_context(part)
             if readiness.database.fault is None:
-                # A worker may be replaced long after the checks of the parent process.
-                await check_history(database)
+                await _require_history(database)
             yield Opened(application, every_second, stopping)
         finally:
             try:
