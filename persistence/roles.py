@@ -77,3 +77,6 @@ CALLED: Final = (
 PUBLIC may call a function unless ALTER DEFAULT PRIVILEGES says otherwise, so they are granted. A
 trigger's function needs no privilege when it fires.
 """
+
+SYSTEM: Final = Execute("pg_control_system()")
+"""A function of PostgreSQL, which PUBLIC may call by default: it tells which cluster this is."""

@@ -22,6 +22,15 @@ class Fetches(Protocol):
         ...
 
 
+# Of what no user has made, the oid is lower: FirstNormalObjectId in PostgreSQL's transam.h.
+_LOCKED: Final = """
+    SELECT relation::regclass::text, pid FROM pg_locks
+    WHERE mode = 'AccessExclusiveLock' AND granted AND locktype = 'relation'
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND relation >= 16384 AND pid <> pg_backend_pid()
+    ORDER BY 1
+"""
+
 _LOGIN_ERRORS: Final = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidPasswordError,
@@ -33,7 +42,7 @@ async def connected(url: str, *, timeout: float) -> AsyncIterator[Connection]:  
     """Yield a connection for the checks to the database at ``url``, a libpq URL.
 
     ``timeout`` is in seconds, to connect and for each statement. Raises Fault, or
-    InvalidDatabaseURL.
+    InvalidDatabaseURL. What the driver raises for a statement within is raised as Fault.
     """
     dsn = asyncpg_dsn(url)
     try:
@@ -47,6 +56,13 @@ async def connected(url: str, *, timeout: float) -> AsyncIterator[Connection]:  
     except asyncio.CancelledError:
         connection.terminate()
         raise
+    except TimeoutError as error:
+        raise await _late(connection, timeout) from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        raise Fault(
+            f"a check of the database failed: {error or type(error).__name__}",
+            "Look into PostgreSQL's log",
+        ) from error
     finally:
         with suppress(Exception):  # not terminated, after which a pooler would drop its own, too
             await connection.close(timeout=timeout)
@@ -57,6 +73,19 @@ async def row(connection: Connection, sql: str, *args: object) -> "asyncpg.Recor
     found = await connection.fetchrow(sql, *args)
     assert found is not None  # noqa: S101 - these statements return one row
     return found
+
+
+async def _late(connection: Connection, timeout: float) -> Fault:  # noqa: ASYNC109
+    """Return what to raise when a statement on ``connection`` had no answer within ``timeout``."""
+    problem = f"the database does not answer within {timeout:g} s"
+    with suppress(Exception):
+        for table, session in await connection.fetch(_LOCKED):
+            return Fault(
+                f"{problem}: session {session} has locked {table}",
+                f"Wait until its transaction has ended, or end it: SELECT pg_terminate_backend("
+                f"{session});",
+            )
+    return Fault(problem, "See whether it is overloaded, or hangs")
 
 
 def _unreachable(error: Exception, url: str, timeout: float) -> Fault:

@@ -124,6 +124,7 @@ class Lookup:
 
 
 _NEEDED: Final = Lookup(roles.REQUIRED, roles.CALLED)
+_OF_SYSTEM: Final = Lookup((), (roles.SYSTEM,))
 
 
 async def require_rights(connection: Connection) -> str:
@@ -146,6 +147,12 @@ async def require_rights(connection: Connection) -> str:
             remedy = "Run `listings migrate up`, or if it has nothing to do, as the owner: "
             remedy += " ".join(f"GRANT {privilege} TO {user};" for privilege in missing)
         raise Fault(f"{user} lacks " + ", ".join(map(str, missing)), remedy)
+    if await _OF_SYSTEM.lacking(connection):
+        raise Fault(
+            f"{user} lacks {roles.SYSTEM}",
+            f"As a superuser, or the administrator of a managed server: GRANT {roles.SYSTEM} TO "
+            f"{user};",
+        )
     return user
 
 

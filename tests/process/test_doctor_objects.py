@@ -146,6 +146,37 @@ def test_tables_that_the_search_path_hides(database_url: str) -> None:
     assert text.endswith("Remove search_path from the options in LISTINGS_DATABASE_URL.")
 
 
+def test_a_function_of_postgresql_that_was_revoked(database_url: str) -> None:
+    """As by hardening guides: it tells which cluster this is."""
+    url = with_role(database_url, APPLICATION)
+    run(database_url, "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+    text = problem(examined(url), "rights")
+    assert f"{APPLICATION} lacks EXECUTE ON FUNCTION pg_control_system(). As a superuser" in text
+    assert_refused(url, text)
+    run(database_url, text.partition("server: ")[2])
+    examined(url, healthy=True)
+    run(database_url, "GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC")
+
+
+@pytest.mark.parametrize("table", ["orders", "order_payment_events"])
+def test_a_table_that_is_locked(database_url: str, table: str) -> None:
+    """The start says which one it is, and which session has locked it."""
+    with psycopg.connect(database_url) as holder:
+        holder.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
+        refused = listings(
+            "serve",
+            url=with_role(database_url, APPLICATION),
+            settings={"connect_timeout": "1"},
+        )
+        pid = holder.info.backend_pid
+        assert (refused.returncode, refused.stderr) == (
+            1,
+            f"Error: the database does not answer within 1 s: session {pid} has locked {table}. "
+            "Wait until its transaction has ended, or end it: "
+            f"SELECT pg_terminate_backend({pid});\n",
+        )
+
+
 def test_a_table_of_the_same_name_elsewhere(empty_database_url: str) -> None:
     """It is another application's: what is missing are the migrations."""
     run(empty_database_url, "CREATE SCHEMA legacy; CREATE TABLE legacy.orders (id int)")
