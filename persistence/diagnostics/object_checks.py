@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from persistence.diagnostics.connection import Connection
 from persistence.diagnostics.fault import Advice, Fault, all_of
-from persistence.diagnostics.migrations import has_newer
+from persistence.diagnostics.migrations import newer_migrations
 from persistence.diagnostics.objects import (
     FUNCTIONS,
     INDEXES,
@@ -52,8 +52,7 @@ _FIND_TRIGGERS: Final = """
         coalesce(substring(
             pg_get_triggerdef(pg_trigger.oid, true) FROM ' WHEN [(](.*)[)] EXECUTE FUNCTION '
         ), ''),
-        tgattr::text <> '', tgenabled::text, quote_ident(tgname),
-        current_setting('session_replication_role') = 'replica'
+        tgattr::text <> '', tgenabled::text, quote_ident(tgname)
     FROM unnest($1::text[]) name
     JOIN pg_trigger ON tgrelid = to_regclass(name)
     JOIN pg_class ON pg_class.oid = tgrelid
@@ -119,8 +118,6 @@ class _FoundTrigger(NamedTuple):
     is_of_columns: bool
     enabled: str
     quoted: str
-    is_replica: bool
-    """Whether the session takes part in logical replication, or says so."""
 
     def replaces(self, trigger: Trigger) -> bool:
         return not self.is_of_columns and (
@@ -151,7 +148,7 @@ async def require_objects(connection: Connection) -> str:
 
     Of a newer version's database, nothing is known, and nothing is checked.
     """
-    if await has_newer(connection):
+    if await newer_migrations(connection):
         return "those of a newer version, which are not checked"
     tables = [name for (name,) in await connection.fetch(_FIND_TABLES, TABLES)]
     problems = [
@@ -164,10 +161,9 @@ async def require_objects(connection: Connection) -> str:
     )
     unique = [index for index in INDEXES if index.risk and index.table in tables]
     problems += _of_indexes(unique, await _indexes(connection))
-    found = [_FoundTrigger(*each) for each in await connection.fetch(_FIND_TRIGGERS, TABLES)]
-    if any(each.is_replica and each.enabled == "O" for each in found):
+    found = await _triggers(connection)
+    if _are_silenced(found):
         problems += await _of_silent_session(connection)
-        found = [each._replace(is_replica=False) for each in found]
     problems += _of_triggers([each for each in TRIGGERS if each.table in tables], found)
     if problems:
         raise Fault(*all_of(problems))
@@ -176,11 +172,14 @@ async def require_objects(connection: Connection) -> str:
 
 async def check_objects(connection: Connection) -> str:
     """Raise Fault as ``require_objects``, also for other users; Advice for what costs time."""
+    if newer := await newer_migrations(connection):
+        raise Advice(
+            f"nothing was checked, since this version does not know the objects of {newer[-1]}",
+            "Run `listings doctor` of the version that it is of",
+        )
     text = await require_objects(connection)
-    if await has_newer(connection):
-        return text
     silent = await connection.fetch(_SILENT_SESSIONS)
-    if silent:
+    if silent and _are_silenced(await _triggers(connection)):
         raise Fault(
             "session_replication_role is replica for some users, whose changes of payments are "
             "not in the history",
@@ -285,8 +284,26 @@ def _of_triggers(wanted: list[Trigger], found: list[_FoundTrigger]) -> list[_Pro
     return problems
 
 
+async def _triggers(connection: Connection) -> list[_FoundTrigger]:
+    return [_FoundTrigger(*found) for found in await connection.fetch(_FIND_TRIGGERS, TABLES)]
+
+
+def _are_silenced(found: list[_FoundTrigger]) -> bool:
+    """Return whether some do not fire where session_replication_role is replica.
+
+    Those of a shop are left out.
+    """
+    return any(
+        each.enabled == "O" and any(each.replaces(trigger) for trigger in TRIGGERS)
+        for each in found
+    )
+
+
 async def _of_silent_session(connection: Connection) -> list[_Problem]:
+    """Return what is wrong if session_replication_role is replica in this session."""
     found = await places(connection, "session_replication_role", ["replica"], "origin")
+    if not found:
+        return []
     where = " and ".join(place.described for place in found)
     return [
         (

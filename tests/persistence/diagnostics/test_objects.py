@@ -316,10 +316,28 @@ async def test_several_faults_are_told_together(connection: Connection) -> None:
 
 
 async def test_a_newer_version_has_objects_of_its_own(connection: Connection) -> None:
-    newer = "INSERT INTO _yoyo_migration (migration_hash, migration_id) VALUES ('x', '3000_new')"
+    """Then nothing is checked, and `doctor` says so. A shop's own migrations say nothing."""
+    applied = "INSERT INTO _yoyo_migration (migration_hash, migration_id) VALUES ('x', '{}')"
     damage = "DROP INDEX idx_orders_idempotency_key"
     assert await found(connection, damage)
-    assert not await found(connection, damage, newer)
+    assert await found(connection, damage, applied.format("20260101_shop"))
+    newer = damage, applied.format("3000_new")
+    assert not await found(connection, *newer)
+    assert (await warned(connection, *newer)).startswith("nothing was checked")
+
+
+async def test_triggers_that_always_fire(connection: Connection) -> None:
+    """Also where session_replication_role is replica, and a shop has triggers that do not."""
+    always = [
+        f"ALTER TABLE {trigger.table} ENABLE ALWAYS TRIGGER {trigger.name}" for trigger in TRIGGERS
+    ]
+    replica = "SET LOCAL session_replication_role = replica"
+    of_shop = (
+        "CREATE TRIGGER mine BEFORE INSERT ON orders EXECUTE FUNCTION"
+        " refuse_change_of_order_payment_events()"
+    )
+    assert not await found(connection, *always, of_shop, replica)
+    assert "session_replication_role" in await found(connection, *always[1:], of_shop, replica)
 
 
 @pytest.mark.parametrize("schema", ["my shop", "listings", "event"])
