@@ -49,7 +49,7 @@ _OF_EVERY_CALL: Final = Lookup(
     (each for each in roles.REQUIRED if each.table in {"orders", "order_payment_events"}),
     roles.CALLED,
 )
-"""What every call needs. Those that record or read refused events need more, and still others."""
+"""What each call needs. Those that record or list refused events also need their table."""
 
 _log = logging.getLogger(__name__)
 

@@ -1,5 +1,7 @@
 """What a check found to be wrong."""
 
+from typing import Final
+
 from persistence.errors import PersistenceError
 
 
@@ -9,6 +11,10 @@ class Fault(PersistenceError):
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(f"{problem}. {remedy}")
         self.problem = problem
+
+
+AS_SUPERUSER: Final = "as a superuser, or by the settings of a managed server"
+"""Who may change settings of the server, for remedies."""
 
 
 class Advice(Fault):

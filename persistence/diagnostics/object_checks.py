@@ -183,7 +183,8 @@ async def check_objects(connection: Connection) -> str:
         raise Fault(
             "session_replication_role is replica for some users, whose changes of payments are "
             "not in the history",
-            " ".join(f"{altered} RESET session_replication_role;" for (altered,) in silent),
+            "As a superuser: "
+            + " ".join(f"{altered} RESET session_replication_role;" for (altered,) in silent),
         )
     indexes = await _indexes(connection)
     advice = _of_indexes([index for index in INDEXES if not index.risk], indexes)

@@ -35,7 +35,7 @@ async def check_public(connection: Connection) -> str:
         named = (_NAMES.get(text.partition(" ")[0], text) for text in granted)
         raise Advice(
             f"every user has, by PUBLIC, {', '.join(named)}; the service needs none of it",
-            "If no other application on this database does: "
-            + " ".join(f"REVOKE {text} FROM PUBLIC;" for text in granted),
+            "If no other application on this database does, as a superuser, which some managed "
+            "servers do not give: " + " ".join(f"REVOKE {text} FROM PUBLIC;" for text in granted),
         )
     return "PUBLIC may neither create objects nor use large objects"

@@ -6,7 +6,7 @@ https://www.postgresql.org/docs/current/warm-standby.html
 from typing import Final
 
 from persistence.diagnostics.connection import Connection, row
-from persistence.diagnostics.fault import Fault
+from persistence.diagnostics.fault import AS_SUPERUSER, Fault
 
 _PAGE: Final = 'docs/operations.md, "What an acknowledgement is worth"'
 
@@ -50,7 +50,7 @@ async def check_replication(connection: Connection) -> str:
             raise Fault(
                 f"commits wait for synchronous_standby_names = '{waited_for}', and no standby is "
                 "connected",
-                "Start a standby, or, to go on without one: ALTER SYSTEM SET "
+                f"Start a standby, or, to go on without one, {AS_SUPERUSER}: ALTER SYSTEM SET "
                 "synchronous_standby_names = ''; SELECT pg_reload_conf();",
             )
         text = (

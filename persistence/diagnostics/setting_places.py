@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from persistence.diagnostics.connection import Connection
+from persistence.diagnostics.fault import AS_SUPERUSER
 
 _PLACES: Final = """
     SELECT setting, source, quote_ident(session_user), quote_ident(current_database())
@@ -81,4 +82,5 @@ def _place(source: str, name: str, right: str, user: str, database: str) -> Plac
             described = "by default"
         case _:
             described = "in the configuration of the server"
-    return Place(described, f"ALTER SYSTEM SET {name} = {right}; SELECT pg_reload_conf();")
+    statements = f"ALTER SYSTEM SET {name} = {right}; SELECT pg_reload_conf();"
+    return Place(described, f"{AS_SUPERUSER.capitalize()}: {statements}")

@@ -27,7 +27,7 @@ def run(server: Cluster, remedy: str) -> None:
     """Run the statements of a remedy, and wait until each session has them."""
     with psycopg.connect(server.url, autocommit=True) as connection:
         for statement in filter(None, map(str.strip, remedy.split(";"))):
-            connection.execute(statement.encode())
+            connection.execute(statement.rpartition(": ")[2].encode())
     for name in ("fsync", "full_page_writes", "synchronous_commit"):
         eventually(lambda name=name: server.execute(f"SHOW {name}") == "on")  # type: ignore[misc]
 
@@ -134,7 +134,7 @@ def test_replication(server: Cluster) -> None:
         found = problem(examined(url), "replication")
         assert "commits wait for synchronous_standby_names = 'twin', and no standby is" in found
     # A commit would wait for the standby.
-    found = found.partition("without one: ")[2].partition(" See ")[0]
+    found = found.partition("managed server: ")[2].partition(" See ")[0]
     with psycopg.connect(server.url, autocommit=True) as connection:
         for statement in filter(None, map(str.strip, found.split(";"))):
             connection.execute(statement.encode())

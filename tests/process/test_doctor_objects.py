@@ -199,7 +199,7 @@ def test_rights_of_every_user(database_url: str) -> None:
         "pg_catalog.lo_creat(integer)",
     ):
         assert words in text
-    run(database_url, text.partition("database does: ")[2])
+    run(database_url, text.partition("do not give: ")[2])
     assert examined(url, healthy=True)["PUBLIC"][0] == "ok"
     with psycopg.connect(url, autocommit=True) as application:
         for statement in ("CREATE TEMPORARY TABLE a ()", "SELECT lo_creat(-1)"):
