@@ -20,7 +20,7 @@ from persistence import dialect as pg
 # Any, because PyPika types its builders as those of no dialect.
 _Builder: TypeAlias = Any
 
-_MOST_EVENTS: Final = 500  # that a mark is made of: the last ones by transaction
+_MOST_EVENTS: Final = 500  # that a mark is made of: the last ones by transaction and id
 
 _taken = Table("order_payment_events")
 _refused = Table("refused_payment_events")
@@ -142,4 +142,8 @@ def _hashes(table: Table, time: Term, condition: Criterion) -> _Builder:
     row = pg.row(table.id, table.transaction_id, time)
     query: _Builder = PostgreSQLQuery.from_(table).where(condition)
     query = query.select(pg.hash_record_extended(row, 0).as_("hash"))
-    return query.orderby(table.transaction_id, order=Order.desc).limit(_MOST_EVENTS)
+    # Also by id: of a transaction with more events, these are the same ones by any plan. The index
+    # sorts by transaction, and PostgreSQL the events of the last one, some ms for ten thousand.
+    for column in (table.transaction_id, table.id):
+        query = query.orderby(column, order=Order.desc)
+    return query.limit(_MOST_EVENTS)

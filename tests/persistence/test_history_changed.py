@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
 
 import psycopg
 import pytest
 
+from persistence.database import Database
 from persistence.errors import HistoryChanged
 from persistence.history import EventFilter, PaymentHistory
 from persistence.models import PaymentEvent
@@ -111,6 +113,30 @@ async def test_another_event_with_the_same_ids_is_not_the_one_that_was_seen(
     ledger.replace(database_url, event)
     with pytest.raises(HistoryChanged):
         await history.visible(position)
+
+
+PLANS = ("enable_indexscan = off", "enable_bitmapscan = off", "enable_indexscan = on")
+
+
+async def test_many_events_of_one_transaction_have_one_mark(database_url: str) -> None:
+    """By any plan, and wherever the table has its rows."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute(
+            "INSERT INTO order_payment_events (order_id, storefront_id, payment_status_after)"
+            " SELECT random() * 1000, 1, 'paid' FROM generate_series(1, 3000)"
+        )
+    limits: dict[str, Any] = {"connect_timeout": 5, "statement_timeout": 5}
+    async with Database(database_url, max_connections=1, **limits) as database:
+        history = PaymentHistory(database)
+        position = await history.durable(None)
+        for statement in (
+            *(f"SET {each}" for each in PLANS),
+            "CLUSTER order_payment_events USING order_payment_events_pkey",
+            "ANALYZE order_payment_events",
+        ):
+            await database.fetch(statement)
+            assert await history.visible(position) == position.seen
 
 
 async def test_the_last_refused_event_is_gone(database_url: str, history: PaymentHistory) -> None:
