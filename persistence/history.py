@@ -189,7 +189,7 @@ class PaymentHistory:
     async def _row(self, query: str, position: Position) -> Row:
         since = position.mark.since if position.mark else ORIGIN
         end = position.end
-        found = await self._database.fetchrow(query, since, end, end.xmax - 1)
+        found = await self._database.fetchrow(query, since, end, end.last)
         if found is None:
             raise DatabaseFailure("payment_history_epochs has no row")
         return Row._make(found[: len(Row._fields)])

@@ -64,6 +64,12 @@ class Snapshot(NamedTuple):
         in_progress = tuple(each for each in self.in_progress if each < end)
         return self._replace(xmin=min(self.xmin, end), xmax=end, in_progress=in_progress)
 
+    @property
+    def last(self) -> int:
+        """The last transaction that may have ended by the snapshot; 0 for ``ORIGIN``."""
+        last = self.xmax - 1
+        return last - 1 if last and last % _LOW_BITS == 0 else last
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the snapshot that PostgreSQL writes as ``text``. Raises ValueError."""

@@ -96,6 +96,12 @@ def test_a_snapshot_ends_where_postgresql_has_transactions() -> None:
     assert ended.checked() == ended
 
 
+@pytest.mark.parametrize("last", [3, 7, 2**32 - 1, 2**32 + 3, 2**33 - 1])
+def test_a_snapshot_knows_the_transaction_that_it_ends_with(last: int) -> None:
+    assert Snapshot(1, 2**40 + 3, ()).before(last + 1).last == last
+    assert ORIGIN.last == 0
+
+
 BROKEN = {
     "hashes alone": "1.2",
     "cut off in a snapshot": MARKED.removesuffix(".0"),
