@@ -1,7 +1,7 @@
 """The history of payments: ``order_payment_events``, which a trigger in PostgreSQL writes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias, TypeVar
@@ -92,7 +92,7 @@ class PaymentHistory:
         values = {"order_id": order_id, "limit": limit, "after_id": after_id, **scope}
         query = queries.list_events(scoped=bool(scope))
         rows = await self._database.fetch_all(query, values)
-        return [self._event(row) for row in rows]
+        return [self._event(row.values()) for row in rows]
 
     async def list_with_refused(
         self,
@@ -125,7 +125,7 @@ class PaymentHistory:
         rows = await self._database.fetch_all(
             queries.list_latest_events(scoped=bool(scope)), values
         )
-        return [self._event(row) for row in reversed(rows)]
+        return [self._event(row.values()) for row in reversed(rows)]
 
     async def latest_events(self, wanted: EventFilter, limit: int) -> list[PaymentEvent]:
         """Return up to ``limit`` events of ``wanted``, the newest ones, by their ids.
@@ -138,7 +138,7 @@ class PaymentHistory:
             values["storefront_ids"] = list(wanted.storefront_ids)
         query = queries.latest_events(all_orders=wanted.all_orders)
         rows = await self._database.fetch_all(query, values)
-        return sorted(self._event(row) for row in rows)
+        return sorted(self._event(row.values()) for row in rows)
 
     async def list_payments(
         self, order_id: int, storefronts: Storefronts = None
@@ -157,8 +157,8 @@ class PaymentHistory:
     async def visible(self, position: Position) -> Snapshot:
         """Return what is visible now, up to the last event. Some of it may not be durable yet.
 
-        Raises HistoryChanged if it is not what ``position`` has seen and more, or another
-        PersistenceError.
+        Raises HistoryChanged if it is not what ``position`` has seen and more, DatabaseReadOnly on
+        a standby, or another PersistenceError.
         """
         row = await self._row(position_queries.visible(), position)
         _mark_of(position, row)
@@ -201,7 +201,8 @@ class PaymentHistory:
 
         ``upto`` is a result of ``durable``. Only events of ``wanted``. The changes of one order are
         in the order of their commits, and refused events among them by their time. Raises a
-        PersistenceError; continuing from the last position then skips no event.
+        PersistenceError, as when another server answers that lacks some of them; continuing from
+        the last position then skips no event.
         """
         async for each in self._events_since(position, upto, wanted, nullcontext()):
             yield each
@@ -230,7 +231,7 @@ class PaymentHistory:
         events: AsyncIterator[WatchedEvent]
         events = taken = self._read(self._event, position, wanted, slot)
         if wanted.include_refused:
-            refused = self._read(_refused_event, position, wanted, slot, refused=True)
+            refused = self._read(RefusedEvent._make, position, wanted, slot, refused=True)
             events = merged_streams(taken, refused)
         async for event in events:
             if isinstance(event, PaymentEvent):
@@ -241,7 +242,7 @@ class PaymentHistory:
 
     async def _read(
         self,
-        record: Callable[[Mapping[str, Any]], _Event],
+        record: Callable[[Iterable[Any]], _Event],
         position: Position,
         wanted: EventFilter,
         slot: _Slot,
@@ -250,7 +251,7 @@ class PaymentHistory:
     ) -> AsyncIterator[_Event]:
         """Yield what is left on the way of ``position`` in one of the tables, sorted by id.
 
-        ``record`` makes an event of a row.
+        ``record`` makes an event of its columns.
         """
         values: dict[str, object] = {}
         if not wanted.all_orders:
@@ -266,19 +267,26 @@ class PaymentHistory:
             scoped=bool(scope),
         )
         values |= {"limit": _PAGE_SIZE, "since": position.seen, "upto": position.end, **scope}
+        assert position.mark is not None  # noqa: S101 - it leads to what ``durable`` has returned
+        values |= {"mark_since": position.mark.since, "mark": position.mark.events}
+        values["last"] = position.end.last
         after_id, more = position.last_refused_id if refused else position.last_id, True
         while more:
             async with slot:
                 rows = await self._database.fetch_all(query, {**values, "after_id": after_id})
+            if not rows[0]["is_complete"]:
+                raise DatabaseUnavailable("this server lacks events that were seen elsewhere")
             for row in rows:
-                event = record(row)
-                after_id = event.id
-                yield event
-            more = len(rows) == _PAGE_SIZE
+                if row["id"] is not None:
+                    _, *fields = row.values()
+                    event = record(fields)
+                    after_id = event.id
+                    yield event
+            more = len(rows) == _PAGE_SIZE and rows[-1]["id"] is not None
 
-    def _event(self, row: Mapping[str, Any]) -> PaymentEvent:
-        """Return the event in ``row``; its states, where they are null, by their words."""
-        event = PaymentEvent._make(row.values())
+    def _event(self, columns: Iterable[Any]) -> PaymentEvent:
+        """Return the event; its states, where they are null, by their words."""
+        event = PaymentEvent._make(columns)
         if event.payment_state_after is None:
             event = event._replace(
                 payment_state_after=self._words.state(event.payment_status_after)
@@ -287,10 +295,6 @@ class PaymentHistory:
             state = self._words.state(event.payment_status_before)
             event = event._replace(payment_state_before=state)
         return event
-
-
-def _refused_event(row: Mapping[str, Any]) -> RefusedEvent:
-    return RefusedEvent._make(row.values())
 
 
 def _snapshot(row: Row) -> Snapshot:
@@ -307,7 +311,5 @@ def _mark_of(position: Position, row: Row) -> Mark:
     if mark.ledger != row.ledger or (position.mark is None and not row.is_original):
         raise HistoryChanged("the database is another one, or has begun a new epoch")
     if mark.events != (row.mark or 0) or _snapshot(row).xmax < position.end.xmax:
-        if row.is_standby:  # they may be on their way
-            raise DatabaseUnavailable("this standby lacks events that were seen elsewhere")
         raise HistoryChanged("the database has lost events that were seen")
     return mark

@@ -3,15 +3,16 @@
 Both statements have the same parameters, of a position: ``$1`` and ``$2``, the snapshots between
 which the events of its mark were committed, and ``$3``, the last transaction of ``$2``, or 0.
 
-They return ``Row``. Each event is a hash in it, of its id, transaction and time: ids and
-transactions are assigned again when those of a lost history are free, and its time tells them
-apart. The hashes are added by XOR, so that any number of events takes 8 bytes.
+They return ``Row``, and fail on a standby. Each event is a hash in it, of its id, transaction and
+time: ids and transactions are assigned again when those of a lost history are free, and its time
+tells them apart. The hashes are added by XOR, so that any number of events takes 8 bytes.
 """
 
 from functools import cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from pypika import Case, Field, Order, Parameter, PostgreSQLQuery, Table
+from pypika.functions import Coalesce
 from pypika.queries import AliasedQuery
 from pypika.terms import Criterion, ExistsCriterion, NullValue, Term
 
@@ -43,7 +44,6 @@ class Row(NamedTuple):
     """A hash of the system identifier and of the epoch."""
     is_original: bool
     """Whether it is the first epoch, and the cluster the one in which it began."""
-    is_standby: bool
     mark: int | None
     """The hash of the events between the snapshots ``$1`` and ``$2``; None if there are none."""
     next_mark: int | None
@@ -53,7 +53,7 @@ class Row(NamedTuple):
 @cache
 def visible() -> str:
     """Return the SELECT of ``Row``. What is visible may be lost in a fail-over."""
-    return str(_row(NullValue()))
+    return str(_row(NullValue()).select(_fails_on_a_standby()))
 
 
 @cache
@@ -62,13 +62,29 @@ def durable() -> str:
 
     A transaction can be visible before: its wait was cut short, by a cancel, a lost connection or a
     crash; or its session does not wait. This statement writes to the WAL, after all that it sees,
-    so that its own commit waits for that, too. A standby writes nothing, and has nothing to wait
-    for: what it shows has come from the primary.
+    so that its own commit waits for that, too.
     """
-    message = pg.pg_logical_emit_message(True, "listings", "")
-    written = Case().when(pg.pg_is_in_recovery(), NullValue()).else_(message)
+    written = pg.pg_logical_emit_message(True, "listings", "")
     next_mark = _mark(Parameter("$2"), _NOW, _last.transaction_id)
-    return str(_row(next_mark).select(written))
+    return str(_row(next_mark).select(_fails_on_a_standby(), written))
+
+
+def is_complete(since: Term, upto: Term, last: Term, events: Term) -> Term:
+    """Return whether the server has what the mark ``events`` of a position stands for.
+
+    The other values are those of ``visible``. The statement fails on a standby.
+    """
+    holds = Coalesce(_mark(since, upto, last), 0) == events
+    return Case().when(pg.pg_is_in_recovery(), pg.pg_current_xact_id().isnull()).else_(holds)
+
+
+def _fails_on_a_standby() -> Term:
+    """Return a term that PostgreSQL refuses to evaluate on a standby, as read_only_sql_transaction.
+
+    There, pg_current_snapshot() has no transaction in progress, so that one that commits out of
+    order would be missed; and an asynchronous standby may show what is lost in a fail-over.
+    """
+    return Case().when(pg.pg_is_in_recovery(), pg.pg_current_xact_id())
 
 
 def _row(next_mark: Term) -> _Builder:
@@ -82,7 +98,6 @@ def _row(next_mark: Term) -> _Builder:
         "last_transaction": _last.transaction_id,
         "ledger": pg.hash_record_extended(identity, 0),
         "is_original": is_original & ExistsCriterion(earlier).negate(),
-        "is_standby": pg.pg_is_in_recovery(),
         "mark": _mark(since, upto, last),
         "next_mark": next_mark,
     }

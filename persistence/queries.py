@@ -23,6 +23,7 @@ from pypika.terms import Bracket, Criterion, Term
 from persistence import dialect as pg
 from persistence.models import Order as OrderRecord
 from persistence.models import OrderKey, PaymentEvent, RefusedEvent, Storefronts
+from persistence.position_queries import is_complete
 
 # Any, because PyPika types its builders as those of no dialect.
 _Builder: TypeAlias = Any
@@ -133,6 +134,12 @@ def events_between(
     id, which for one order is the order in which they were committed.
 
     With ``refused``, they are refused events; each was committed when it was first refused.
+
+    The statement may run on another server than the one that ``:upto`` is of, as where the pool has
+    connections to an old primary. So each row begins with ``is_complete``: whether the server has
+    what the mark of ``:upto`` stands for, ``:mark``, with the last transaction ``:last``, and the
+    snapshot ``:mark_since`` before. Without events, it is one row, with nulls. See
+    ``position_queries.is_complete``.
     """
     table = _refused if refused else _events
     fields = RefusedEvent._fields if refused else PaymentEvent._fields
@@ -156,7 +163,12 @@ def events_between(
         query = query.where(Criterion.any(watched))
     if scoped:
         query = query.where(_in_scope(table, NamedParameter("storefronts")))
-    return str(query.orderby(table.id).limit(NamedParameter("limit")))
+    page = query.orderby(table.id).limit(NamedParameter("limit")).as_("page")
+    mark = (NamedParameter(name) for name in ("mark_since", "upto", "last", "mark"))
+    proof = PostgreSQLQuery.select(is_complete(*mark).as_("is_complete")).as_("proof")
+    query = PostgreSQLQuery.from_(proof).left_join(page).on(proof.is_complete)
+    columns = (page[name] for name in fields)
+    return str(query.select(proof.is_complete, *columns).orderby(page.id))
 
 
 def _of_current_epoch(column: Term) -> _Builder:

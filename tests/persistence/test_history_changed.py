@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from persistence.database import Database
-from persistence.errors import HistoryChanged
+from persistence.errors import DatabaseUnavailable, HistoryChanged
 from persistence.history import EventFilter, PaymentHistory
 from persistence.models import PaymentEvent
 from persistence.positions import Mark, Position, Snapshot
@@ -137,6 +137,27 @@ async def test_many_events_of_one_transaction_have_one_mark(database_url: str) -
         ):
             await database.fetch(statement)
             assert await history.visible(position) == position.seen
+
+
+@pytest.mark.parametrize("include_refused", [False, True])
+async def test_another_server_answers_that_lacks_events(
+    database_url: str, history: PaymentHistory, include_refused: bool
+) -> None:
+    """As an old primary does, to which the pool has a connection: nothing is skipped."""
+    order_id = Orders(database_url).add()
+    start = await history.durable(None)
+    with psycopg.connect(database_url) as connection:
+        ledger.take(connection, order_id, "paid")
+        event = ledger.take(connection, order_id, "refunded")
+    upto = await history.durable(start)
+    ledger.lose(database_url, event)
+    wanted = EventFilter(all_orders=True, include_refused=include_refused)
+    for events in (
+        history.events_since(start, upto, wanted),
+        history.missed_events(start, upto, replace(wanted, scope=frozenset([404]))),
+    ):
+        with pytest.raises(DatabaseUnavailable, match="lacks events"):
+            await anext(events)
 
 
 async def test_the_last_refused_event_is_gone(database_url: str, history: PaymentHistory) -> None:

@@ -132,6 +132,9 @@ BETWEEN: Final = {
     "since": "999900:999950:999910",
     "upto": "999990:1000001:999991,999993",
     "after_id": 0,
+    "mark_since": "999980:999980:",
+    "last": "1000000",
+    "mark": 0,
 }
 
 # The filters with one value that an index serves, and the order's number, which is one of them all.
@@ -255,8 +258,8 @@ def scoped_reads(given: OrderFilter) -> Iterator[tuple[str, Read]]:
 
 
 def is_costly(node: Node) -> bool:
-    """Return whether the node scans a whole table, or sorts more than ``A_FEW`` rows of it."""
-    sorts_many = "Sort" in node.kind and node.rows > A_FEW
+    """Return whether the node scans a whole table, or sorts more than ``A_FEW`` rows at once."""
+    sorts_many = node.kind == "Sort" and node.rows > A_FEW
     return node.kind == "Seq Scan" or (sorts_many and not node.is_of_pages)
 
 

@@ -12,6 +12,7 @@ from persistence.database import Database
 from persistence.history import EventFilter, PaymentHistory
 from persistence.models import Origin, PaymentEvent
 from persistence.orders import OrderRepository
+from persistence.positions import Position
 from persistence.watch import ChangeFeed
 from tests.support import cluster
 from tests.support.cluster import Cluster
@@ -147,6 +148,27 @@ async def test_no_position_is_taken_whose_wait_was_interrupted(pair: Pair, order
         assert [type(each) for each in outcomes] == [errors.DatabaseUnavailable]
         position = await history.durable(None)
         assert await history.visible(position) == position.seen
+
+
+async def test_a_standby_gives_no_position_and_no_events(pair: Pair, orders: Orders) -> None:
+    """Its snapshots have no transaction in progress, and not all that it shows is durable."""
+    start = await _position(pair)
+    orders.add(payment_status="paid")
+    upto = await _position(pair)
+    async with Database(
+        pair.standby.url, max_connections=1, connect_timeout=5, statement_timeout=5
+    ) as database:
+        history = PaymentHistory(database)
+        for call in (history.visible(upto), history.durable(None), history.checked(upto)):
+            with pytest.raises(errors.DatabaseReadOnly):
+                await call
+        with pytest.raises(errors.DatabaseReadOnly):
+            await anext(history.events_since(start, upto, EventFilter(all_orders=True)))
+
+
+async def _position(pair: Pair) -> Position:
+    async with pair.pool() as database:
+        return await PaymentHistory(database).durable(None)
 
 
 async def test_a_feed_waits_for_the_standby(pair: Pair, orders: Orders) -> None:

@@ -335,10 +335,10 @@ async def test_refused_events_are_read_only_for_who_asks(
                 found: list[Delivery] = []
                 while texts(found[-1:]) != ["end"]:
                     found.append(await anext(stream))
-                assert {"refused_payment_events" in each for each in sent} == {False, tables == 2}
+                assert {"requested_state" in each for each in sent} == {False, tables == 2}
             sent.clear()
             await read(opened, wanted, start)
-            assert {"refused_payment_events" in each for each in sent} == {False, tables == 2}
+            assert {"requested_state" in each for each in sent} == {False, tables == 2}
 
 
 async def test_refused_events_of_an_earlier_epoch_are_no_news(database_url: str) -> None:
