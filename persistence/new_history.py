@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from persistence.diagnostics import Fault
-from persistence.diagnostics.epochs import check_history
+from persistence.diagnostics.epochs import check_history, current_epoch
 from persistence.errors import MaintenanceError
 from persistence.maintenance import Connection, owner_session
 
@@ -76,7 +76,9 @@ async def reason_for_epoch(url: str) -> str | None:
             await check_history(connection)
         except Fault as fault:
             return fault.problem
-    return None
+        epoch = await current_epoch(connection)
+    # Sound at the moment: its rows may have ids that this cluster has assigned to others.
+    return None if epoch.is_of_this_cluster else f"epoch {epoch.id} is of another cluster"
 
 
 async def open_epoch(url: str, reason: str | None = None) -> Opened:

@@ -28,6 +28,14 @@ _refused = Table("refused_payment_events")
 _epochs = Table("payment_history_epochs")
 _earlier = Table("payment_history_epochs").as_("earlier")
 _epoch, _last = AliasedQuery("epoch"), AliasedQuery("last")
+_EPOCH: Final = (
+    "id",
+    "identity",
+    "system_identifier",
+    "first_transaction_id",
+    "last_event_id",
+    "last_refused_event_id",
+)
 _control = pg.FunctionTable("pg_control_system", "control")
 
 _NOW: Final = pg.pg_current_snapshot()
@@ -101,14 +109,15 @@ def _row(next_mark: Term) -> _Builder:
         "mark": _mark(since, upto, last),
         "next_mark": next_mark,
     }
-    query: _Builder = PostgreSQLQuery.with_(_current_epoch(), "epoch")
+    query: _Builder = PostgreSQLQuery.with_(current_epoch(*_EPOCH), "epoch")
     query = query.with_(_last_transaction(), "last")
     query = query.from_(_epoch).cross_join(_last).cross().cross_join(_control).cross()
     return query.select(*(columns[name].as_(name) for name in Row._fields))
 
 
-def _current_epoch() -> _Builder:
-    query: _Builder = PostgreSQLQuery.from_(_epochs).select(_epochs.star)
+def current_epoch(*columns: str) -> _Builder:
+    """Return the SELECT of columns of the current epoch."""
+    query: _Builder = PostgreSQLQuery.from_(_epochs).select(*(_epochs[name] for name in columns))
     return query.orderby(_epochs.id, order=Order.desc).limit(1)
 
 
@@ -123,6 +132,10 @@ def _last_transaction() -> _Builder:
         query: _Builder = PostgreSQLQuery.from_(table).select(table.transaction_id)
         query = query.where(table.transaction_id < pg.pg_snapshot_xmax(_NOW))
         query = query.where(table.id > ended)
+        query = query.where(
+            table.transaction_id
+            >= PostgreSQLQuery.from_(_epoch).select(_epoch.first_transaction_id)
+        )
         last.append(query.orderby(table.transaction_id, order=Order.desc).limit(1))
     query = PostgreSQLQuery
     return query.select(pg.greatest(*last).as_("transaction_id"))

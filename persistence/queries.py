@@ -23,7 +23,7 @@ from pypika.terms import Bracket, Criterion, Term
 from persistence import dialect as pg
 from persistence.models import Order as OrderRecord
 from persistence.models import OrderKey, PaymentEvent, RefusedEvent, Storefronts
-from persistence.position_queries import is_complete
+from persistence.position_queries import current_epoch, is_complete
 
 # Any, because PyPika types its builders as those of no dialect.
 _Builder: TypeAlias = Any
@@ -31,7 +31,6 @@ _Builder: TypeAlias = Any
 _orders = Table("orders")
 _events = Table("order_payment_events")
 _refused = Table("refused_payment_events")
-_epochs = Table("payment_history_epochs")
 
 _ORDER: Final = [_orders[name] for name in OrderRecord._fields]
 _EVENT: Final = [_events[name] for name in PaymentEvent._fields]
@@ -143,12 +142,11 @@ def events_between(
     """
     table = _refused if refused else _events
     fields = RefusedEvent._fields if refused else PaymentEvent._fields
-    end_of_last_epoch = _epochs.last_refused_event_id if refused else _epochs.last_event_id
     transaction = table.transaction_id
     since, upto = NamedParameter("since"), NamedParameter("upto")
     query: _Builder = PostgreSQLQuery.from_(table).select(*(table[name] for name in fields))
     query = query.where(table.id > NamedParameter("after_id"))
-    query = query.where(table.id > _of_current_epoch(end_of_last_epoch))
+    query = query.where(_is_of_current_epoch(table, refused=refused))
     # The first two conditions are the range of the index, the others select within it.
     query = query.where(transaction >= pg.pg_snapshot_xmin(since))
     query = query.where(transaction < pg.pg_snapshot_xmax(upto))
@@ -171,10 +169,11 @@ def events_between(
     return str(query.select(proof.is_complete, *columns).orderby(page.id))
 
 
-def _of_current_epoch(column: Term) -> _Builder:
-    """Return the SELECT of a column of the current epoch."""
-    query: _Builder = PostgreSQLQuery.from_(_epochs).select(column)
-    return query.orderby(_epochs.id, order=Order.desc).limit(1)
+def _is_of_current_epoch(table: Table, *, refused: bool = False) -> Criterion:
+    """Return whether an event is; both the ids and the transactions of earlier ones end before."""
+    end = current_epoch("last_refused_event_id" if refused else "last_event_id")
+    start = current_epoch("first_transaction_id")
+    return Criterion.all([table.id > end, table.transaction_id >= start])
 
 
 @cache
@@ -184,7 +183,7 @@ def latest_events(*, all_orders: bool) -> str:
     Of all orders, or of the orders in ``:order_ids`` and the storefronts in ``:storefront_ids``.
     By transaction, since ids alone have no index.
     """
-    query = _select_events().where(_events.id > _of_current_epoch(_epochs.last_event_id))
+    query = _select_events().where(_is_of_current_epoch(_events))
     if not all_orders:
         of_order = _events.order_id == pg.any_(NamedParameter("order_ids"))
         query = query.where(

@@ -3,7 +3,8 @@
 A dump, and a logical replica, have the transaction ids of the cluster that they came from. A
 younger cluster assigns the same ids again, so that they no longer tell what was committed since
 when. `listings new-history` opens an epoch then: rows with ids up to ``last_event_id`` and
-``last_refused_event_id`` are history, and never news to those who follow it.
+``last_refused_event_id`` are history, and never news to those who follow it. Later rows have
+transaction ids from ``first_transaction_id`` on, so that no old one has to be read to find them.
 
 The newest row is the epoch of the present. Positions in the history carry its ``identity``, and
 ``system_identifier`` tells which cluster opened it: the one that initdb gave it, which its standbys
@@ -29,6 +30,8 @@ _TABLE = """
         system_identifier     BIGINT      NOT NULL
             DEFAULT (pg_control_system()).system_identifier,
         opened_at             TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
+        first_transaction_id  XID8        NOT NULL
+            DEFAULT pg_snapshot_xmin(pg_current_snapshot()),
         identity              UUID        NOT NULL DEFAULT gen_random_uuid(),
         database_role         NAME        NOT NULL DEFAULT session_user,
         reason                TEXT,
@@ -42,8 +45,8 @@ _TABLE = """
 
 # All events that there are belong to it. What is wrong with their ids is found by `serve`.
 _FIRST = """
-    INSERT INTO payment_history_epochs (last_event_id, last_refused_event_id)
-    SELECT 0, 0 WHERE NOT EXISTS (SELECT FROM payment_history_epochs)
+    INSERT INTO payment_history_epochs (last_event_id, last_refused_event_id, first_transaction_id)
+    SELECT 0, 0, '0' WHERE NOT EXISTS (SELECT FROM payment_history_epochs)
 """
 
 # Also for the owner of the table and for superusers, whom privileges do not restrict.

@@ -29,6 +29,8 @@ class Epoch(NamedTuple):
     last_event_id: int
     last_refused_event_id: int
     is_of_this_cluster: bool
+    is_of_the_future: bool
+    """Whether it begins with a transaction that this cluster has not come to."""
 
     @property
     def exempt_event_id(self) -> int:
@@ -54,7 +56,7 @@ class EventTable(NamedTuple):
     next_transaction_id: int
     """Of this cluster: ids from here on are of the future."""
     has_future_ids: bool
-    """Whether rows have such ids that are not rows of an earlier epoch."""
+    """Whether rows that are not of an earlier epoch have such ids, or those in progress here."""
 
     @property
     def is_sequence_behind(self) -> bool:
@@ -64,7 +66,8 @@ class EventTable(NamedTuple):
 
 _EPOCH: Final = """
     SELECT id, opened_at, last_event_id, last_refused_event_id,
-        system_identifier = (pg_control_system()).system_identifier
+        system_identifier = (pg_control_system()).system_identifier,
+        first_transaction_id > pg_snapshot_xmax(pg_current_snapshot())
     FROM payment_history_epochs ORDER BY id DESC LIMIT 1
 """
 
@@ -72,7 +75,8 @@ _EPOCH: Final = """
 # from last, or that it is still replicated from. So it is enough to look at these, by the index of
 # transaction ids: after a restore, millions of rows of earlier epochs may have ids of the future.
 # Where another cluster has opened the present epoch, its rows may be between those: then any will
-# do. A row that is visible has an id below the xmax of the snapshot, or one of another cluster.
+# do. A row that is visible has a transaction that is, or one of another cluster: of the future, or
+# in progress here, wherever those are among the others.
 _TABLE: Final = """
     SELECT
         pg_get_serial_sequence('{table}', 'id'),
@@ -81,12 +85,15 @@ _TABLE: Final = """
         coalesce(max(transaction_id::text::bigint), 0),
         pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
         coalesce(bool_or(
-            transaction_id >= pg_snapshot_xmax(pg_current_snapshot())
+            NOT pg_visible_in_snapshot(transaction_id, pg_current_snapshot())
             AND (id > $1::bigint OR NOT $2::boolean)
         ), false)
     FROM (
-        SELECT id, transaction_id FROM {table} ORDER BY transaction_id DESC LIMIT {limit}
-    ) newest
+        (SELECT id, transaction_id FROM {table} ORDER BY transaction_id DESC LIMIT {limit})
+        UNION ALL
+        SELECT id, transaction_id FROM {table}
+        WHERE transaction_id = ANY (ARRAY(SELECT pg_snapshot_xip(pg_current_snapshot())))
+    ) looked_at
 """
 
 
@@ -118,7 +125,10 @@ async def check_history(database: Fetches) -> str:
     """Return which epoch it is. Raises Fault when the history needs a new one."""
     epoch = await current_epoch(database)
     tables = await event_tables(database, epoch)
-    if faults := [text for table in tables for text in _faults(table)]:
+    faults = [text for table in tables for text in _faults(table)]
+    if epoch.is_of_the_future and not faults:
+        faults = [f"epoch {epoch.id} begins with a transaction that this cluster has not come to"]
+    if faults:
         raise Fault("; ".join(faults), REMEDY)
     since = epoch.opened_at
     return f"epoch {epoch.id}, since {since:%Y-%m-%d}; transaction ids and sequences are sound"

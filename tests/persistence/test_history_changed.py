@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from persistence import position_queries
 from persistence.database import Database
 from persistence.errors import DatabaseUnavailable, HistoryChanged
 from persistence.history import EventFilter, PaymentHistory
@@ -20,6 +21,8 @@ from tests.support import databases, ledger
 from tests.support.feeds import feed, watching
 from tests.support.ledger import Entry
 from tests.support.orders import Orders
+from tests.support.plans import Read, explain, touched
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -109,7 +112,7 @@ async def test_another_event_with_the_same_ids_is_not_the_one_that_was_seen(
     with psycopg.connect(database_url) as connection:
         event = ledger.take(connection, order_id, "paid")
     position = await history.durable(None)
-    assert await history.visible(position) == position.seen
+    assert (await history.visible(position)).xmax == position.seen.xmax
     ledger.replace(database_url, event)
     with pytest.raises(HistoryChanged):
         await history.visible(position)
@@ -136,7 +139,7 @@ async def test_many_events_of_one_transaction_have_one_mark(database_url: str) -
             "ANALYZE order_payment_events",
         ):
             await database.fetch(statement)
-            assert await history.visible(position) == position.seen
+            assert (await history.visible(position)).xmax == position.seen.xmax
 
 
 @pytest.mark.parametrize("include_refused", [False, True])
@@ -166,7 +169,7 @@ async def test_the_last_refused_event_is_gone(database_url: str, history: Paymen
         refused = ledger.refuse(connection)
     position = await history.durable(before)
     ledger.lose(database_url, refused)
-    assert await history.visible(before) == before.seen
+    assert (await history.visible(before)).xmax == before.seen.xmax
     with pytest.raises(HistoryChanged):
         await history.visible(position)
 
@@ -196,7 +199,7 @@ async def test_a_position_of_the_version_before_is_good_in_the_first_epoch(
     marked = await history.checked(earlier)
     assert marked.seen == seen
     assert isinstance(marked.mark, Mark)
-    assert await history.visible(marked) == seen
+    assert (await history.visible(marked)).xmax == seen.xmax
     with pytest.raises(HistoryChanged):
         await history.checked(of_the_version_before(Snapshot(2**40 + 3, 2**40 + 3, ())))
     ledger.begin_epoch(database_url)
@@ -248,6 +251,46 @@ async def test_running_watches_end_when_an_epoch_begins(database_url: str) -> No
         ledger.begin_epoch(database_url)
         with pytest.raises(HistoryChanged, match="epoch"):
             await anext(stream)
+
+
+def begins_after_all_events(url: str) -> bool:
+    """Begin an epoch, and return whether its transactions are later than those of all events."""
+    ledger.begin_epoch(url)
+    with psycopg.connect(url) as connection:
+        return not connection.execute(
+            "SELECT FROM order_payment_events WHERE transaction_id >="
+            " (SELECT first_transaction_id FROM payment_history_epochs ORDER BY id DESC LIMIT 1)"
+        ).rowcount
+
+
+async def test_a_look_reads_no_events_of_earlier_epochs(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute(
+            "INSERT INTO order_payment_events (order_id, storefront_id, payment_status_after)"
+            " SELECT 1, 1, 'paid' FROM generate_series(1, 20000)"
+        )
+    # Once no transaction of another test is in progress that began before.
+    eventually(lambda: begins_after_all_events(database_url))
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        cursor = psycopg.ClientCursor(connection)
+        cursor.execute("ANALYZE order_payment_events")
+        for sql in (position_queries.visible(), position_queries.durable()):
+            plan = explain(cursor, Read(sql, ("1:1:", "1:1:", "0")), ", ANALYZE, BUFFERS")
+            assert touched(plan) < 80
+
+
+async def test_a_transaction_in_progress_when_an_epoch_begins(
+    database_url: str, history: PaymentHistory
+) -> None:
+    order_id = Orders(database_url).add()
+    with psycopg.connect(database_url) as connection:
+        connection.execute("SELECT pg_current_xact_id()")
+        ledger.begin_epoch(database_url)
+        start = await history.durable(None)
+        event = ledger.take(connection, order_id, "paid")
+    upto = await history.durable(start)
+    assert [each.id async for each, _ in history.events_since(start, upto, ALL)] == [event.id]
 
 
 async def test_transactions_of_another_cluster_are_no_news(database_url: str) -> None:

@@ -138,6 +138,37 @@ async def test_a_move_to_a_cluster_that_is_ahead(database_url: str, table: str) 
     """So is pg_upgrade: the cluster is another one, which has assigned all ids of the rows."""
     restore(database_url, table, 1, 2, transaction=PAST)
     open_elsewhere(database_url, table, 1)
+    async with opened(database_url) as database:
+        assert "sound" in await check_history(database)
+    assert await reason_for_epoch(database_url) == "epoch 2 is of another cluster"
+    await open_epoch(database_url)
+    assert await fault(database_url) == ""
+
+
+@pytest.mark.parametrize("table", TABLES)
+async def test_an_id_that_is_of_a_transaction_in_progress(database_url: str, table: str) -> None:
+    """Once it ends, the old row would be news; 1,200 others hide it."""
+    with psycopg.connect(database_url) as connection:
+        row = connection.execute("SELECT pg_current_xact_id()::text").fetchone()
+        assert row is not None
+        restore(database_url, table, 1, transaction=f"'{row[0]}'")
+        ended = "(pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 1)::text::xid8"
+        Orders(database_url).add()  # a later transaction, which has ended
+        restore(database_url, table, *range(2, 1202), transaction=ended)
+        open_elsewhere(database_url, table, 1201)
+        assert "of another cluster" in await fault(database_url)
+        await open_epoch(database_url)
+        assert await fault(database_url) == ""
+
+
+async def test_an_epoch_that_begins_in_the_future(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO payment_history_epochs (last_event_id, last_refused_event_id,"
+            f" system_identifier, first_transaction_id) VALUES (0, 0, 1, {FUTURE})".encode()
+        )
+    assert "epoch 2 begins with a transaction that this" in await fault(database_url)
+    await open_epoch(database_url)
     assert await fault(database_url) == ""
 
 
