@@ -77,6 +77,14 @@ def durable() -> str:
     return str(_row(next_mark).select(_fails_on_a_standby(), written))
 
 
+@cache
+def last_transaction() -> str:
+    """Return the SELECT of the highest transaction of an event of this epoch, null without one."""
+    query: _Builder = PostgreSQLQuery.with_(current_epoch(*_EPOCH), "epoch")
+    query = query.with_(_last_transaction(), "last").from_(_last)
+    return str(query.select(_last.transaction_id))
+
+
 def is_complete(since: Term, upto: Term, last: Term, events: Term) -> Term:
     """Return whether the server has what the mark ``events`` of a position stands for.
 

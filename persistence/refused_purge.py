@@ -1,7 +1,8 @@
 """Deletion of refused events that are old: ``listings refused purge``.
 
 What counts is when an event was last refused. Those that may tell of money are deleted on request
-only: those with a settled word, of a second payment, or of another currency.
+only: those with a settled word, of a second payment, or of another currency. If a refused event is
+the last of all events, it stays: without it, those who follow the history would find it changed.
 """
 
 from datetime import datetime
@@ -9,27 +10,30 @@ from typing import Final, NamedTuple
 
 from persistence import timestamps
 from persistence.maintenance import Connection, owner_session
+from persistence.position_queries import last_transaction
 
 _BATCH: Final = 1_000
 """Rows in one transaction."""
 
+_IS_NOT_LAST: Final = f"transaction_id IS DISTINCT FROM ({last_transaction()})"
+
 # last_refused_at has no index. It is never before first_refused_at, which has one.
-_COUNT: Final = """
+_COUNT: Final = f"""
     SELECT count(*) FILTER (WHERE NOT tells_of_money), count(*) FILTER (WHERE tells_of_money)
     FROM refused_payment_events
-    WHERE first_refused_at < $1 AND last_refused_at < $1
-"""
+    WHERE first_refused_at < $1 AND last_refused_at < $1 AND {_IS_NOT_LAST}
+"""  # noqa: S608 - all of it is a constant
 _NEXT_PAGE: Final = """
     SELECT first_refused_at, id FROM refused_payment_events
     WHERE first_refused_at < $1 AND (first_refused_at, id) > ($2, $3)
     ORDER BY first_refused_at, id LIMIT $4
 """
 # last_refused_at is checked again for a row that is counted once more at this moment.
-_DELETE: Final = """
+_DELETE: Final = f"""
     DELETE FROM refused_payment_events WHERE id = ANY ($2::bigint[]) AND last_refused_at < $1
-    AND ($3::boolean OR NOT tells_of_money)
+    AND ($3::boolean OR NOT tells_of_money) AND {_IS_NOT_LAST}
     RETURNING id
-"""
+"""  # noqa: S608 - all of it is a constant
 
 
 class OldEvents(NamedTuple):
@@ -41,7 +45,7 @@ class OldEvents(NamedTuple):
 
 
 async def count(url: str, before: datetime) -> OldEvents:
-    """Return how many events were last refused before the aware time ``before``.
+    """Return how many events ``purge`` would delete, for the aware time ``before``.
 
     ``url`` is a libpq URL. Raises MaintenanceError or InvalidDatabaseURL.
     """

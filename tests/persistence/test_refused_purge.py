@@ -11,12 +11,14 @@ from persistence import refused_purge
 from persistence.database import Database
 from persistence.decision import Reason
 from persistence.errors import MaintenanceError
+from persistence.history import PaymentHistory
 from persistence.models import Origin, PaymentUpdate
 from persistence.payment_states import Meaning, PaymentState
 from persistence.refused_events import Refusal, RefusedEvents
 from persistence.refused_purge import OldEvents, count, purge
 from tests.support import databases, far_times
 from tests.support.history import connect
+from tests.support.orders import Orders
 
 pytestmark = pytest.mark.anyio
 
@@ -79,8 +81,24 @@ async def test_old_ones_are_deleted_and_those_of_money_on_request(
     assert await count(database_url, cutoff) == OldEvents(0, 0)
 
 
+async def test_the_last_event_of_all_stays(database_url: str, database: Database) -> None:
+    """Positions have a mark of it."""
+    await refuse(database, 1, *OTHERS[0])
+    await refuse(database, 2, *OTHERS[0])
+    history = PaymentHistory(database)
+    position = await history.durable(None)
+    later = datetime.now(UTC) + timedelta(days=1)
+    assert await count(database_url, later) == OldEvents(1, 0)
+    assert await purge(database_url, later, money=True) == 1
+    assert left(database_url) == [2]
+    assert await history.checked(position) == position
+    Orders(database_url).add(payment_status="paid")
+    assert await purge(database_url, later, money=True) == 1
+
+
 async def test_nothing_else_deletes_them(database_url: str, database: Database) -> None:
     await refuse(database, 1, *OTHERS[0])
+    Orders(database_url).add(payment_status="paid")
     later = datetime.now(UTC) + timedelta(days=1)
     with pytest.raises(MaintenanceError, match="LISTINGS_MIGRATION_DATABASE_URL"):
         await purge(databases.for_service(database_url), later, money=True)
