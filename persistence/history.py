@@ -127,12 +127,14 @@ class PaymentHistory:
         )
         return [self._event(row.values()) for row in reversed(rows)]
 
-    async def latest_events(self, wanted: EventFilter, limit: int) -> list[PaymentEvent]:
+    async def latest_events(
+        self, wanted: EventFilter, limit: int, upto: Snapshot
+    ) -> list[PaymentEvent]:
         """Return up to ``limit`` events of ``wanted``, the newest ones, by their ids.
 
-        Only those of the present epoch. Raises a PersistenceError.
+        Only those of the present epoch that are visible in ``upto``. Raises a PersistenceError.
         """
-        values: dict[str, object] = {"limit": limit}
+        values: dict[str, object] = {"limit": limit, "upto": upto}
         if not wanted.all_orders:
             values["order_ids"] = list(wanted.order_ids)
             values["storefront_ids"] = list(wanted.storefront_ids)

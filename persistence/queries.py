@@ -180,10 +180,13 @@ def _is_of_current_epoch(table: Table, *, refused: bool = False) -> Criterion:
 def latest_events(*, all_orders: bool) -> str:
     """Return the SELECT of the ``:limit`` newest events of the current epoch, newest first.
 
-    Of all orders, or of the orders in ``:order_ids`` and the storefronts in ``:storefront_ids``.
-    By transaction, since ids alone have no index.
+    Of all orders, or of the orders in ``:order_ids`` and the storefronts in ``:storefront_ids``;
+    those visible in the ``pg_snapshot`` ``:upto``. By transaction, since ids alone have no index.
     """
+    transaction, upto = _events.transaction_id, NamedParameter("upto")
     query = _select_events().where(_is_of_current_epoch(_events))
+    query = query.where(transaction < pg.pg_snapshot_xmax(upto))
+    query = query.where(pg.pg_visible_in_snapshot(transaction, upto))
     if not all_orders:
         of_order = _events.order_id == pg.any_(NamedParameter("order_ids"))
         query = query.where(

@@ -15,6 +15,7 @@ import pytest
 from persistence.errors import DatabaseUnavailable
 from persistence.history import EventFilter, PaymentHistory
 from persistence.models import PaymentEvent
+from persistence.positions import Snapshot
 from server.cli.tail import followed
 from server.gen.listings.v1.orders_pb import OrderPaymentEvent
 from tests.support import databases
@@ -164,19 +165,25 @@ class WrittenMeanwhile(PaymentHistory):
 
     url = ""
 
-    async def latest_events(self, wanted: EventFilter, limit: int) -> list[PaymentEvent]:
+    async def latest_events(
+        self, wanted: EventFilter, limit: int, upto: Snapshot
+    ) -> list[PaymentEvent]:
         Orders(self.url).add(payment_status="refunded")
-        return await super().latest_events(wanted, limit)
+        return await super().latest_events(wanted, limit, upto)
 
 
 @pytest.mark.anyio
 async def test_what_is_committed_while_the_last_ones_are_read_comes_once(database_url: str) -> None:
+    """With the stream, once it is durable: the last ones are those from before."""
     orders = Orders(database_url)
     before = orders.add(payment_status="paid")
     async with feed_of(WrittenMeanwhile, database_url) as (opened, history):
         history.url = database_url
-        async with aclosing(followed(opened, history, EventFilter(all_orders=True), 2)) as events:
-            seen = [(await anext(events)).order_id for _ in range(2)]
+        async with aclosing(followed(opened, history, EventFilter(all_orders=True), 1)) as events:
+            seen = [(await anext(events)).order_id]
+            committed = orders.value("SELECT max(order_id) FROM order_payment_events")
+            assert committed == before + 1
+            seen.append((await anext(events)).order_id)
             after = orders.add(payment_status="paid")
             seen.append((await anext(events)).order_id)
     assert seen == [before, before + 1, after]
@@ -187,11 +194,13 @@ class AwayAtFirst(PaymentHistory):
 
     is_away = True
 
-    async def latest_events(self, wanted: EventFilter, limit: int) -> list[PaymentEvent]:
+    async def latest_events(
+        self, wanted: EventFilter, limit: int, upto: Snapshot
+    ) -> list[PaymentEvent]:
         if self.is_away:
             self.is_away = False
             raise DatabaseUnavailable("away")
-        return await super().latest_events(wanted, limit)
+        return await super().latest_events(wanted, limit, upto)
 
 
 @pytest.mark.anyio

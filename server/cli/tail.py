@@ -108,19 +108,17 @@ async def followed(
     from persistence.models import PaymentEvent
 
     position: Position | None = None
-    printed: set[int] | None = None
     while True:
         try:
             async with aclosing(feed.watch(wanted, position)) as stream:
                 async for event, reached in stream:
                     position = reached
-                    if printed is None:
-                        # After the watch has begun: what is committed meanwhile is in both.
-                        earlier = await history.latest_events(wanted, last) if last else []
-                        printed = {each.id for each in earlier}
+                    if last:  # those before the first message, which says where it begins
+                        earlier = await history.latest_events(wanted, last, reached.seen)
+                        last = 0
                         for each in earlier:
                             yield each
-                    if isinstance(event, PaymentEvent) and event.id not in printed:
+                    if isinstance(event, PaymentEvent):
                         yield event
         except (DatabaseUnavailable, DatabaseTimeout, TransactionConflict, WatcherTooSlow):
             await asyncio.sleep(_RETRY_SECONDS)
