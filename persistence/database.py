@@ -373,22 +373,32 @@ def _is_lost(connection: "asyncpg.Connection[asyncpg.Record]") -> bool:
 async def _set_up(connection: "asyncpg.Connection[Any]") -> None:
     """Prepare a new connection for the pool."""
     await timestamps.set_codec(connection)
-    await _keep_memory(connection)
+    await _prepare_session(connection)
 
 
-async def _keep_memory(connection: "asyncpg.Connection[Any]") -> None:
-    """Have the session of a new connection keep the memory that a statement has needed.
+# PostgreSQL says by a warning that a commit's wait for a standby was interrupted, see
+# ``persistence.connection``; with "error", set for the role or the database, it would not.
+_SEE_WARNINGS: Final = (
+    "SELECT set_config('client_min_messages', 'warning', false)"
+    " WHERE current_setting('client_min_messages') = 'error'"
+)
+
+
+async def _prepare_session(connection: "asyncpg.Connection[Any]") -> None:
+    """Have the session of a new connection send warnings, and keep memory.
+
+    Namely the memory that a statement has needed.
 
     glibc returns what is free at the top of a process's heap to the kernel, above 128 kB, and an
     update needs more for its statement: 30 us of the 200 that PostgreSQL takes for it are there to
     return memory, and to fault it in again. The limit is twice the largest block that was
     allocated by mmap, and freed: here 1 MB, for a moment.
     """
-    allocated = connection.execute("SELECT length(repeat(' ', 1000000))")
+    prepared = connection.execute(f"SELECT length(repeat(' ', 1000000)); {_SEE_WARNINGS}")
     try:
         # In a context of its own: it is neither of the call that needs the connection, nor in its
         # trace.
-        await asyncio.create_task(allocated, context=Context())
+        await asyncio.create_task(prepared, context=Context())
     except asyncio.CancelledError:
         # Works around asyncpg's pool, which closes the connection then, and waits until PostgreSQL
         # has confirmed that the statement is cancelled: the call that is cancelled must end now.

@@ -20,6 +20,9 @@ _FULL_PAGE_WRITES: Final = (
     "a crash of the machine may destroy pages, unless its file system never writes a part of a page"
 )
 _ASYNCHRONOUS: Final = "updates of the last moments before a crash are lost, though acknowledged"
+_SILENT: Final = (
+    "behind a pooler, an update is acknowledged though its wait for a standby was interrupted"
+)
 _LOCAL: Final = "an update is acknowledged before it is on a standby"
 
 
@@ -42,6 +45,7 @@ async def check_durability(connection: Connection) -> str:
     )
     if standbys:
         faults += await _set(connection, "synchronous_commit", ["local"], _LOCAL)
+        faults += await _set(connection, "client_min_messages", ["error"], _SILENT, "notice")
     advice = await _set(connection, "full_page_writes", ["off"], _FULL_PAGE_WRITES)
     if faults:
         raise Fault(*all_of(faults + advice))
@@ -54,10 +58,10 @@ async def check_durability(connection: Connection) -> str:
 
 
 async def _set(
-    connection: Connection, name: str, values: list[str], effect: str
+    connection: Connection, name: str, values: list[str], effect: str, right: str = "on"
 ) -> list[tuple[str, str]]:
     """Return the problem and the remedy of a setting that has one of ``values``."""
-    found = await places(connection, name, values, "on")
+    found = await places(connection, name, values, right)
     if not found:
         return []
     where = " and ".join(place.described for place in found)

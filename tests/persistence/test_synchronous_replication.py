@@ -126,6 +126,17 @@ async def test_an_update_that_may_not_be_replicated_is_not_acknowledged(
         assert all(each.replayed for each in await asyncio.gather(*pay(repository)))
 
 
+async def test_warnings_that_the_role_turns_off(pair: Pair, orders: Orders) -> None:
+    order_id = orders.add()
+    pair.primary.execute("ALTER ROLE listings SET client_min_messages = error")
+    try:
+        async with pair.pool() as database:
+            (outcome,) = await pair.interrupted([database.fetch(mark(order_id, "txn_1"))])
+            assert type(outcome) is errors.DatabaseUnavailable
+    finally:
+        pair.primary.execute("ALTER ROLE listings RESET client_min_messages")
+
+
 async def test_other_warnings_do_not_make_a_statement_fail(pair: Pair) -> None:
     with psycopg.connect(pair.primary.url, autocommit=True) as administrator:
         administrator.execute("""

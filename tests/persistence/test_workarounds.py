@@ -183,7 +183,7 @@ async def test_asyncpg_sends_a_cancel_once(database_url: str, tmp_path: Path) ->
 async def test_asyncpg_keeps_a_task_cancelled_in_init_until_postgresql_answers(
     database_url: str, tmp_path: Path
 ) -> None:
-    """database.py: _keep_memory terminates the connection."""
+    """database.py: _prepare_session terminates the connection."""
     is_new = asyncio.Event()
 
     async def init(connection: "asyncpg.Connection[asyncpg.Record]") -> None:

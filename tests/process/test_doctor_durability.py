@@ -124,6 +124,10 @@ def test_replication(server: Cluster) -> None:
         found = problem(examined(service_url), "durability")
         assert "synchronous_commit is local (by ALTER ROLE listings_app)" in found
         run(server, remedy(found))
+        server.execute(f"ALTER ROLE {APPLICATION} SET client_min_messages = error")
+        found = problem(examined(service_url), "durability")
+        assert "client_min_messages is error (by ALTER ROLE listings_app): behind a poo" in found
+        run(server, remedy(found))
 
         server.configure("synchronous_standby_names", "")
         for url in (server.url, service_url):
