@@ -8,6 +8,8 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from persistence import position_queries, queries
 from persistence.database import Database
+from persistence.diagnostics import Fault
+from persistence.diagnostics.epochs import check_history
 from persistence.errors import DatabaseFailure, DatabaseUnavailable, HistoryChanged
 from persistence.merged_history import START, merged, merged_streams
 from persistence.models import (
@@ -170,8 +172,15 @@ class PaymentHistory:
         """Return the position of what is durable, which includes all that was visible before.
 
         That is what PostgreSQL would acknowledge: what is on disk, and with synchronous replication
-        on a standby. It waits for that, as an update does. Raises as ``visible`` does.
+        on a standby. It waits for that, as an update does. Raises as ``visible`` does; and
+        DatabaseUnavailable without a ``position``, if old events would come as new ones: the URL
+        may lead to another database than at the start of the process.
         """
+        if position is None:
+            try:
+                await check_history(self._database)
+            except Fault as fault:
+                raise DatabaseUnavailable(str(fault)) from fault
         row = await self._row(position_queries.durable(), position or Position(ORIGIN))
         if position is None:
             mark = Mark(row.ledger, ORIGIN, row.next_mark or 0)

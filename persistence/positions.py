@@ -21,8 +21,10 @@ restored. So a position has a mark of what it has seen:
 Not noticed is the loss of: events in a stretch of more than 500, where the 500 with the highest
 transactions are still there; of a refused event that is not the last one; and, by the positions of
 a process's first watch, of events whose transaction began before those of 500 others that are
-still there. Each needs a loss that ends within one reading of the history, which takes some
-milliseconds.
+still there. Nor that of events that became visible before others with which they were read, and
+were written to the WAL after them: the order of the two may differ, and the standby that was
+promoted may have the WAL in between. Each needs a loss that ends within one reading of the history,
+which takes some milliseconds.
 """
 
 import base64

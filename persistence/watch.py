@@ -234,8 +234,9 @@ class ChangeFeed:
 
     def _end_with(self, change: HistoryChanged) -> None:
         """End all watches: the history lacks what they have been sent. Others begin at once."""
-        ended = len(self._subscriptions)
-        _log.warning("history of payments changed: %s; %d watches ended", change, ended)
+        if ended := len(self._subscriptions):
+            _log.warning("history of payments changed: %s; %d watches ended", change, ended)
+        self._position = None
         for subscription in tuple(self._subscriptions):
             subscription.fail(change)
             self._subscriptions.discard(subscription)

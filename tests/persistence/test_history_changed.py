@@ -242,6 +242,27 @@ async def test_running_and_resumed_watches_end_when_events_are_lost(database_url
             assert (await anext(stream))[0] is not None
 
 
+async def test_no_watch_begins_on_a_history_that_needs_an_epoch(database_url: str) -> None:
+    """As where the URL has come to lead to a database that was restored."""
+    orders = Orders(database_url)
+    order_id = orders.add(payment_status="paid")
+    async with feed(database_url) as opened, asyncio.timeout(10):
+        async with watching(opened, ALL) as stream:
+            ledger.bring(database_url, order_id, "old", 2**40 + 3)
+            with psycopg.connect(database_url) as connection:
+                connection.execute(
+                    "INSERT INTO payment_history_epochs (last_event_id, last_refused_event_id,"
+                    " system_identifier) VALUES (0, 0, 1)"
+                )
+            with pytest.raises(HistoryChanged):
+                await anext(stream)
+        with pytest.raises(DatabaseUnavailable, match="of another cluster"):
+            await anext(opened.watch(ALL, None))
+        ledger.begin_epoch(database_url)
+        async with watching(opened, ALL):
+            pass
+
+
 async def test_running_watches_end_when_an_epoch_begins(database_url: str) -> None:
     async with (
         feed(database_url) as opened,
