@@ -18,7 +18,7 @@ def new_history_command(*, reason: str | None, force: bool, yes: bool) -> None:
     Up to now, the history has transaction ids of another cluster, and sequences that are behind
     their rows. All events that there are become history, which watches never send as new, and the
     sequences are set. Positions from before end with HISTORY_CHANGED. Does nothing where
-    the history is sound.
+    the history is sound and of this cluster.
     """
     from persistence import new_history
     from server.process.database import owner_url
