@@ -72,10 +72,9 @@ def running(server_url: str, **changed: str) -> Iterator[Path]:
         password = server.pop("password", "")
         names = (server.pop("user"), APPLICATION)
         users.write_text("".join(f'"{name}" "{password}"\n' for name in names))
-        del server["dbname"]
         settings = _SETTINGS | changed
         lines = (f"{name} = {value}" for name, value in settings.items())
-        host = " ".join(f"{name}={value}" for name, value in server.items())
+        host = " ".join(f"{name}={server[name]}" for name in ("host", "port") if name in server)
         file.write_text(
             "\n".join(["[databases]", f"* = {host}", "[pgbouncer]", *lines, ""]).replace(
                 "{directory}", str(directory)
