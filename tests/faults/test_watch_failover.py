@@ -163,7 +163,7 @@ async def test_an_asynchronous_standby_takes_over_without_the_last_commits(
             assert [each.code for each in resumed.failures] == ["aborted"]
             assert resumed.events == []
         async with following(base_url, ids, kept) as resumed, following(base_url, ids) as anew:
-            for each in (resumed, anew):
+            for each in (anew, resumed):  # in this order, ``resumed`` has both updates
                 await finished(pair, updates, each, log)
             assert resumed.failures == anew.failures == []
         history = entered(pair.standby.url, ids)
