@@ -37,9 +37,10 @@ def test_purge(database_url: str) -> None:
         (401, "PAYMENT_EVENT_LATE", False),
         (401, "PAYMENT_DUPLICATE", True),
         (399, "PAYMENT_EVENT_LATE", False),
+        (0, "PAYMENT_EVENT_LATE", False),
     )
     asked = listings("refused", "purge", url=database_url, answer="n\n")
-    assert (asked.returncode, left(database_url)) == (1, 3)
+    assert (asked.returncode, left(database_url)) == (1, 4)
     assert "Delete 1 refused event older than 400 days? [y/N]" in asked.stdout
     done = listings("refused", "purge", "--yes", url=database_url)
     assert (done.returncode, done.stdout) == (
@@ -48,11 +49,11 @@ def test_purge(database_url: str) -> None:
     )
     done = listings("refused", "purge", "--money", url=database_url, answer="y\n")
     assert "Delete 1 refused event older than 400 days, 1 of them of money? [y/N]" in done.stdout
-    assert left(database_url) == 1
+    assert left(database_url) == 2
     short = {"refused_retention": "398"}
     assert listings("refused", "purge", url=database_url).stdout == "Nothing to do.\n"
     done = listings("refused", "purge", "--yes", url=database_url, settings=short)
-    assert (done.stdout, left(database_url)) == ("Deleted 1 refused event.\n", 0)
+    assert (done.stdout, left(database_url)) == ("Deleted 1 refused event.\n", 1)
 
 
 def test_without_migrations(empty_database_url: str) -> None:
